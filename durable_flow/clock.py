@@ -1,0 +1,41 @@
+"""The only place that reads a clock or sleeps: everything else is handed a `Clock`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the engine gets its time from. Tests hand in a fake one."""
+
+    def now(self) -> float:
+        """Wall-clock time as UTC seconds since the epoch: what is stored and compared with deadlines."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump: what durations are measured with."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after so many seconds of this clock."""
+
+
+class SystemClock:
+    """The machine's clock.
+
+    `now` and `monotonic` are the C functions themselves: they are read several times in every step.
+    """
+
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
+
+
+def moment(seconds: float) -> datetime:
+    """The datetime (UTC) of a time in epoch seconds.
+
+    >>> moment(0).isoformat()
+    '1970-01-01T00:00:00+00:00'
+    """
+    return datetime.fromtimestamp(seconds, UTC)

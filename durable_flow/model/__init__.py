@@ -1,0 +1,1 @@
+"""The data everything else works on: frozen structs without behaviour of their own."""

@@ -1,0 +1,113 @@
+"""A parsed definition: what the parser makes of a document and everything else reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from durable_flow.steps.base import StepType
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where something stands in its source; lines and columns count from 1, None for definitions given as mappings."""
+
+    line: int | None = None
+    column: int | None = None
+
+
+class InputDef(msgspec.Struct, frozen=True, kw_only=True):
+    """One declared input. `schema` is JSON Schema; `secret` values are masked wherever people look."""
+
+    name: str
+    type: str = "any"
+    required: bool = True
+    default: Any = msgspec.UNSET
+    description: str = ""
+    schema: Any = None
+    secret: bool = False
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a failed attempt is tried again. Intervals are seconds; `max_attempts` counts the first try.
+
+    The n-th retry waits `initial_interval * backoff ** (n - 1)`, at most `max_interval`, reduced by up to `jitter`
+    (a share of it, 0 to 1). `max_elapsed` bounds the time since the first attempt began.
+    """
+
+    max_attempts: int = 3
+    initial_interval: float = 1.0
+    backoff: float = 2.0
+    max_interval: float = 60.0
+    max_elapsed: float | None = None
+    jitter: float = 0.1
+    retry_on: tuple[str, ...] = ()
+    no_retry_on: tuple[str, ...] = ()
+
+
+class StepDef(msgspec.Struct, frozen=True, kw_only=True):
+    """One step. `follow` is where it goes when nothing else is said: its `next`, or in a body the following step."""
+
+    id: str
+    type: StepType[Any]
+    config: Any
+    next: str | None = None
+    follow: str | None = None
+    on_error: str | None = None
+    description: str = ""
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+    position: Position = Position()
+    needs_history: bool = False
+
+
+class Body:
+    """A list of steps with an entry: the workflow's own, a loop's `do`, a branch.
+
+    `bare` is a branch that is a single step: its frame and that step share one path.
+    """
+
+    __slots__ = ("bare", "by_id", "first", "order", "steps")
+
+    def __init__(self, steps: Sequence[StepDef], *, bare: bool = False) -> None:
+        self.steps = tuple(steps)
+        self.by_id = {step.id: step for step in self.steps}
+        self.order = {step.id: index for index, step in enumerate(self.steps)}
+        self.first = self.steps[0].id
+        self.bare = bare
+
+    def __iter__(self) -> Iterator[StepDef]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True):
+    """A definition, ready to run. `document` is what was written, as plain data; `hash` is the SHA-256 of its canonical
+    JSON form and names it in the store."""
+
+    id: str
+    name: str
+    body: Body
+    document: Mapping[str, Any]
+    hash: str
+    version: str = "1.0"
+    description: str = ""
+    timeout: float | None = None
+    inputs: tuple[InputDef, ...] = ()
+    on_error: str | None = None
+    source: str = "<mapping>"
+    extensions: Mapping[str, Any] = {}
+
+    @property
+    def steps(self) -> tuple[StepDef, ...]:
+        """The steps of the top level, in document order."""
+        return self.body.steps
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the inputs declared `secret`."""
+        return tuple(declared.name for declared in self.inputs if declared.secret)

@@ -1,0 +1,285 @@
+"""What a step type is: the questions the parser, the validator, the diagram, the docs and the engine ask it.
+
+A step type is one class in one file. Its `Config` is a msgspec Struct whose annotations say what each key holds; from
+them the parser reads the document, the JSON Schema is generated, and the default answers below are derived:
+
+=================  ==================================================================================================
+annotation         the key holds
+=================  ==================================================================================================
+`Template`         any value, with references in it, resolved when the step runs
+`Reference`        one variable path, with or without the dollar
+`Condition`        a condition
+`Transform`        a pipeline of operations
+`Schema`           a JSON Schema
+`Duration`         seconds or text such as ``15m``
+`TargetName`       the id of a step, or a reserved target
+`VariableName`     the name of a variable the step sets
+`Body`             a list of steps
+a Struct           a mapping with those keys; one with `shorthand = "key"` may also be written as that key's value
+list[X], X | None  as they say; plain Python types and `Literal` are checked as they are
+=================  ==================================================================================================
+
+It runs in one of three ways. An *instant* type computes its outcome at once from the variables (`evaluate`); its
+transition may share a commit with what follows. A *working* type does something outside (`run`), is given `timeout` and
+`retry`, and starts only when all before it is durable. A *composite* type drives bodies (`run` with `visit.body` and
+`visit.group`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+
+from durable_flow.expr.condition import Condition
+from durable_flow.expr.reference import Reference, Template
+from durable_flow.expr.transform import Transform
+from durable_flow.limits import Limits
+from durable_flow.model.execution import AnyWait, ErrorInfo
+from durable_flow.model.frame import FrameState, Message
+from durable_flow.model.workflow import Body
+
+ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
+
+KEEP: Any = msgspec.UNSET
+"""The output of a step that has none: the frame's output stays that of the step before."""
+
+
+class TargetName(str):
+    """The id of a step to go to, or a reserved target."""
+
+    __slots__ = ()
+
+
+class VariableName(str):
+    """The name of a variable."""
+
+    __slots__ = ()
+
+
+class Duration(float):
+    """Seconds, written as a number or as text such as ``30s``, ``15m``, ``PT15M``."""
+
+    __slots__ = ()
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The step completed. `same` are variables that get the output, `changes` others; `next` overrides where it goes.
+
+    `metadata` is kept in the audit entry (tokens, cost, the route that was taken).
+    """
+
+    output: Any = KEEP
+    same: tuple[str, ...] = ()
+    changes: dict[str, Any] | None = None
+    next: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Suspend(msgspec.Struct, frozen=True):
+    """The step waits. `needed` is how many answers close the wait (any rejection or timeout closes it too)."""
+
+    wait: AnyWait
+    needed: int = 1
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The step failed with an error that came from below (a child frame or a child execution)."""
+
+    error: ErrorInfo
+
+
+Outcome = Done | Suspend | Failed
+
+
+class BodyDef(msgspec.Struct, frozen=True, kw_only=True):
+    """A body of a step and how the validator has to see it.
+
+    `key` is the config key it stands in, `locals` the variables it finds set. `isolated`: no step of it may target one
+    outside, or end the workflow. `merges`: what it sets is there after the step; `certain`: the body runs at least once
+    whenever the step completes. `loops`: `__BREAK__` and `__CONTINUE__` may be used.
+    """
+
+    key: str
+    body: Body
+    locals: frozenset[str] = frozenset()
+    isolated: bool = False
+    merges: bool = True
+    certain: bool = False
+    loops: bool = False
+
+
+class ChildEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a body ended. `exit` is the target it left by (None: it ran to its end); `error` is set if it failed."""
+
+    key: int | str
+    state: FrameState
+    exit: str | None = None
+    output: Any = None
+    error: ErrorInfo | None = None
+    breaks: bool = False
+
+
+class Group(Protocol):
+    """Bodies that run side by side; iterating yields their ends as they come."""
+
+    def start(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> None:
+        """Starts one body, or takes it up where it stopped."""
+
+    def __aiter__(self) -> AsyncIterator[ChildEnd]: ...
+
+    def cancel(self, reason: str) -> None:
+        """Cancels those that still run."""
+
+
+class Visit(Protocol):
+    """What a running step may ask for. It never sees the store or the engine."""
+
+    @property
+    def path(self) -> str:
+        """The place of this visit, unique in its execution: `orders[3]/charge`, `poll#2`."""
+
+    @property
+    def step_id(self) -> str: ...
+
+    @property
+    def wait_id(self) -> str:
+        """The id a wait of this visit has."""
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def now(self) -> float:
+        """Wall-clock seconds."""
+
+    @property
+    def memo(self) -> dict[str, Any] | None:
+        """What this visit remembered in its last `remember` or `settle`; None on the first run."""
+
+    def lookup(self, root: str) -> Any:
+        """A variable or a reserved root; MISSING if there is none."""
+
+    def resolve(self, template: Template | None) -> Any:
+        """The template with the variables as they are now; None for None. Values are shared: never change them."""
+
+    def bind(self, variables: Mapping[str, Any]) -> Any:
+        """A scope in which these variables shadow the outer ones."""
+
+    def variables(self) -> dict[str, Any]:
+        """All variables that can be seen from here."""
+
+    def text_limit(self, value: Any, what: str) -> Any:
+        """The value as it would be stored, or OutputError / LimitExceeded."""
+
+    # working types
+
+    async def call(self, service: str, method: str, input: Template | None) -> Any:
+        """Calls a registered service with the resolved input."""
+
+    async def child(self, workflow_id: str, input: Any, *, wait: bool) -> Any:
+        """Starts (or finds) the child execution of this visit and drives it."""
+
+    # composite types
+
+    def remember(self, memo: dict[str, Any], *, kept: Mapping[str, Any] | None = None) -> None:
+        """Makes the memo, and values that are kept until the step ends, durable (with the next commit)."""
+
+    def kept(self, name: str) -> Any:
+        """A value given to `remember`."""
+
+    def ended(self) -> Sequence[ChildEnd]:
+        """The bodies of this visit that were settled before (a crash or a halt lies between)."""
+
+    async def body(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> ChildEnd:
+        """Drives one body to its end, in this task."""
+
+    def group(self) -> AbstractAsyncContextManager[Group]:
+        """A group of bodies that run side by side."""
+
+    def settle(
+        self, end: ChildEnd, *, memo: dict[str, Any] | None = None, state: FrameState | None = None, merge: bool = False
+    ) -> None:
+        """Records how a body ended, in one transition with the memo and, if `merge`, the variables it set."""
+
+
+class StepType(Generic[ConfigT]):
+    """Base of every step type; one instance serves all steps of the type, so it keeps nothing."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Config: ClassVar[type[msgspec.Struct]]
+
+    instant: ClassVar[bool] = False
+    works_outside: ClassVar[bool] = False
+    ends: ClassVar[bool] = False
+    """Never goes to a following step by itself."""
+    reaches_next: ClassVar[bool] = True
+    can_wait: ClassVar[bool] = False
+
+    # -- the definition ------------------------------------------------------------------------------------------------
+
+    def targets(self, config: ConfigT) -> Iterable[tuple[str, str]]:
+        """The steps it can lead to besides `next` and `on_error`, as (key, target)."""
+        return ((key, value) for key, value in walk(config) if isinstance(value, TargetName))
+
+    def references(self, config: ConfigT) -> Iterable[Reference]:
+        """What it reads, its bodies not included."""
+        for _, value in walk(config):
+            if isinstance(value, Reference):
+                yield value
+            elif isinstance(value, Template | Condition | Transform):
+                yield from value.references
+
+    def writes(self, config: ConfigT) -> frozenset[str]:
+        """The variables it has set whenever it completes and goes on."""
+        return frozenset(str(value) for _, value in walk(config) if isinstance(value, VariableName))
+
+    def bodies(self, config: ConfigT) -> Iterable[BodyDef]:
+        """The step lists in it."""
+        return ()
+
+    def check(self, config: ConfigT) -> Iterable[tuple[str, str]]:
+        """What else is wrong with a config whose keys are right, as (key, message)."""
+        return ()
+
+    # -- running it ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, visit: Visit, config: ConfigT) -> Outcome:
+        """The outcome of an instant step. Raises StepError."""
+        raise NotImplementedError(f"step type {self.name!r} is instant but has no evaluate()")
+
+    async def run(self, visit: Visit, config: ConfigT) -> Outcome:
+        """The outcome of a working or composite step. Any exception is a step error."""
+        raise NotImplementedError(f"step type {self.name!r} has no run()")
+
+    def answered(self, visit: Visit, config: ConfigT, wait: Any, message: Message) -> Outcome:
+        """What a message to its wait makes of it: Done, an exception, or a new Suspend with the same wait_id."""
+        raise NotImplementedError(f"step type {self.name!r} does not wait")
+
+
+def walk(config: msgspec.Struct, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a config and its nested structs and lists, with its dotted key; bodies are not entered."""
+    for field in config.__struct_fields__:
+        yield from _walk(getattr(config, field), f"{key}.{field}" if key else field)
+
+
+def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Template | Condition | Transform | Reference | Body):
+        yield key, value
+    elif isinstance(value, msgspec.Struct):
+        yield from walk(value, key)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{key}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _walk(item, f"{key}.{name}")
+    elif value is not None:
+        yield key, value
