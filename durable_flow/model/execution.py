@@ -82,7 +82,8 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 class HaltWait(Wait, tag="halt", frozen=True, kw_only=True):
     """A `halt` step waits for a response."""
 
-    data: Any = None
+    data: dict[str, Any] = {}
+    resume_step: str | None = None
 
 
 class ApprovalWait(Wait, tag="approval", frozen=True, kw_only=True):
@@ -91,6 +92,7 @@ class ApprovalWait(Wait, tag="approval", frozen=True, kw_only=True):
     data: dict[str, Any]
     prompt: str
     approvers: list[str] | None = None
+    options: list[Any] | None = None
     required: int = 1
     votes: list[Vote] = []
     shown: str = ""

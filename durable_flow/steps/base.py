@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -39,7 +39,7 @@ from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
 from durable_flow.model.execution import AnyWait, ErrorInfo
 from durable_flow.model.frame import FrameState, Message
-from durable_flow.model.workflow import Body
+from durable_flow.model.workflow import Body, RetryPolicy
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
@@ -68,6 +68,7 @@ class Duration(float):
 class Done(msgspec.Struct, frozen=True):
     """The step completed. `same` are variables that get the output, `changes` others; `next` overrides where it goes.
 
+    `merge` are the keys of bodies whose variables are taken over, in this order (before `same` and `changes`).
     `metadata` is kept in the audit entry (tokens, cost, the route that was taken).
     """
 
@@ -75,6 +76,7 @@ class Done(msgspec.Struct, frozen=True):
     same: tuple[str, ...] = ()
     changes: dict[str, Any] | None = None
     next: str | None = None
+    merge: tuple[int | str, ...] = ()
     metadata: dict[str, Any] | None = None
 
 
@@ -175,16 +177,13 @@ class Visit(Protocol):
     def variables(self) -> dict[str, Any]:
         """All variables that can be seen from here."""
 
-    def text_limit(self, value: Any, what: str) -> Any:
-        """The value as it would be stored, or OutputError / LimitExceeded."""
-
     # working types
 
     async def call(self, service: str, method: str, input: Template | None) -> Any:
         """Calls a registered service with the resolved input."""
 
-    async def child(self, workflow_id: str, input: Any, *, wait: bool) -> Any:
-        """Starts (or finds) the child execution of this visit and drives it."""
+    async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
+        """Starts (or finds) the child execution of this visit and drives it; its result (its id without `wait`)."""
 
     # composite types
 
@@ -203,10 +202,18 @@ class Visit(Protocol):
     def group(self) -> AbstractAsyncContextManager[Group]:
         """A group of bodies that run side by side."""
 
+    def begun(self, key: int | str) -> bool:
+        """Whether this body was started before."""
+
     def settle(
-        self, end: ChildEnd, *, memo: dict[str, Any] | None = None, state: FrameState | None = None, merge: bool = False
+        self,
+        end: ChildEnd,
+        *,
+        memo: dict[str, Any] | None = None,
+        state: FrameState | None = None,
+        variables: Literal["keep", "merge", "drop"] = "keep",
     ) -> None:
-        """Records how a body ended, in one transition with the memo and, if `merge`, the variables it set."""
+        """Records how a body ended, in one transition with the memo and what becomes of the variables it set."""
 
 
 class StepType(Generic[ConfigT]):
@@ -248,6 +255,10 @@ class StepType(Generic[ConfigT]):
     def check(self, config: ConfigT) -> Iterable[tuple[str, str]]:
         """What else is wrong with a config whose keys are right, as (key, message)."""
         return ()
+
+    def retry_policy(self, config: ConfigT) -> RetryPolicy | None:
+        """The retry policy that the type's own keys describe, if it has such keys."""
+        return None
 
     # -- running it ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,124 @@
+"""`approval`: waits for people to approve or reject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from durable_flow.clock import moment
+from durable_flow.errors import StepError
+from durable_flow.expr.reference import Template
+from durable_flow.model.execution import ApprovalWait, Vote
+from durable_flow.model.frame import Message
+from durable_flow.steps.base import Done, Duration, Outcome, StepType, Suspend, TargetName, Visit
+
+
+class ApprovalConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`approvers` limits who may answer, `required` is how many must approve; the first rejection rejects."""
+
+    prompt: Template
+    context: Template | None = None
+    approvers: Template | None = None
+    required: int = 1
+    options: Template | None = None
+    on_reject: TargetName | None = None
+    timeout: Duration | None = None
+    on_timeout: TargetName | None = None
+
+
+class Approval(StepType[ApprovalConfig]):
+    name = "approval"
+    summary = "Suspends until enough people approved, one rejected, or time is up."
+    Config = ApprovalConfig
+    instant = True
+    can_wait = True
+
+    def check(self, config: ApprovalConfig) -> Iterable[tuple[str, str]]:
+        if config.required < 1:
+            yield "required", "must be at least 1"
+        if config.approvers is not None and config.approvers.constant:
+            people = config.approvers.source
+            if not _texts(people):
+                yield "approvers", "expected a list of names"
+            elif len(set(people)) < config.required:
+                yield "required", f"{config.required} approvals are required of {len(set(people))} approvers"
+        if config.options is not None and config.options.constant and not isinstance(config.options.source, list):
+            yield "options", "expected a list"
+
+    def evaluate(self, visit: Visit, config: ApprovalConfig) -> Outcome:
+        approvers = visit.resolve(config.approvers)
+        if approvers is not None and not _texts(approvers):
+            raise StepError("approvers must be a list of names", kind="ApprovalError")
+        if approvers is not None and len(set(approvers)) < config.required:
+            raise StepError(
+                f"{config.required} approvals are required of {len(set(approvers))} approvers", kind="ApprovalError"
+            )
+        options = visit.resolve(config.options)
+        if options is not None and not isinstance(options, list):
+            raise StepError("options must be a list", kind="ApprovalError")
+        now = visit.now
+        prompt = visit.resolve(config.prompt)
+        shown: dict[str, Any] = {
+            "type": "approval",
+            "prompt": prompt,
+            "context": visit.resolve(config.context),
+            "approvers": approvers,
+            "options": options,
+            "required": config.required,
+            "timeout": config.timeout,
+            "requested_at": moment(now).isoformat(),
+        }
+        wait = ApprovalWait(
+            wait_id=visit.wait_id,
+            path=visit.path,
+            step_id=visit.step_id,
+            since=moment(now),
+            deadline=None if config.timeout is None else moment(now + config.timeout),
+            data=shown,
+            prompt=prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode(),
+            approvers=approvers,
+            options=options,
+            required=config.required,
+            shown=sha256(msgspec.json.encode(shown, order="deterministic")).hexdigest(),
+        )
+        return Suspend(wait, needed=config.required)
+
+    def answered(self, visit: Visit, config: ApprovalConfig, wait: ApprovalWait, message: Message) -> Outcome:
+        name = f"approvals.{visit.step_id}"
+        if message.kind == "timeout":
+            if config.on_timeout is None:
+                raise StepError(f"not approved within {config.timeout:g} s", kind="TimeoutError")
+            decision = _decision(False, wait.votes, timed_out=True)
+            return Done(decision, (name,), next=config.on_timeout)
+        approved = message.body["approved"]
+        vote = Vote(
+            by=message.actor,
+            approved=approved,
+            comment=message.body.get("comment"),
+            selections=message.body.get("selections"),
+            at=moment(message.time),
+        )
+        votes = [*wait.votes, vote]
+        if not approved:
+            if config.on_reject is None:
+                by = f" by {vote.by}" if vote.by else ""
+                why = f": {vote.comment}" if vote.comment else ""
+                raise StepError(f"rejected{by}{why}", kind="ApprovalRejected")
+            return Done(_decision(False, votes), (name,), next=config.on_reject)
+        if len(votes) < config.required:
+            return Suspend(msgspec.structs.replace(wait, votes=votes))
+        return Done(_decision(True, votes), (name,))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _decision(approved: bool, votes: list[Vote], *, timed_out: bool = False) -> dict[str, Any]:
+    decision: dict[str, Any] = {"approved": approved, "votes": msgspec.to_builtins(votes)}
+    if timed_out:
+        decision["timed_out"] = True
+    return decision

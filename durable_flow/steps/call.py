@@ -1,0 +1,63 @@
+"""`call`: calls a registered service."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from durable_flow.errors import OutputError
+from durable_flow.expr.reference import Template
+from durable_flow.expr.schema import Schema
+from durable_flow.model.workflow import RetryPolicy
+from durable_flow.steps.base import Done, Duration, Outcome, StepType, VariableName, Visit
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a result goes, and what it must look like."""
+
+    shorthand: ClassVar[str] = "key"
+
+    key: VariableName | None = None
+    schema: Schema | None = None
+
+
+class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`retries`, `retry_delay` and `retry_backoff` are the short form of `retry`; one of the two may be used."""
+
+    service: str
+    method: str
+    input: Template | None = None
+    output: Output | None = None
+    retries: int | None = None
+    retry_delay: Duration | None = None
+    retry_backoff: float | None = None
+
+
+class Call(StepType[CallConfig]):
+    name = "call"
+    summary = "Calls a method of a registered service."
+    Config = CallConfig
+    works_outside = True
+
+    def retry_policy(self, config: CallConfig) -> RetryPolicy | None:
+        if config.retries is None and config.retry_delay is None and config.retry_backoff is None:
+            return None
+        return RetryPolicy(
+            max_attempts=1 + (config.retries or 0),
+            initial_interval=1.0 if config.retry_delay is None else float(config.retry_delay),
+            backoff=2.0 if config.retry_backoff is None else config.retry_backoff,
+            max_interval=float("inf"),
+            jitter=0.0,
+        )
+
+    async def run(self, visit: Visit, config: CallConfig) -> Outcome:
+        value = await visit.call(config.service, config.method, config.input)
+        output = config.output
+        if output is None:
+            return Done(value)
+        if output.schema is not None:
+            problems = output.schema.problems(value)
+            if problems:
+                raise OutputError("does not fit the output schema: " + "; ".join(problems))
+        return Done(value) if output.key is None else Done(value, (output.key,))
