@@ -24,6 +24,7 @@ from durable_flow.expr.reference import (
     Template,
     compile_reference,
     compile_template,
+    lookup_of,
     to_text,
 )
 from durable_flow.model.value import type_name
@@ -150,8 +151,7 @@ class _Compiler:
             # `value: true` is how some people say "yes, it exists"; anything else would be silently ignored.
             if raw.get("value") is not None and raw["value"] is not True:
                 self.problem((*path, "value"), f"{op!r} takes no value")
-            resolve_subject = field.resolve
-            return lambda scope: unary(resolve_subject(scope))
+            return lambda scope: unary(field(scope))
         binary = _BINARY.get(op) if isinstance(op, str) else None
         if binary is None:
             named = repr(op) if isinstance(op, str) else type_name(op)
@@ -165,7 +165,7 @@ class _Compiler:
             return self.search(field, value, (*path, "value"))
         return _compare(binary, field, value)
 
-    def field(self, raw: dict[str, Any], path: Path) -> Template:
+    def field(self, raw: dict[str, Any], path: Path) -> Callable[[Scope], Any]:
         text = raw.get("field")
         if "field" not in raw:
             self.problem(path, f"missing key 'field'{_composer_hint(raw)}")
@@ -178,8 +178,8 @@ class _Compiler:
                 self.problem((*path, "field"), str(error))
             else:
                 self.references.append(reference)
-                return compile_template(reference.text)
-        return compile_template(None)
+                return lookup_of(reference)
+        return _never
 
     def value(self, raw: Any, path: Path) -> Template:
         try:
@@ -190,10 +190,10 @@ class _Compiler:
         self.references.extend(template.references)
         return template
 
-    def search(self, field: Template, value: Template, path: Path) -> Evaluate:
-        resolve_subject, resolve_pattern = field.resolve, value.resolve
+    def search(self, field: Callable[[Scope], Any], value: Template, path: Path) -> Evaluate:
+        resolve_pattern = value.resolve
         if not value.constant:
-            return lambda scope: _matches(resolve_subject(scope), _pattern(resolve_pattern(scope)))
+            return lambda scope: _matches(field(scope), _pattern(resolve_pattern(scope)))
         pattern = resolve_pattern(_EMPTY)
         if not isinstance(pattern, str):
             return self.problem(path, f"a pattern is text, not {type_name(pattern)}")
@@ -201,7 +201,7 @@ class _Compiler:
             compiled = compile_pattern(pattern)
         except ValueError as error:
             return self.problem(path, str(error))
-        return lambda scope: _matches(resolve_subject(scope), compiled)
+        return lambda scope: _matches(field(scope), compiled)
 
 
 class _Empty:
@@ -216,23 +216,23 @@ def _never(scope: Scope) -> bool:
     raise AssertionError("a condition with problems was evaluated")
 
 
-def _compare(compare: Callable[[Any, Any], bool], field: Template, value: Template) -> Evaluate:
-    resolve_subject, resolve_value = field.resolve, value.resolve
+def _compare(compare: Callable[[Any, Any], bool], field: Callable[[Scope], Any], value: Template) -> Evaluate:
+    resolve_value = value.resolve
     if not value.constant:
-        return lambda scope: compare(resolve_subject(scope), resolve_value(scope))
+        return lambda scope: compare(field(scope), resolve_value(scope))
     # Comparing changes nothing, so all evaluations can share one copy.
     constant = resolve_value(_EMPTY)
     if compare in _LIST_SEARCHES and isinstance(constant, list):
-        return _search_constant(resolve_subject, constant, found=_LIST_SEARCHES[compare])
-    return lambda scope: compare(resolve_subject(scope), constant)
+        return _search_constant(field, constant, found=_LIST_SEARCHES[compare])
+    return lambda scope: compare(field(scope), constant)
 
 
-def _search_constant(resolve_subject: Callable[[Scope], Any], items: list[Any], *, found: bool) -> Evaluate:
+def _search_constant(field: Callable[[Scope], Any], items: list[Any], *, found: bool) -> Evaluate:
     """`in` and `not_in` for a list written in the definition: text is looked up, not searched for."""
     texts = frozenset(item for item in items if type(item) is str)
 
     def evaluate(scope: Scope) -> bool:
-        subject = resolve_subject(scope)
+        subject = field(scope)
         known = subject in texts if type(subject) is str else any(equal(subject, item) for item in items)
         return known is found
 

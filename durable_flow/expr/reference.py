@@ -25,6 +25,7 @@ __all__ = [
     "compile_template",
     "copy_value",
     "iter_references",
+    "lookup_of",
     "to_text",
     "walk",
 ]
@@ -254,7 +255,7 @@ def _compile_text(text: str) -> Template:
     references = tuple(part for part in parts if isinstance(part, Reference))
     match parts:
         case [Reference() as only]:
-            return Template(text, references, False, False, _resolver(only))
+            return Template(text, references, False, False, lookup_of(only))
     if not references:
         return _constant(text, "".join(part for part in parts if isinstance(part, str)))
     return Template(text, references, False, True, _interpolation(parts))
@@ -292,7 +293,8 @@ def _braced_path(token: re.Match[str], text: str) -> str:
     raise ReferenceSyntaxError(message, text=text, position=token.start())
 
 
-def _resolver(reference: Reference) -> Callable[[Scope], Any]:
+def lookup_of(reference: Reference) -> Callable[[Scope], Any]:
+    """`reference.resolve` as a plain function, which costs half as much to call."""
     root, path = reference.root, reference.path
     if path:
 
@@ -311,7 +313,7 @@ def _resolver(reference: Reference) -> Callable[[Scope], Any]:
 
 def _interpolation(parts: list[str | Reference]) -> Callable[[Scope], str]:
     pieces: tuple[str | Callable[[Scope], Any], ...] = tuple(
-        _resolver(part) if isinstance(part, Reference) else part for part in parts
+        lookup_of(part) if isinstance(part, Reference) else part for part in parts
     )
 
     def resolve(scope: Scope) -> str:
