@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+
+class Timer(Protocol):
+    """Something that will happen, and can be called off."""
+
+    def cancel(self) -> None: ...
 
 
 class Clock(Protocol):
@@ -20,6 +27,9 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Returns after so many seconds of this clock."""
 
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Calls back in the event loop after so many seconds, unless the timer is cancelled."""
+
 
 class SystemClock:
     """The machine's clock.
@@ -30,6 +40,9 @@ class SystemClock:
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(asyncio.sleep)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, callback)
 
 
 def moment(seconds: float) -> datetime:

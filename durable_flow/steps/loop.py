@@ -158,7 +158,7 @@ class Loop(StepType[LoopConfig]):
         if end.error is not None:
             skip = config.on_item_error == "skip"
             memo["skipped" if skip else "failed"] += 1
-            visit.settle(end, memo=dict(memo), state=FrameState.SKIPPED if skip else FrameState.FAILED, variables="drop")
+            visit.settle(end, memo=dict(memo), state=FrameState.SKIPPED, variables="drop")
             return None if skip else end.error.text
         memo["completed"] += 1
         if end.breaks or end.exit not in (None, CONTINUE):

@@ -1,0 +1,378 @@
+"""All transitions, as pure functions: no clock, no store, no await.
+
+Each takes the frame as it is, what happened, the time and the number of the entry it will be, and gives the Transition.
+The engine applies it to its memory and commits it; nothing else changes an execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from durable_flow.limits import Limits
+from durable_flow.model.execution import Action, AnyWait, ErrorInfo, Status
+from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
+from durable_flow.model.workflow import Body, RetryPolicy, StepDef
+
+LAST_ERROR = "_last_error"
+FATAL = frozenset({"LimitExceeded"})
+"""Errors no `on_error` handles: the execution has reached a bound of the runtime."""
+
+
+def started(*, now: float, actor: str | None = None, metadata: dict[str, Any] | None = None) -> Transition:
+    """The first transition: the execution exists."""
+    return Transition(record=Record(action=Action.STARTED, time=now, actor=actor, metadata=metadata))
+
+
+def moved(frame: Frame, step: StepDef, body: Body, target: str | None, out: int | None) -> Frame:
+    """The frame with its cursor at the target. Going backwards (or to the same step) begins a new visit."""
+    order = body.order
+    visit = frame.visit
+    if target is not None and target in order and order[target] <= order[step.id]:
+        visit += 1
+    return Frame(path=frame.path, at=target, visit=visit, out=out)
+
+
+def completed(
+    frame: Frame,
+    step: StepDef,
+    body: Body,
+    *,
+    seq: int,
+    path: str,
+    now: float,
+    target: str | None,
+    has_output: bool,
+    output: Any = None,
+    same: tuple[str, ...] = (),
+    changes: dict[str, Any] | None = None,
+    merged: Sequence[tuple[str, int]] = (),
+    metadata: dict[str, Any] | None = None,
+    ms: float | None = None,
+    shown: Any = None,
+    actor: str | None = None,
+    action: Action = Action.COMPLETED,
+    dropped: tuple[str, ...] = (),
+    consumed: tuple[int, ...] = (),
+) -> Transition:
+    """A step completed (or an answer to its wait made it so) and the frame goes on to `target`."""
+    after = moved(frame, step, body, target, seq if has_output else frame.out)
+    owner = frame.path
+    sets = [(owner, name, source) for name, source in merged]
+    sets += [(owner, name, seq) for name in same]
+    if changes:
+        sets += [(owner, name, seq) for name in changes]
+    record = Record(
+        action=action,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        attempt=frame.tries + 1,
+        ms=ms,
+        input=shown,
+        output=output if has_output else None,
+        frame=owner,
+        at=target,
+        same=same,
+        changes=changes,
+        merged=dict(merged) if merged else None,
+        actor=actor,
+        metadata=metadata,
+    )
+    return Transition(
+        record=record,
+        frame=after,
+        sets=tuple(sets),
+        dropped=dropped,
+        consumed=consumed,
+        closed=frame.wait.wait_id if frame.wait is not None else None,
+    )
+
+
+def remembered(
+    frame: Frame, step: StepDef, *, seq: int, path: str, now: float, memo: dict[str, Any], kept: Mapping[str, Any] | None
+) -> Transition:
+    """A step that takes many transitions began: its memo, and values it keeps until it ends."""
+    store = kept_path(path)
+    record = Record(
+        action=Action.STARTED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        frame=store,
+        changes=dict(kept) if kept else None,
+        metadata={"memo": memo},
+    )
+    sets = tuple((store, name, seq) for name in kept or ())
+    return Transition(record=record, frame=replace(frame, memo=memo), sets=sets)
+
+
+def kept_path(path: str) -> str:
+    """The frame path under which a step keeps values; it goes when the step's frames go."""
+    return f"{path}[]"
+
+
+def settled(
+    parent: Frame,
+    child: Frame,
+    step: StepDef,
+    *,
+    seq: int,
+    now: float,
+    memo: dict[str, Any] | None,
+    state: FrameState,
+    merged: Sequence[tuple[str, int]] = (),
+    forgotten: Sequence[str] = (),
+    error: ErrorInfo | None = None,
+) -> Transition:
+    """A body of a composite step ended: its frame keeps only the outcome, the step's memo moves on with it."""
+    action = {
+        FrameState.COMPLETED: Action.COMPLETED,
+        FrameState.SKIPPED: Action.SKIPPED,
+        FrameState.CANCELLED: Action.CANCELLED,
+    }.get(state, Action.FAILED)
+    failed = state in (FrameState.FAILED, FrameState.CANCELLED)
+    after = replace(child, state=state, error=error) if failed else Frame(
+        path=child.path, at=child.at, state=state, out=child.out, error=error
+    )
+    sets = [(parent.path, name, source) for name, source in merged]
+    sets += [(child.path, name, 0) for name in forgotten]
+    record = Record(
+        action=action,
+        time=now,
+        step=step.id,
+        path=child.path,
+        type=step.type.name,
+        frame=parent.path,
+        at=child.at,
+        merged=dict(merged) if merged else None,
+        error=error,
+        metadata={"memo": memo} if memo is not None else None,
+    )
+    return Transition(
+        record=record,
+        frame=after,
+        others=(replace(parent, memo=memo),) if memo is not None else (),
+        sets=tuple(sets),
+    )
+
+
+def retry_delay(
+    policy: RetryPolicy, error: ErrorInfo, *, failures: int, elapsed: float, jitter: float, not_before: float | None
+) -> float | None:
+    """Seconds until the next attempt after `failures` failed ones, or None if there is none.
+
+    Exponential backoff with a share of `jitter` taken off at random; `not_before` is what the service asked for.
+
+    >>> policy = RetryPolicy(max_attempts=3, initial_interval=1, backoff=2, jitter=0)
+    >>> error = ErrorInfo(type="ConnectionError", message="")
+    >>> [retry_delay(policy, error, failures=n, elapsed=0, jitter=0, not_before=None) for n in (1, 2, 3)]
+    [1.0, 2.0, None]
+    """
+    if failures >= policy.max_attempts:
+        return None
+    if policy.retry_on and error.type not in policy.retry_on:
+        return None
+    if error.type in policy.no_retry_on:
+        return None
+    try:
+        delay = float(min(policy.max_interval, policy.initial_interval * policy.backoff ** (failures - 1)))
+    except OverflowError:
+        delay = policy.max_interval
+    delay *= 1 - policy.jitter * jitter
+    if not_before is not None:
+        delay = max(delay, not_before)
+    if policy.max_elapsed is not None and elapsed + delay > policy.max_elapsed:
+        return None
+    return delay
+
+
+def retried(
+    frame: Frame, step: StepDef, error: ErrorInfo, *, path: str, now: float, began: float, delay: float, ms: float, shown: Any
+) -> Transition:
+    """An attempt failed and another one will follow, not before `now + delay`."""
+    record = Record(
+        action=Action.RETRIED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        attempt=frame.tries + 1,
+        ms=ms,
+        input=shown,
+        frame=frame.path,
+        at=frame.at,
+        error=error,
+        metadata={"next_attempt_in": delay},
+    )
+    first = frame.first_try if frame.first_try is not None else began
+    return Transition(record=record, frame=replace(frame, tries=frame.tries + 1, first_try=first, due=now + delay))
+
+
+def failed(
+    frame: Frame,
+    step: StepDef,
+    body: Body,
+    error: ErrorInfo,
+    *,
+    seq: int,
+    path: str,
+    now: float,
+    handler: str | None,
+    ms: float | None = None,
+    shown: Any = None,
+    actor: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    dropped: tuple[str, ...] = (),
+    consumed: tuple[int, ...] = (),
+    messages: tuple[Message, ...] = (),
+) -> Transition:
+    """A step failed for good. With a handler the frame goes on there; without, the frame has failed and stays at the
+    step, so that a retry can take it up."""
+    last = last_error(error)
+    changes = {LAST_ERROR: last} if handler is not None else None
+    record = Record(
+        action=Action.FAILED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        attempt=frame.tries + 1,
+        ms=ms,
+        input=shown,
+        frame=frame.path,
+        at=handler if handler is not None else frame.at,
+        changes=changes,
+        error=error,
+        actor=actor,
+        metadata=metadata,
+    )
+    closed = frame.wait.wait_id if frame.wait is not None else None
+    if handler is None:
+        after = replace(frame, state=FrameState.FAILED, error=error, wait=None, due=None)
+        return Transition(record=record, frame=after, consumed=consumed, closed=closed, messages=messages)
+    return Transition(
+        record=record,
+        frame=moved(frame, step, body, handler, frame.out),
+        sets=((frame.path, LAST_ERROR, seq),),
+        dropped=dropped,
+        consumed=consumed,
+        closed=closed,
+        messages=messages,
+    )
+
+
+def last_error(error: ErrorInfo) -> dict[str, Any]:
+    """What `$_last_error` shows."""
+    return {"step": error.step, "message": error.message, "class": error.type, "attempts": error.attempts}
+
+
+def waiting(frame: Frame, step: StepDef, wait: AnyWait, *, path: str, now: float, data: Any) -> Transition:
+    """A step began to wait."""
+    record = Record(
+        action=Action.HALTED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        output=data,
+        frame=frame.path,
+        at=frame.at,
+        metadata={"wait_id": wait.wait_id},
+    )
+    return Transition(record=record, frame=replace(frame, state=FrameState.WAITING, wait=wait), opened=wait)
+
+
+def voted(
+    frame: Frame, step: StepDef, wait: AnyWait, *, path: str, now: float, actor: str | None, body: Any, consumed: tuple[int, ...]
+) -> Transition:
+    """An answer came, and more are needed."""
+    record = Record(
+        action=Action.ANSWERED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        frame=frame.path,
+        at=frame.at,
+        actor=actor,
+        metadata={"answer": body},
+    )
+    return Transition(record=record, frame=replace(frame, wait=wait), consumed=consumed)
+
+
+def cut(frame: Frame, step: StepDef, *, path: str, now: float, reason: str, in_flight: bool, ms: float | None) -> Transition:
+    """A step was cancelled before it ended; `in_flight` says that its effect may have happened."""
+    record = Record(
+        action=Action.CANCELLED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        attempt=frame.tries + 1,
+        ms=ms,
+        frame=frame.path,
+        at=frame.at,
+        metadata={"reason": reason, "in_flight": in_flight},
+    )
+    return Transition(
+        record=record,
+        frame=replace(frame, state=FrameState.CANCELLED, wait=None),
+        closed=frame.wait.wait_id if frame.wait is not None else None,
+    )
+
+
+def noted(action: Action, *, now: float, status: Status | None = None, actor: str | None = None,
+          metadata: dict[str, Any] | None = None, consumed: tuple[int, ...] = ()) -> Transition:
+    """An event of the workflow itself: halted, resumed, recovered, a note."""
+    return Transition(
+        record=Record(action=action, time=now, actor=actor, metadata=metadata), status=status, consumed=consumed
+    )
+
+
+def finished(
+    frame: Frame,
+    status: Status,
+    *,
+    now: float,
+    result: int | None = None,
+    error: ErrorInfo | None = None,
+    actor: str | None = None,
+    reason: str | None = None,
+    consumed: tuple[int, ...] = (),
+    messages: tuple[Message, ...] = (),
+) -> Transition:
+    """The execution is over. A failed one keeps its frames, so that `retry` can go on from them."""
+    metadata: dict[str, Any] = {"status": str(status)}
+    if reason is not None:
+        metadata["reason"] = reason
+    record = Record(action=Action.FINISHED, time=now, at=frame.at, error=error, actor=actor, metadata=metadata)
+    return Transition(
+        record=record, status=status, result=result, error=error, consumed=consumed, messages=messages
+    )
+
+
+def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) -> Transition:
+    """A failed execution is taken up again: every frame on the failing path, and every cancelled one, runs again."""
+    again = tuple(
+        replace(frame, state=FrameState.RUNNING, error=None, tries=0, first_try=None, due=None)
+        for frame in frames
+        if frame.state in (FrameState.FAILED, FrameState.CANCELLED)
+    )
+    return Transition(
+        record=Record(action=Action.RETRIED, time=now, actor=actor), others=again, status=Status.RUNNING
+    )
+
+
+def limit_error(limits: Limits, seq: int) -> ErrorInfo | None:
+    """The error of an execution that made too many transitions."""
+    if seq < limits.transitions:
+        return None
+    return ErrorInfo(
+        type="LimitExceeded",
+        message=f"transitions is limited to {limits.transitions:,} per execution; raise it with Limits(transitions=…)",
+    )

@@ -1,0 +1,80 @@
+"""Between structs and what stores keep: the only place that encodes and decodes stored data."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from durable_flow.errors import CorruptState
+from durable_flow.model.execution import AnyWait, ErrorInfo
+from durable_flow.model.frame import Frame, Message, Record
+
+T = TypeVar("T")
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a row's header that changes rarely. Times are epoch seconds.
+
+    `secrets` are the names of inputs to mask, `depth` how many parents there are, `handled` whether the workflow's
+    own `on_error` was entered.
+    """
+
+    waits: tuple[AnyWait, ...] = ()
+    error: ErrorInfo | None = None
+    recover_to: str | None = None
+    started_at: float | None = None
+    deadline: float | None = None
+    depth: int = 0
+    handled: bool = False
+    dry_run: bool = False
+    forked_from: str | None = None
+    secrets: tuple[str, ...] = ()
+    parent_wait: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_record = msgspec.json.Decoder(Record)
+_frame = msgspec.json.Decoder(Frame)
+_info = msgspec.json.Decoder(Info)
+_message = msgspec.json.Decoder(Message)
+_any = msgspec.json.Decoder()
+
+
+def encode(value: Any) -> str:
+    """Compact JSON of a struct or of JSON-shaped data."""
+    return _encoder.encode(value).decode()
+
+
+def decode_record(blob: str | bytes, *, execution_id: str) -> Record:
+    return _decode(_record, blob, execution_id, "an entry")
+
+
+def decode_frame(blob: str | bytes, *, execution_id: str) -> Frame:
+    return _decode(_frame, blob, execution_id, "a frame")
+
+
+def decode_info(blob: str | bytes, *, execution_id: str) -> Info:
+    return _decode(_info, blob, execution_id, "the header")
+
+
+def decode_message(blob: str | bytes, *, execution_id: str) -> Message:
+    return _decode(_message, blob, execution_id, "a message")
+
+
+def decode_value(blob: str | bytes, *, execution_id: str) -> Any:
+    return _decode(_any, blob, execution_id, "a value")
+
+
+def _decode(decoder: msgspec.json.Decoder[T], blob: str | bytes, execution_id: str, what: str) -> T:
+    try:
+        return decoder.decode(blob)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptState(execution_id, f"{what}: {error}") from error
+
+
+def value_of(record: Record, name: str) -> Any:
+    """The value that an entry gave to a variable."""
+    if name in record.same:
+        return record.output
+    return (record.changes or {}).get(name)
