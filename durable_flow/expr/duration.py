@@ -42,7 +42,7 @@ def _seconds(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return float(value) if abs(value) <= 2**63 else math.copysign(math.inf, value)
+        return float(value) if abs(value) <= 2**63 else (math.inf if value > 0 else -math.inf)
     if isinstance(value, float):
         return value
     if not isinstance(value, str):
