@@ -1,0 +1,61 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON=… chooses another interpreter.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint types crash crash-short bench demo check clean
+
+help:
+	@echo "make setup    create .venv with everything in it"
+	@echo "make test     the tests"
+	@echo "make lint     ruff"
+	@echo "make types    mypy --strict"
+	@echo "make crash    kill processes at every commit (crash-short: a sample of it)"
+	@echo "make bench    the benchmarks"
+	@echo "make demo     an order through a durable workflow"
+	@echo "make check    what CI runs"
+	@echo "make clean    remove what was made"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "durable-flow needs Python 3.11 or newer; none was found. Name one with PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/pip || "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || "$(PYTHON)" -m venv --clear .venv
+	@echo "installing into .venv …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+crash: setup
+	$(BIN)/python -m tests.crash
+
+crash-short: setup
+	$(BIN)/python -m tests.crash --short
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+demo: setup
+	$(BIN)/python examples/order_fulfillment/demo.py
+
+check:
+	bash .ci/run
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
