@@ -66,7 +66,8 @@ def compile_condition(
     >>> class Variables(dict):
     ...     def lookup(self, root):
     ...         return self.get(root, MISSING)
-    >>> condition = compile_condition({"all": [{"field": "n", "op": "gt", "value": 3}, {"field": "$on", "value": True}]})
+    >>> raw = {"all": [{"field": "n", "op": "gt", "value": 3}, {"field": "$on", "value": True}]}
+    >>> condition = compile_condition(raw)
     >>> condition.evaluate(Variables(n=4, on=True))
     True
     >>> try:
@@ -118,10 +119,7 @@ class _Compiler:
         parts = self.group(raw, path)
 
         def evaluate(scope: Scope) -> bool:
-            for part in parts:
-                if not part(scope):
-                    return False
-            return True
+            return all(part(scope) for part in parts)
 
         return evaluate
 
@@ -129,10 +127,7 @@ class _Compiler:
         parts = self.group(raw, path)
 
         def evaluate(scope: Scope) -> bool:
-            for part in parts:
-                if part(scope):
-                    return True
-            return False
+            return any(part(scope) for part in parts)
 
         return evaluate
 
@@ -412,7 +407,7 @@ def compile_pattern(pattern: str) -> Any:
 
     RE2 searches in time linear in the text, so patterns and texts from strangers are safe.
     """
-    import re2  # type: ignore[import-untyped]
+    import re2
 
     options = re2.Options()
     options.log_errors = False

@@ -98,9 +98,7 @@ def compile_schema(schema: Any) -> Schema:
 
     if not isinstance(schema, (dict, bool)):
         # A ValueError like every other bad schema: callers collect them.
-        raise ValueError(  # noqa: TRY004
-            f"a JSON Schema is a mapping or a boolean, not {type_name(schema)}"
-        )
+        raise ValueError(f"a JSON Schema is a mapping or a boolean, not {type_name(schema)}")
     try:
         validator = jsonschema_rs.Draft202012Validator(
             schema, retriever=_deny, pattern_options=jsonschema_rs.RegexOptions(), mask=_MASK

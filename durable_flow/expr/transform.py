@@ -441,7 +441,8 @@ _ORDERS = {"asc": False, "desc": True}
 
 def _build_sort(argument: Any) -> Callable[[Any], Any]:
     """`sort: field` or `sort: {by: field, order: desc}`. Equal items keep their order."""
-    by, order = argument, "asc"
+    by: Any = argument
+    order: Any = "asc"
     if isinstance(argument, Mapping):
         for key in argument:
             if key not in ("by", "order"):
@@ -637,7 +638,7 @@ def _build_group_by(argument: Any) -> Callable[[Any], Any]:
 
 
 def _build_to_object(argument: Any) -> Callable[[Any], Any]:
-    """From pairs, or from items: `{key: id, value: name}`; without `value` the whole item. Of equal keys the last wins."""
+    """From pairs, or from items: `{key: id, value: name}`; else the whole item. Of equal keys the last wins."""
     if argument is None or argument is True:
         return lambda value: {_key_text("to_object", key): item for key, item in _pairs(value)}
     if isinstance(argument, str):

@@ -12,7 +12,6 @@ import datetime
 import decimal
 import enum
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -144,7 +143,7 @@ def _normal_mapping(value: Mapping[Any, Any], depth: int, budget: list[int]) -> 
     if depth <= 0:
         raise _TooDeep("")
     result: dict[str, Any] = {}
-    size = 2
+    size = 1  # two braces, and one comma less than there are items
     for key, item in value.items():
         try:
             if type(key) is not str:
@@ -179,7 +178,7 @@ def _normal_list(value: Iterable[Any], depth: int, budget: list[int]) -> list[An
         raise _TooDeep("")
     result: list[Any] = []
     append = result.append
-    size = 2
+    size = 1
     for item in value:
         try:
             kind = type(item)
@@ -204,8 +203,7 @@ def _normal_list(value: Iterable[Any], depth: int, budget: list[int]) -> list[An
             raise
         if size > budget[0]:
             raise _TooBig("")
-    # The last element has no comma.
-    budget[0] -= size - 1
+    budget[0] -= size
     return result
 
 
@@ -263,7 +261,7 @@ def _why_not(value: Any, error: Exception) -> str:
 
 
 def _model_form(value: Any) -> Any:
-    """msgspec's hook: pydantic models say themselves what their JSON form is."""
+    """The hook of msgspec: pydantic models say themselves what their JSON form is."""
     dump = getattr(type(value), "model_dump", None)
     if dump is None:
         raise TypeError(f"a value of type {type(value).__qualname__} has no JSON form")
@@ -295,6 +293,8 @@ def _parts(value: Any) -> Iterable[Any]:
 
 def _measure(value: Any, depth: int, nodes: list[int]) -> None:
     """Refuses what is too deep or too large before C code, which would crash or never end, recurses through it."""
+    if isinstance(value, decimal.Decimal) and not value.is_finite():
+        raise _Refused(f"{value} is not a finite number")
     parts = _parts(value)
     if not parts:
         return
@@ -398,7 +398,6 @@ _NAMES: dict[type, str] = {
     datetime.datetime: "time",
     datetime.date: "date",
     decimal.Decimal: "decimal",
-    uuid.UUID: "uuid",
 }
 
 
