@@ -1,0 +1,58 @@
+"""Where executions are kept. `open_store` finds the store that a URL names."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from durable_flow.errors import ConfigError
+from durable_flow.stores.base import Store
+
+ENTRY_POINTS = "durable_flow.stores"
+"""The entry-point group by which other packages bring stores: the name is the URL scheme, the object is called with
+the URL and the options and returns an unopened `Store`."""
+
+
+def open_store(url: str, **options: Any) -> Store:
+    """The store a URL names, not yet open: use it with ``async with``, or hand it to a Runtime.
+
+    ``sqlite:///relative.db``, ``sqlite:////absolute/path.db`` and ``sqlite://:memory:`` are built in; other
+    packages may bring other schemes. Options go to the store: ``open_store("sqlite:///flow.db", durability="normal")``.
+
+    >>> open_store("sqlite:///orders.db")
+    SqliteStore('orders.db')
+    >>> open_store("sqlite:/orders.db")
+    Traceback (most recent call last):
+        ...
+    durable_flow.errors.ConfigError: 'sqlite:/orders.db' is not a store URL; write sqlite:///relative.db, \
+sqlite:////absolute/path.db or sqlite://:memory:
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator and url.partition(":")[0] == "sqlite":
+        scheme = "sqlite"
+    if scheme == "sqlite":
+        from durable_flow.stores.sqlite import SqliteStore
+
+        return SqliteStore(_sqlite_path(url, rest), **options)
+    if not separator or not scheme:
+        raise ConfigError(f"{url!r} is not a store URL; write for example sqlite:///durable_flow.db")
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if scheme not in found:
+        known = ", ".join(sorted({"sqlite", *found}))
+        raise ConfigError(f"no store is known for {scheme}:// URLs; known are: {known}. "
+                          f"Install the package that brings it (entry-point group {ENTRY_POINTS})")
+    store = found[scheme].load()(url, **options)
+    if not isinstance(store, Store):
+        raise ConfigError(f"{found[scheme].value}, the store for {scheme}:// URLs, did not return a Store")
+    return store
+
+
+def _sqlite_path(url: str, rest: str) -> str | None:
+    if rest == ":memory:":
+        return None
+    if "?" in rest:
+        raise ConfigError(f"{url!r} is not a store URL: options are keyword arguments of open_store")
+    if len(rest) < 2 or rest[0] != "/":
+        raise ConfigError(f"{url!r} is not a store URL; write sqlite:///relative.db, sqlite:////absolute/path.db "
+                          "or sqlite://:memory:")
+    return rest[1:]

@@ -1,0 +1,1021 @@
+"""Executions in one SQLite file, or in memory.
+
+*Threads.* All writing verbs of a store run on one thread with one connection: it takes whatever is waiting, runs it in
+one transaction, and wakes the callers; there is no timer. A transaction is one function on that thread, so a cancelled
+caller can never leave one half-way. Reading verbs run on a second thread with a read-only connection. In memory there
+are no threads: everything runs in the caller, and futures are done when they are returned.
+
+*Processes.* SQLite before 3.51.3 can lose committed pages when one connection restarts the log while another one is in
+a checkpoint. So nobody checkpoints by itself (`wal_autocheckpoint` is off), and every write transaction and every
+checkpoint of ours holds an exclusive `flock` on ``<path>-lock``: two system calls, a thousandth of what a commit costs.
+
+*Tables.* `executions` is the row a commit updates, kept small: what never changes is in `facts`, what rarely changes in
+`info`. Children refer to its number `n`, not to its id. `variables` and `frames` point to `entries`, which only grows
+at its end. `labels` repeats what `search` needs, so that a page is a range of one index whatever was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import heapq
+import itertools
+import logging
+import os
+import queue
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from durable_flow.errors import (
+    ConfigError,
+    ConflictError,
+    DurableFlowError,
+    LeaseLost,
+    SchemaTooNew,
+    StoreError,
+    StoreUnavailable,
+    ValidationError,
+)
+from durable_flow.model.execution import Status
+from durable_flow.model.frame import Message
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, New, Row, Store, Stored
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+APPLICATION_ID = 0x6475666C
+"""Marks the file as ours (`PRAGMA application_id`): "dufl"."""
+
+CHECKPOINT_PAGES = 2_000
+"""About how many pages this process adds to the log before it copies them into the database."""
+
+TRUNCATE_BYTES = 64 * 1024 * 1024
+"""A log file that was stretched beyond this (a reader kept it from being restarted) is cut when that is possible."""
+
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        """CREATE TABLE executions (
+            n INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            workflow_id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            parent_id TEXT,
+            created_at REAL NOT NULL,
+            updated_at REAL NOT NULL,
+            finished_at REAL,
+            wake_at REAL,
+            version INTEGER NOT NULL,
+            generation INTEGER NOT NULL,
+            nonce TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            result_seq INTEGER,
+            owner TEXT,
+            lease_until REAL,
+            recoveries INTEGER NOT NULL,
+            current_step TEXT,
+            root BLOB NOT NULL
+        )""",
+        "CREATE INDEX executions_by_status ON executions (status, created_at, id)",
+        "CREATE INDEX executions_by_workflow ON executions (workflow_id, status, created_at, id)",
+        "CREATE INDEX executions_by_parent ON executions (parent_id, status, created_at, id)"
+        " WHERE parent_id IS NOT NULL",
+        "CREATE INDEX executions_by_owner ON executions (owner) WHERE owner IS NOT NULL",
+        "CREATE INDEX executions_by_end ON executions (status, finished_at) WHERE finished_at IS NOT NULL",
+        """CREATE TABLE facts (
+            n INTEGER PRIMARY KEY,
+            workflow_version TEXT NOT NULL,
+            definition_hash TEXT NOT NULL,
+            root_id TEXT NOT NULL,
+            trigger TEXT NOT NULL,
+            queue TEXT,
+            priority INTEGER NOT NULL,
+            concurrency_key TEXT,
+            labels TEXT NOT NULL,
+            input BLOB NOT NULL
+        )""",
+        "CREATE TABLE info (n INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+        """CREATE TABLE labels (
+            n INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            workflow_id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            id TEXT NOT NULL,
+            PRIMARY KEY (n, key)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX labels_by_value ON labels (key, value, status, created_at, id)",
+        "CREATE INDEX labels_by_workflow ON labels (key, value, workflow_id, status, created_at, id)",
+        "CREATE TABLE entries (id INTEGER PRIMARY KEY, n INTEGER NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL)",
+        "CREATE UNIQUE INDEX entries_by_seq ON entries (n, seq)",
+        """CREATE TABLE frames (n INTEGER NOT NULL, path TEXT NOT NULL, out INTEGER, body BLOB NOT NULL,
+            PRIMARY KEY (n, path)) WITHOUT ROWID""",
+        """CREATE TABLE variables (n INTEGER NOT NULL, frame TEXT NOT NULL, name TEXT NOT NULL, seq INTEGER NOT NULL,
+            PRIMARY KEY (n, frame, name)) WITHOUT ROWID""",
+        """CREATE TABLE inbox (id INTEGER PRIMARY KEY AUTOINCREMENT, n INTEGER NOT NULL, key TEXT NOT NULL,
+            wait_id TEXT, body BLOB NOT NULL)""",
+        "CREATE UNIQUE INDEX inbox_by_key ON inbox (n, key)",
+        "CREATE INDEX inbox_by_age ON inbox (n, id)",
+        "CREATE TABLE waits (wait_id TEXT PRIMARY KEY, n INTEGER NOT NULL, remaining INTEGER NOT NULL, deadline REAL)"
+        " WITHOUT ROWID",
+        "CREATE INDEX waits_by_execution ON waits (n)",
+        "CREATE TABLE answers (wait_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (wait_id, key)) WITHOUT ROWID",
+        "CREATE TABLE definitions (hash TEXT PRIMARY KEY, body BLOB NOT NULL)",
+    ),
+)
+"""The n-th item leads from schema version n to n + 1 (`PRAGMA user_version`)."""
+
+# -- statements -------------------------------------------------------------------------------------------------------
+
+CREATE = """INSERT INTO executions (id, workflow_id, status, parent_id, created_at, updated_at, finished_at, wake_at,
+    version, generation, nonce, seq, result_seq, owner, lease_until, recoveries, current_step, root)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING"""
+CREATE_FACTS = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+CREATE_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)"
+CREATE_DEFINITION = "INSERT INTO definitions VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
+# Most commits change neither the status nor the end: leaving these columns out leaves every index alone.
+STEP = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
+    wake_at = ?, root = ?, recoveries = 0
+    WHERE n = ? AND id = ? AND generation = ? AND version = ? AND status = ? AND finished_at IS ?"""
+TURN = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
+    wake_at = ?, root = ?, recoveries = 0, status = ?, finished_at = ?
+    WHERE n = ? AND id = ? AND generation = ? AND version = ?"""
+RELABEL = "UPDATE labels SET status = ? WHERE n = ?"
+SET_INFO = "INSERT OR REPLACE INTO info VALUES (?, ?)"
+ADD_ENTRY = "INSERT INTO entries (n, seq, body) VALUES (?, ?, ?)"
+SET_FRAME = "INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?)"
+DROP_FRAME = "DELETE FROM frames WHERE n = ? AND path = ?"
+SET_VARIABLE = "INSERT OR REPLACE INTO variables VALUES (?, ?, ?, ?)"
+DROP_VARIABLE = "DELETE FROM variables WHERE n = ? AND frame = ? AND name = ?"
+DROP_FRAMES = "DELETE FROM frames WHERE n = ? AND path >= ? AND path < ?"
+DROP_VARIABLES = "DELETE FROM variables WHERE n = ? AND frame >= ? AND frame < ?"
+OPEN_WAIT = "INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?)"
+CLOSE_WAIT = "DELETE FROM waits WHERE wait_id = ? AND n = ?"
+FORGET_ANSWERS = "DELETE FROM answers WHERE wait_id = ?"
+CONSUME = "DELETE FROM inbox WHERE id = ? AND n = ?"
+GIVE_BACK = """UPDATE executions SET owner = NULL, lease_until = NULL
+    WHERE n = ? AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
+ROW = """SELECT e.n, e.id, e.workflow_id, f.workflow_version, f.definition_hash, e.status, e.version, e.generation,
+    e.nonce, e.seq, e.current_step, e.owner, e.lease_until, e.wake_at, e.recoveries, f.input, e.root, i.body,
+    e.result_seq, r.body, e.parent_id, f.root_id, f.labels, f.trigger, f.queue, f.priority, f.concurrency_key,
+    e.created_at, e.updated_at, e.finished_at
+    FROM executions e JOIN facts f ON f.n = e.n JOIN info i ON i.n = e.n
+    LEFT JOIN entries r ON r.n = e.n AND r.seq = e.result_seq WHERE """
+ROW_FIELDS = (
+    "n", "id", "workflow_id", "workflow_version", "definition_hash", "status", "version", "generation", "nonce", "seq",
+    "current_step", "owner", "lease_until", "wake_at", "recoveries", "input", "root", "info", "result_seq", "result",
+    "parent_id", "root_id", "labels", "trigger", "queue", "priority", "concurrency_key", "created_at", "updated_at",
+    "finished_at",
+)
+CLAIM = """UPDATE executions SET owner = ?, lease_until = ?, generation = generation + 1, recoveries = recoveries + ?
+    WHERE n = ?"""
+POINTED = """SELECT seq, body FROM entries WHERE n = :n AND seq IN (
+    SELECT out FROM frames WHERE n = :n AND out IS NOT NULL UNION SELECT seq FROM variables WHERE n = :n)"""
+MAIL = """SELECT DISTINCT e.id FROM inbox i CROSS JOIN executions e ON e.n = i.n WHERE e.owner = ? ORDER BY e.id"""
+INBOX = "SELECT id, body FROM inbox WHERE n = (SELECT n FROM executions WHERE id = ?) ORDER BY id"
+ENDED = """SELECT n FROM executions INDEXED BY executions_by_end
+    WHERE status = ? AND finished_at < ? AND (owner IS NULL OR lease_until <= ?) ORDER BY finished_at LIMIT ?"""
+
+LEASE = "SELECT n, status, owner, lease_until FROM executions WHERE id = ?"
+RENEW = "UPDATE executions SET lease_until = ? WHERE owner = ? RETURNING id, generation"
+RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? AND owner = ? AND generation = ?"
+
+PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits")
+"""Every table with rows that belong to an execution, apart from `answers`, which belong to a wait."""
+
+UNAVAILABLE = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
+})
+"""Primary result codes that say nothing about what was asked, only that it cannot be done now."""
+
+STATUSES = tuple(Status)
+
+
+def _translated(error: BaseException, where: str) -> DurableFlowError:
+    """What a caller hears of an exception that came out of SQLite (or of the encoding of what it was given)."""
+    if isinstance(error, DurableFlowError):
+        return error
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in UNAVAILABLE:
+        return StoreUnavailable(f"{where}: {error}")
+    if code is not None and code & 0xFF == sqlite3.SQLITE_READONLY:
+        return StoreError(f"{where} cannot be written: {error}")
+    if code is not None and code & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return StoreError(f"{where} is damaged or no SQLite database: {error}")
+    return StoreError(f"{where}: {error}")
+
+
+class Connection:
+    """One SQLite connection and every statement of this store, as plain functions for the thread that owns it.
+
+    None of them begins or ends a transaction. A DurableFlowError out of one means: refused, nothing was written.
+    """
+
+    def __init__(self, database: sqlite3.Connection, now: Callable[[], float], *, only_reads: bool) -> None:
+        self.database = database
+        self.cursor = database.cursor()
+        self.now = now
+        self.numbers: dict[str, int] = {}
+        self.only_reads = only_reads
+        self.written = 0
+        self.quiet: dict[str, int] = {}
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> Committed:
+        execute = self.cursor.execute
+        id = commit.execution_id
+        if commit.new is not None:
+            n = self._create(commit, commit.new)
+        else:
+            found = self.numbers.get(id) or self._number(id)
+            if found is None:
+                raise LeaseLost(id)
+            n = found
+            execute(STEP, (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
+                           commit.updated_at, commit.wake_at, commit.root, n, id, commit.generation, commit.version,
+                           commit.status, commit.finished_at))
+            if not self.cursor.rowcount:
+                self._turn(commit, n)
+        if commit.info is not None:
+            execute(SET_INFO, (n, commit.info))
+        for seq, body in commit.entries:
+            execute(ADD_ENTRY, (n, seq, body))
+            self.written += len(body)
+        for path in commit.dropped:
+            # "\\" follows "[" and "0" follows "/", so these bounds enclose what begins with "path[" and "path/".
+            for low, high in (f"{path}[", f"{path}\\"), (f"{path}/", f"{path}0"):
+                execute(DROP_FRAMES, (n, low, high))
+                execute(DROP_VARIABLES, (n, low, high))
+        for path, out, frame in commit.frames:
+            if frame is None:
+                execute(DROP_FRAME, (n, path))
+            else:
+                execute(SET_FRAME, (n, path, out, frame))
+        for path, name, seq in commit.sets:
+            if seq:
+                execute(SET_VARIABLE, (n, path, name, seq))
+            else:
+                execute(DROP_VARIABLE, (n, path, name))
+        for wait_id in commit.closed:
+            execute(CLOSE_WAIT, (wait_id, n))
+            if self.cursor.rowcount:
+                execute(FORGET_ANSWERS, (wait_id,))
+        for wait_id, needed, deadline in commit.opened:
+            execute(FORGET_ANSWERS, (wait_id,))
+            execute(OPEN_WAIT, (wait_id, n, needed, deadline))
+        for inbox_id in commit.consumed:
+            execute(CONSUME, (inbox_id, n))
+        for message, body in commit.messages:
+            self.append(message, body)
+        if commit.release:
+            execute(GIVE_BACK, (n,))
+            return RELEASED if self.cursor.rowcount else KEPT
+        return KEPT
+
+    def _create(self, commit: Commit, new: New) -> int:
+        execute, id = self.cursor.execute, commit.execution_id
+        owner = None if commit.lease_until is None else commit.owner
+        execute(CREATE, (id, new.workflow_id, commit.status, new.parent_id, new.created_at, commit.updated_at,
+                         commit.finished_at, commit.wake_at, commit.version + 1, commit.generation, commit.nonce,
+                         commit.seq, commit.result_seq, owner, commit.lease_until, commit.current_step, commit.root))
+        if not self.cursor.rowcount:
+            raise ConflictError(f"there is already an execution {id!r} in this store")
+        n = self.cursor.lastrowid
+        assert n is not None
+        self._remember(id, n)
+        labels = msgspec.json.encode(new.labels).decode()
+        execute(CREATE_FACTS, (n, new.workflow_version, new.definition_hash, new.root_id, new.trigger, new.queue,
+                               new.priority, new.concurrency_key, labels, new.input))
+        self.written += len(new.input)
+        if commit.info is None:
+            execute(SET_INFO, (n, ""))
+        for key, value in new.labels.items():
+            execute(CREATE_LABEL, (n, key, value, new.workflow_id, commit.status, new.created_at, id))
+        execute(CREATE_DEFINITION, (new.definition_hash, new.definition))
+        return n
+
+    def _turn(self, commit: Commit, n: int) -> None:
+        execute, id = self.cursor.execute, commit.execution_id
+        execute(TURN, (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
+                       commit.updated_at, commit.wake_at, commit.root, commit.status, commit.finished_at, n, id,
+                       commit.generation, commit.version))
+        if not self.cursor.rowcount:
+            self.numbers.pop(id, None)
+            row = execute("SELECT owner FROM executions WHERE id = ?", (id,)).fetchone()
+            raise LeaseLost(id, owner=row[0] if row and row[0] != commit.owner else None)
+        execute(RELABEL, (commit.status, n))
+
+    def append(self, message: Message, body: Blob) -> Appended:
+        row = self.cursor.execute(LEASE, (message.execution_id,)).fetchone()
+        if row is None:
+            return Appended(outcome="unknown")
+        n, _, owner, lease_until = row
+        return Appended(outcome=self._put(n, message, body), owner=owner, lease_until=lease_until)
+
+    def _put(self, n: int, message: Message, body: Blob) -> str:
+        execute = self.cursor.execute
+        wait_id, key, wait = message.wait_id, message.key, None
+        if wait_id is not None:
+            wait = execute("SELECT remaining, deadline FROM waits WHERE wait_id = ? AND n = ?", (wait_id, n)).fetchone()
+            # A child may end before the commit that opens the wait for it.
+            if message.kind != "child" and not self._open(message.kind, wait):
+                return "closed"
+            if execute("SELECT 1 FROM answers WHERE wait_id = ? AND key = ?", (wait_id, key)).fetchone():
+                return "duplicate"
+        execute("INSERT INTO inbox (n, key, wait_id, body) VALUES (?, ?, ?, ?) ON CONFLICT (n, key) DO NOTHING",
+                (n, key, wait_id, body))
+        if not self.cursor.rowcount:
+            return "duplicate"
+        if wait is not None:
+            remaining = max(0, wait[0] - message.takes) if message.takes else 0
+            execute("UPDATE waits SET remaining = ? WHERE wait_id = ?", (remaining, wait_id))
+            if remaining:  # the message will be consumed while the wait is still open
+                execute("INSERT INTO answers VALUES (?, ?)", (wait_id, key))
+        return "accepted"
+
+    def _open(self, kind: str, wait: tuple[int, float | None] | None) -> bool:
+        if wait is None or wait[0] <= 0:
+            return False
+        late = wait[1] is not None and self.now() >= wait[1]
+        return late if kind == "timeout" else not late
+
+    def claim(self, execution_id: str, owner: str, ttl: float, statuses: Collection[str]) -> Stored | Busy | None:
+        found = self.cursor.execute(LEASE, (execution_id,)).fetchone()
+        if found is None:
+            return None
+        n, status, holder, until = found
+        now = self.now()
+        if status not in statuses or (holder is not None and until > now):
+            return Busy(status=status, owner=holder, lease_until=until)
+        expired = holder is not None and holder != owner and status == Status.RUNNING
+        self.cursor.execute(CLAIM, (owner, now + ttl, int(expired), n))
+        self._remember(execution_id, n)
+        return self.fetch(execution_id)
+
+    def renew(self, owner: str, ttl: float) -> Mapping[str, int]:
+        return dict(self.cursor.execute(RENEW, (self.now() + ttl, owner)))
+
+    def release(self, execution_id: str, owner: str, generation: int) -> None:
+        self.cursor.execute(RELEASE, (execution_id, owner, generation))
+
+    def remove(self, execution_id: str) -> bool:
+        found = self.cursor.execute(LEASE, (execution_id,)).fetchone()
+        if found is None:
+            return False
+        n, _, owner, until = found
+        if owner is not None and until > self.now():
+            raise ConflictError(f"execution {execution_id!r} cannot be deleted: {owner} is driving it")
+        self._delete([n])
+        return True
+
+    def purge(self, before: float, statuses: Collection[str], limit: int) -> int:
+        numbers: list[int] = []
+        for status in dict.fromkeys(statuses):
+            found = self.cursor.execute(ENDED, (str(status), before, self.now(), limit - len(numbers)))
+            numbers += [n for (n,) in found]
+        self._delete(numbers)
+        return len(numbers)
+
+    def _delete(self, numbers: Sequence[int]) -> None:
+        many = self.cursor.executemany
+        keys = [(n,) for n in numbers]
+        many("DELETE FROM answers WHERE wait_id IN (SELECT wait_id FROM waits WHERE n = ?)", keys)
+        for table in PARTS:
+            many(f"DELETE FROM {table} WHERE n = ?", keys)
+        many("DELETE FROM executions WHERE n = ?", keys)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def row(self, execution_id: str) -> Row | None:
+        found = self.cursor.execute(f"{ROW} e.id = ?", (execution_id,)).fetchone()
+        return None if found is None else _row(found)
+
+    def fetch(self, execution_id: str) -> Stored | None:
+        execute = self.cursor.execute
+        found = execute(f"{ROW} e.id = ?", (execution_id,)).fetchone()
+        if found is None:
+            return None
+        n = found[0]
+        return Stored(
+            row=_row(found),
+            frames=execute("SELECT path, body FROM frames WHERE n = ? ORDER BY path", (n,)).fetchall(),
+            sets=execute("SELECT frame, name, seq FROM variables WHERE n = ? ORDER BY frame, name", (n,)).fetchall(),
+            entries=dict(execute(POINTED, {"n": n})),
+            inbox=execute("SELECT id, body FROM inbox WHERE n = ? ORDER BY id", (n,)).fetchall(),
+        )
+
+    def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        return self.cursor.execute(INBOX, (execution_id,)).fetchall()
+
+    def mail(self, owner: str) -> Sequence[str]:
+        """`data_version` changes when another connection has committed: if not, an empty answer is still right."""
+        (version,) = self.cursor.execute("PRAGMA data_version").fetchone()
+        if self.only_reads and self.quiet.get(owner) == version:
+            return []
+        found = [id for (id,) in self.cursor.execute(MAIL, (owner,))]
+        if not found:
+            self.quiet = {owner: version}
+        return found
+
+    def read(
+        self, execution_id: str, after: int, limit: int | None, seqs: Sequence[int] | None
+    ) -> Sequence[tuple[int, Blob]]:
+        n = self._number(execution_id)
+        if n is None:
+            return []
+        if seqs is not None:
+            return self.cursor.execute(
+                "SELECT seq, body FROM entries WHERE n = ? AND seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
+                (n, msgspec.json.encode(list(seqs)).decode())).fetchall()
+        return self.cursor.execute("SELECT seq, body FROM entries WHERE n = ? AND seq > ? ORDER BY seq LIMIT ?",
+                                   (n, after, -1 if limit is None else limit)).fetchall()
+
+    def search(
+        self, filter: Filter, limit: int, position: tuple[float, str] | None
+    ) -> tuple[Sequence[Row], str | None]:
+        runs = []
+        for sql, values in searches(filter, self._rarest(filter.labels), position):
+            runs.append(self.cursor.execute(sql, (*values, limit + 1)).fetchall())
+        newest = heapq.merge(*runs, reverse=True)
+        found = list(itertools.islice(newest, limit + 1))
+        rows = []
+        for _, _, n in found[:limit]:
+            row = self.cursor.execute(f"{ROW} e.n = ?", (n,)).fetchone()
+            if row is not None:
+                rows.append(_row(row))
+        return rows, _cursor(*found[limit - 1][:2]) if len(found) > limit else None
+
+    def _rarest(self, labels: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+        """The labels, with the one that the fewest executions have (as far as 1,000 of them tell) in front."""
+        if len(labels) < 2:
+            return list(labels.items())
+
+        def count(label: tuple[str, str]) -> int:
+            (found,) = self.cursor.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM labels WHERE key = ? AND value = ? LIMIT 1000)", label).fetchone()
+            return int(found)
+
+        return sorted(labels.items(), key=count)
+
+    def definition(self, definition_hash: str) -> Blob | None:
+        found = self.cursor.execute("SELECT body FROM definitions WHERE hash = ?", (definition_hash,)).fetchone()
+        return None if found is None else found[0]
+
+    def _number(self, execution_id: str) -> int | None:
+        found = self.cursor.execute("SELECT n FROM executions WHERE id = ?", (execution_id,)).fetchone()
+        return None if found is None else self._remember(execution_id, found[0])
+
+    def _remember(self, execution_id: str, n: int) -> int:
+        if len(self.numbers) >= 10_000:
+            self.numbers.clear()
+        self.numbers[execution_id] = n
+        return n
+
+
+RELEASED = Committed(released=True)
+KEPT = Committed(released=False)
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    named = dict(zip(ROW_FIELDS, values, strict=True))
+    del named["n"]
+    named["labels"] = msgspec.json.decode(named["labels"])
+    return Row(**named)
+
+
+def searches(
+    filter: Filter, labels: Sequence[tuple[str, str]], position: tuple[float, str] | None
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The statements that together find a page (created_at, id, n), each newest first through one index.
+
+    One per status, because a list of statuses in one statement would have to be sorted; merging a few sorted runs costs
+    nothing. `labels` are those of the filter, the rarest first. The last parameter of each statement is its limit.
+    """
+    conditions: list[str] = []
+    values: list[Any] = []
+
+    def also(condition: str, *parameters: Any) -> None:
+        conditions.append(condition)
+        values.extend(parameters)
+
+    if filter.parent_id is not None:
+        table, index = "executions", "executions_by_parent"
+        also("s.parent_id = ?", filter.parent_id)
+    elif labels:
+        table, index = "labels", "labels_by_value" if filter.workflow_id is None else "labels_by_workflow"
+        (key, value), *labels = labels
+        also("s.key = ? AND s.value = ?", key, value)
+    else:
+        table, index = "executions", "executions_by_status" if filter.workflow_id is None else "executions_by_workflow"
+    if filter.workflow_id is not None:
+        also("s.workflow_id = ?", filter.workflow_id)
+    for key, value in labels:
+        also("EXISTS (SELECT 1 FROM labels l WHERE l.n = s.n AND l.key = ? AND l.value = ?)", key, value)
+    if filter.created_after is not None:
+        also("s.created_at > ?", filter.created_after)
+    if filter.created_before is not None:
+        also("s.created_at < ?", filter.created_before)
+    if position is not None:
+        also("(s.created_at, s.id) < (?, ?)", *position)
+    for status in STATUSES if filter.statuses is None else dict.fromkeys(filter.statuses):
+        where = " AND ".join(["s.status = ?", *conditions])
+        sql = (f"SELECT s.created_at, s.id, s.n FROM {table} s INDEXED BY {index} WHERE {where} "
+               "ORDER BY s.created_at DESC, s.id DESC LIMIT ?")
+        yield sql, (str(status), *values)
+
+
+def _cursor(created_at: float, id: str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, id])).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[float, str]:
+    try:
+        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=tuple[float, str])
+    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
+        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
+
+
+# -- transactions -----------------------------------------------------------------------------------------------------
+
+Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+"""Who waits for it, a function of `Connection`, and its arguments."""
+
+
+class Lock:
+    """Held by whoever writes or checkpoints, across processes. It is free as soon as its holder's process is gone."""
+
+    def __init__(self, path: Path, *, timeout: float, mode: int) -> None:
+        self.path = path
+        self.timeout = timeout
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
+
+    def __enter__(self) -> None:
+        if sys.platform == "win32":
+            return
+        deadline, pause = None, 0.0001
+        while True:
+            try:
+                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = now + self.timeout if deadline is None else deadline
+                if now >= deadline:
+                    raise StoreUnavailable(f"{self.path} was held by another process for {self.timeout:g} s") from None
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.005)
+
+    def __exit__(self, *error: object) -> None:
+        if sys.platform != "win32":
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+class Writer:
+    """The connection that writes: batches, migrations, checkpoints. Used by one thread."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.path = store.path
+        self.lock: Lock | None = None
+        self.seen = 0
+        now = store._now
+        if store.path is None:
+            self.name = ":memory:"
+            self.connection = Connection(_connect(None, store), now, only_reads=False)
+            self._migrate(store.auto_migrate)
+            return
+        self.name = str(store.path)
+        mode = _create(store.path, store.auto_migrate)
+        try:
+            self.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode)
+        except OSError as error:
+            raise StoreError(f"{store.path}-lock cannot be opened: {error.strerror}") from error
+        database = None
+        try:
+            with self.lock:
+                database = _connect(store.path, store)
+                self.connection = Connection(database, now, only_reads=False)
+                self._check()
+                (journal,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
+                if journal != "wal":
+                    raise StoreError(f"{self.name} cannot have a write-ahead log here (is it a network file system?)")
+                database.execute("PRAGMA wal_autocheckpoint = 0")
+                database.execute(f"PRAGMA synchronous = {store.durability.upper()}")
+                self._migrate(store.auto_migrate)
+        except BaseException as error:
+            if database is not None:
+                database.close()
+            self.lock.close()
+            if isinstance(error, sqlite3.Error):
+                raise _translated(error, self.name) from error
+            raise
+
+    def _check(self) -> int:
+        """The schema version; raises, before anything is written, where this release must not write."""
+        execute = self.connection.database.execute
+        (application,) = execute("PRAGMA application_id").fetchone()
+        (version,) = execute("PRAGMA user_version").fetchone()
+        (tables,) = execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application != APPLICATION_ID and (application or version or tables):
+            raise StoreError(f"{self.name} is the database of another application: give durable_flow its own file")
+        if version > len(MIGRATIONS):
+            raise SchemaTooNew(version, len(MIGRATIONS))
+        return int(version)
+
+    def _migrate(self, allowed: bool) -> None:
+        if self._check() == len(MIGRATIONS):
+            return
+        execute = self.connection.database.execute
+        execute("BEGIN EXCLUSIVE")
+        try:
+            version = self._check()
+            if version < len(MIGRATIONS) and not allowed:
+                raise _outdated(self.name, version)
+            for step in MIGRATIONS[version:]:
+                for statement in step:
+                    execute(statement)
+            execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        log.info("%s: schema migrated from version %d to %d", self.name, version, len(MIGRATIONS))
+
+    def serve(self, jobs: Sequence[Job]) -> Sequence[object]:
+        """What became of each job: its result, or the exception its caller gets. One transaction, if all goes well."""
+        if self.lock is None:
+            return self._together(jobs)
+        try:
+            with self.lock:
+                return self._together(jobs)
+        except StoreUnavailable as error:
+            return [StoreUnavailable(*error.args) for _ in jobs]
+
+    def _together(self, jobs: Sequence[Job]) -> Sequence[object]:
+        try:
+            return self._transaction(jobs)
+        except Exception as error:
+            heard = _translated(error, self.name)
+            if isinstance(heard, StoreUnavailable):
+                log.warning("a transaction of %d writes failed: %s", len(jobs), heard)
+                return [StoreUnavailable(*heard.args) for _ in jobs]
+            if len(jobs) == 1:
+                log.debug("a write failed", exc_info=error)
+                heard.__cause__ = error if error is not heard else None
+                return [heard]
+            return [self._together([job])[0] for job in jobs]
+
+    def _transaction(self, jobs: Sequence[Job]) -> Sequence[object]:
+        connection = self.connection
+        execute = connection.cursor.execute
+        outcomes: list[object] = []
+        execute("BEGIN IMMEDIATE")
+        try:
+            for _, function, arguments in jobs:
+                try:
+                    outcomes.append(function(connection, *arguments))
+                except DurableFlowError as refused:
+                    outcomes.append(refused)
+            execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        return outcomes
+
+    def _roll_back(self) -> None:
+        if self.connection.database.in_transaction:
+            with suppress(sqlite3.Error):
+                self.connection.database.execute("ROLLBACK")
+
+    def rest(self) -> None:
+        """After the callers were woken: copies the log into the database when enough has been written."""
+        if self.lock is None:
+            return
+        connection = self.connection
+        changes = connection.database.total_changes
+        if changes - self.seen + connection.written // 4096 < CHECKPOINT_PAGES:
+            return
+        self.seen, connection.written = changes, 0
+        try:
+            with self.lock:
+                busy, pages, copied = connection.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                log.debug("checkpoint: %d of %d pages", copied, pages)
+                if pages == copied and os.stat(f"{self.path}-wal").st_size > TRUNCATE_BYTES:
+                    connection.database.execute("PRAGMA busy_timeout = 0")
+                    connection.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (sqlite3.Error, StoreUnavailable, OSError) as error:
+            log.warning("%s: checkpoint failed, will be tried again: %s", self.name, error)
+
+    def close(self) -> None:
+        self.connection.database.close()
+        if self.lock is not None:
+            self.lock.close()
+
+
+class Reader:
+    """A connection that only reads. Used by one thread; each job sees one moment."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        database = _connect(store.path, store)
+        database.execute("PRAGMA wal_autocheckpoint = 0")
+        database.execute("PRAGMA query_only = ON")
+        self.name = str(store.path)
+        self.connection = Connection(database, store._now, only_reads=True)
+
+    def serve(self, jobs: Sequence[Job]) -> Sequence[object]:
+        return [_look(self.connection, self.name, function, arguments) for _, function, arguments in jobs]
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.connection.database.close()
+
+
+def _look(connection: Connection, name: str, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
+    """The result of a reading job, or the exception its caller gets."""
+    execute = connection.cursor.execute
+    try:
+        execute("BEGIN")
+        try:
+            return function(connection, *arguments)
+        finally:
+            execute("COMMIT")
+    except Exception as error:
+        heard = _translated(error, name)
+        heard.__cause__ = error if error is not heard else None
+        return heard
+
+
+def _outdated(name: str, version: int) -> StoreError:
+    return StoreError(f"{name} has schema version {version}, this release of durable-flow needs {len(MIGRATIONS)}: "
+                      "open it once with auto_migrate=True")
+
+
+def _create(path: Path, allowed: bool) -> int:
+    """Makes an empty file that only its owner can read, if there is none. Returns the permissions of the file."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory, not a database file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be created: there is no directory {path.parent}")
+    try:
+        if not path.exists():
+            if not allowed:
+                raise _outdated(str(path), 0)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error.strerror}") from error
+    return path.stat().st_mode & 0o777
+
+
+def _connect(path: Path | None, store: SqliteStore) -> sqlite3.Connection:
+    name = ":memory:" if path is None else f"file:{quote(str(path.absolute()))}?mode=rw"
+    try:
+        database = sqlite3.connect(name, uri=path is not None, isolation_level=None, timeout=store.busy_timeout,
+                                   cached_statements=256)
+    except sqlite3.Error as error:
+        raise _translated(error, str(path)) from error
+    return database
+
+
+class Worker:
+    """A thread with something to `serve`: it takes all jobs that wait, serves them, wakes their callers in one go."""
+
+    def __init__(self, name: str, make: Callable[[], Writer | Reader]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.make = make
+        self.ready: asyncio.Future[None] = self.loop.create_future()
+        self.gone: asyncio.Future[None] = self.loop.create_future()
+        self.thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    async def start(self) -> None:
+        self.thread.start()
+        await asyncio.shield(self.ready)
+
+    def submit(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self.jobs.put((future, function, arguments))
+        return future
+
+    async def stop(self) -> None:
+        """Finishes what was submitted, then ends the thread."""
+        self.jobs.put(None)
+        await asyncio.shield(self.gone)
+        self.thread.join()
+
+    def _main(self) -> None:
+        try:
+            served = self.make()
+        except BaseException as error:
+            self._tell([(self.ready, error)])
+            self._tell([(self.gone, None)])
+            return
+        self._tell([(self.ready, None)])
+        try:
+            while jobs := self._take():
+                try:
+                    outcomes = served.serve(jobs)
+                except BaseException as error:
+                    log.exception("a batch failed unexpectedly")
+                    outcomes = [StoreError(f"unexpected {type(error).__name__}: {error}") for _ in jobs]
+                self._tell([(job[0], outcome) for job, outcome in zip(jobs, outcomes, strict=True)])
+                del jobs, outcomes
+                served.rest()
+        finally:
+            with suppress(sqlite3.Error):
+                served.close()
+            self._tell([(self.gone, None)])
+
+    def _take(self) -> list[Job]:
+        """All jobs that wait, at least one; none at the end."""
+        taken = []
+        job = self.jobs.get()
+        while job is not None:
+            taken.append(job)
+            if self.jobs.empty():
+                return taken
+            job = self.jobs.get()
+        if taken:
+            self.jobs.put(None)
+        return taken
+
+    def _tell(self, outcomes: list[tuple[asyncio.Future[Any], object]]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(_settle, outcomes)
+
+
+def _settle(outcomes: list[tuple[asyncio.Future[Any], object]]) -> None:
+    for future, outcome in outcomes:
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+class SqliteStore(Store):
+    """Executions in the SQLite file `path`; None keeps them in memory, for tests.
+
+    `durability` "full" waits for the disk in every commit; "normal" may lose the last commits when the power fails, but
+    not when the process does. `busy_timeout` is how many seconds to wait for another process that writes.
+    With ``auto_migrate=False`` opening a file with another schema version (or none) is an error.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        *,
+        durability: Literal["full", "normal"] = "full",
+        busy_timeout: float = 10.0,
+        auto_migrate: bool = True,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise ConfigError(f"durability is 'full' or 'normal', not {durability!r}")
+        self.path = None if path is None else Path(path)
+        self.durability = durability
+        self.busy_timeout = busy_timeout
+        self.auto_migrate = auto_migrate
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._inline: Writer | None = None
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({None if self.path is None else str(self.path)!r})"
+
+    def _now(self) -> float:
+        return self.clock.now()
+
+    async def open(self) -> None:
+        if self._loop is not None:
+            raise StoreError(f"{self!r} is open already")
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise StoreError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
+        loop = asyncio.get_running_loop()
+        if self.path is None:
+            self._inline = Writer(self)
+        else:
+            if sys.platform == "win32" and sqlite3.sqlite_version_info < (3, 51, 3):
+                log.warning("SQLite %s can damage a file that several processes write; use 3.51.3 or newer",
+                            sqlite3.sqlite_version)
+            writer = Worker("durable_flow-sqlite-writer", lambda: Writer(self))
+            reader = Worker("durable_flow-sqlite-reader", lambda: Reader(self))
+            await writer.start()
+            try:
+                await reader.start()
+            except BaseException:
+                await writer.stop()
+                raise
+            self._writer, self._reader = writer, reader
+        self._loop, self._process = loop, os.getpid()
+
+    async def close(self) -> None:
+        writer, reader, inline = self._writer, self._reader, self._inline
+        self._loop = self._writer = self._reader = self._inline = None
+        if reader is not None:
+            await reader.stop()
+        if writer is not None:
+            await writer.stop()
+        if inline is not None:
+            inline.close()
+
+    def _refuse(self) -> StoreError:
+        if self._loop is None:
+            return StoreError(f"{self!r} is not open; use it inside 'async with'")
+        return StoreError(f"{self!r} was opened by another process; open a store of its own after a fork")
+
+    def _write(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        if self._writer is not None:
+            if os.getpid() != self._process:
+                raise self._refuse()
+            return self._writer.submit(function, arguments)
+        if self._inline is None or self._loop is None:
+            raise self._refuse()
+        future: asyncio.Future[T] = self._loop.create_future()
+        (outcome,) = self._inline.serve(((future, function, arguments),))
+        _settle([(future, outcome)])
+        return future
+
+    def _read(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        if self._reader is not None:
+            if os.getpid() != self._process:
+                raise self._refuse()
+            return self._reader.submit(function, arguments)
+        if self._inline is None or self._loop is None:
+            raise self._refuse()
+        future: asyncio.Future[T] = self._loop.create_future()
+        _settle([(future, _look(self._inline.connection, self._inline.name, function, arguments))])
+        return future
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return self._write(Connection.commit, commit)
+
+    async def append(self, message: Message, body: Blob) -> Appended:
+        return await self._write(Connection.append, message, body)
+
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        return await self._write(Connection.claim, execution_id, owner, ttl, statuses)
+
+    async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
+        return await self._write(Connection.renew, owner, ttl)
+
+    async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
+        await self._write(Connection.release, execution_id, owner, generation)
+
+    async def remove(self, execution_id: str) -> bool:
+        return await self._write(Connection.remove, execution_id)
+
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        return await self._write(Connection.purge, before, statuses, limit)
+
+    async def mail(self, owner: str) -> Sequence[str]:
+        return await self._read(Connection.mail, owner)
+
+    async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        return await self._read(Connection.inbox, execution_id)
+
+    async def row(self, execution_id: str) -> Row | None:
+        return await self._read(Connection.row, execution_id)
+
+    async def fetch(self, execution_id: str) -> Stored | None:
+        return await self._read(Connection.fetch, execution_id)
+
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
+        return await self._read(Connection.read, execution_id, after, limit, seqs)
+
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        position = None if cursor is None else _position(cursor)
+        return await self._read(Connection.search, filter, limit, position)
+
+    async def definition(self, definition_hash: str) -> Blob | None:
+        return await self._read(Connection.definition, definition_hash)
