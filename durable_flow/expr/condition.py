@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import difflib
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -240,6 +239,8 @@ def hint(written: Any, known: tuple[str, ...] | list[str]) -> str:
     >>> hint("feild", ["field", "op"])
     ", did you mean 'field'?"
     """
+    import difflib
+
     near = difflib.get_close_matches(str(written)[:80].lower(), known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -502,6 +501,8 @@ def _build_avg(argument: Any) -> Callable[[Any], Any]:
     path = _optional_field(argument)
 
     def average(value: Any) -> float | None:
+        from fractions import Fraction
+
         numbers = _numbers("avg", value, path)
         return float(sum(map(Fraction, numbers)) / len(numbers)) if numbers else None
 

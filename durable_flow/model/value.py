@@ -7,7 +7,6 @@ it; from there on a value is the same before and after a restart, on every store
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -69,16 +68,15 @@ def normalise(value: Any, *, limits: Limits, what: str = "output") -> Any:
     budget = [room]
     try:
         result = _normal(value, min(limits.value_depth, DEPTH_CEILING), budget)
-        counted = room - budget[0]
-        if counted * _WORST_RATIO > room:
-            size = len(_encoder.encode(result))
-            if size > room:
-                raise LimitExceeded("value_bytes", allowed=room, actual=size, where=what)
-        return result
     except _Refused as refusal:
         _report(refusal, value, limits, what)
-    except RuntimeError as error:  # a container that changes while it is read
-        raise OutputError(str(error), path="$") from error
+    except Exception as error:  # a container of a user's own class, or one that changes while it is read
+        raise OutputError(f"reading it raised {type(error).__name__}: {str(error)[:200]}", path="$") from error
+    if (room - budget[0]) * _WORST_RATIO > room:
+        size = len(_encoder.encode(result))
+        if size > room:
+            raise LimitExceeded("value_bytes", allowed=room, actual=size, where=what)
+    return result
 
 
 def _report(refusal: _Refused, value: Any, limits: Limits, what: str) -> NoReturn:
@@ -88,7 +86,8 @@ def _report(refusal: _Refused, value: Any, limits: Limits, what: str) -> NoRetur
         case _TooDeep():
             if _is_cyclic(value):
                 raise OutputError("it contains itself", path="$") from None
-            raise LimitExceeded("value_depth", allowed=limits.value_depth, where=what) from None
+            allowed = min(limits.value_depth, DEPTH_CEILING)
+            raise LimitExceeded("value_depth", allowed=allowed, where=what) from None
         case _:
             raise OutputError(refusal.reason, path=format_path(reversed(refusal.trail))) from None
 
@@ -243,7 +242,7 @@ def _normal_foreign(value: Any, depth: int, budget: list[int]) -> Any:
         raise _TooDeep("")
     try:
         _measure(value, depth, [budget[0]])
-        plain = msgspec.to_builtins(value, enc_hook=_model_form)
+        plain = msgspec.to_builtins(value, enc_hook=lambda inner: _model_form(inner, depth, budget[0]))
     except _Refused:
         raise
     except Exception as error:  # msgspec, or code of the value's own class
@@ -260,19 +259,21 @@ def _why_not(value: Any, error: Exception) -> str:
     return f"a value of type {name} has no JSON form"
 
 
-def _model_form(value: Any) -> Any:
+def _model_form(value: Any, depth: int, nodes: int) -> Any:
     """The hook of msgspec: pydantic models say themselves what their JSON form is."""
     dump = getattr(type(value), "model_dump", None)
     if dump is None:
         raise TypeError(f"a value of type {type(value).__qualname__} has no JSON form")
     plain = dump(value, mode="json")
-    _measure(plain, DEPTH_CEILING, [1 << 30])
+    _measure(plain, depth, [nodes])
     return plain
 
 
 def _is_record(value: Any) -> bool:
     kind = type(value)
-    return isinstance(value, msgspec.Struct) or dataclasses.is_dataclass(kind) or hasattr(kind, "__attrs_attrs__")
+    return (
+        isinstance(value, msgspec.Struct) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__")
+    )
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -284,8 +285,8 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, msgspec.Struct):
         return [getattr(value, name) for name in value.__struct_fields__]
     kind = type(value)
-    if dataclasses.is_dataclass(kind):
-        return [getattr(value, field.name, None) for field in dataclasses.fields(kind)]
+    if hasattr(kind, "__dataclass_fields__"):
+        return [getattr(value, name, None) for name in kind.__dataclass_fields__]
     if hasattr(kind, "__attrs_attrs__"):
         return [getattr(value, field.name, None) for field in kind.__attrs_attrs__]
     return ()

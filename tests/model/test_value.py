@@ -168,6 +168,22 @@ def test_a_key_with_a_lone_surrogate_is_refused() -> None:
     assert "surrogate" in refused({"a\ud800": 1}).reason
 
 
+def test_a_container_that_raises_while_it_is_read_is_refused() -> None:
+    class Broken(dict[str, Any]):
+        def items(self) -> Any:
+            raise KeyError("boo")
+
+    assert "KeyError" in refused([Broken()]).reason
+
+
+def test_a_model_whose_dump_is_deep_passes_the_depth_limit() -> None:
+    dumped: Any = 1
+    for _ in range(5_000):
+        dumped = {"a": dumped}
+    with pytest.raises(LimitExceeded):
+        normal(Model(dumped))
+
+
 def test_a_list_that_contains_itself_is_refused() -> None:
     cyclic: list[Any] = [1]
     cyclic.append({"a": cyclic})
