@@ -39,8 +39,10 @@ sqlite:////absolute/path.db or sqlite://:memory:
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if scheme not in found:
         known = ", ".join(sorted({"sqlite", *found}))
-        raise ConfigError(f"no store is known for {scheme}:// URLs; known are: {known}. "
-                          f"Install the package that brings it (entry-point group {ENTRY_POINTS})")
+        raise ConfigError(
+            f"no store is known for {scheme}:// URLs; known are: {known}. "
+            f"Install the package that brings it (entry-point group {ENTRY_POINTS})"
+        )
     store = found[scheme].load()(url, **options)
     if not isinstance(store, Store):
         raise ConfigError(f"{found[scheme].value}, the store for {scheme}:// URLs, did not return a Store")
@@ -53,6 +55,7 @@ def _sqlite_path(url: str, rest: str) -> str | None:
     if "?" in rest:
         raise ConfigError(f"{url!r} is not a store URL: options are keyword arguments of open_store")
     if len(rest) < 2 or rest[0] != "/":
-        raise ConfigError(f"{url!r} is not a store URL; write sqlite:///relative.db, sqlite:////absolute/path.db "
-                          "or sqlite://:memory:")
+        raise ConfigError(
+            f"{url!r} is not a store URL; write sqlite:///relative.db, sqlite:////absolute/path.db or sqlite://:memory:"
+        )
     return rest[1:]

@@ -27,7 +27,6 @@ import queue
 import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -60,7 +59,7 @@ APPLICATION_ID = 0x6475666C
 """Marks the file as ours (`PRAGMA application_id`): "dufl"."""
 
 CHECKPOINT_PAGES = 2_000
-"""About how many pages this process adds to the log before it copies them into the database."""
+"""How long the log is meant to be, in pages of 4 KiB, when it is copied into the database."""
 
 TRUNCATE_BYTES = 64 * 1024 * 1024
 """A log file that was stretched beyond this (a reader kept it from being restarted) is cut when that is possible."""
@@ -90,8 +89,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         )""",
         "CREATE INDEX executions_by_status ON executions (status, created_at, id)",
         "CREATE INDEX executions_by_workflow ON executions (workflow_id, status, created_at, id)",
-        "CREATE INDEX executions_by_parent ON executions (parent_id, status, created_at, id)"
-        " WHERE parent_id IS NOT NULL",
+        """CREATE INDEX executions_by_parent ON executions (parent_id, status, created_at, id)
+            WHERE parent_id IS NOT NULL""",
         "CREATE INDEX executions_by_owner ON executions (owner) WHERE owner IS NOT NULL",
         "CREATE INDEX executions_by_end ON executions (status, finished_at) WHERE finished_at IS NOT NULL",
         """CREATE TABLE facts (
@@ -129,8 +128,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             wait_id TEXT, body BLOB NOT NULL)""",
         "CREATE UNIQUE INDEX inbox_by_key ON inbox (n, key)",
         "CREATE INDEX inbox_by_age ON inbox (n, id)",
-        "CREATE TABLE waits (wait_id TEXT PRIMARY KEY, n INTEGER NOT NULL, remaining INTEGER NOT NULL, deadline REAL)"
-        " WITHOUT ROWID",
+        """CREATE TABLE waits (wait_id TEXT PRIMARY KEY, n INTEGER NOT NULL, remaining INTEGER NOT NULL, deadline REAL)
+            WITHOUT ROWID""",
         "CREATE INDEX waits_by_execution ON waits (n)",
         "CREATE TABLE answers (wait_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (wait_id, key)) WITHOUT ROWID",
         "CREATE TABLE definitions (hash TEXT PRIMARY KEY, body BLOB NOT NULL)",
@@ -147,12 +146,12 @@ CREATE_FACTS = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 CREATE_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)"
 CREATE_DEFINITION = "INSERT INTO definitions VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
 # Most commits change neither the status nor the end: leaving these columns out leaves every index alone.
-STEP = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
-    wake_at = ?, root = ?, recoveries = 0
-    WHERE n = ? AND id = ? AND generation = ? AND version = ? AND status = ? AND finished_at IS ?"""
-TURN = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
-    wake_at = ?, root = ?, recoveries = 0, status = ?, finished_at = ?
-    WHERE n = ? AND id = ? AND generation = ? AND version = ?"""
+STEP = """UPDATE executions SET version = ?1, nonce = ?2, seq = ?3, result_seq = ?4, current_step = ?5, updated_at = ?6,
+    wake_at = ?7, root = ?8, recoveries = 0
+    WHERE n = ?11 AND id = ?12 AND generation = ?13 AND version = ?14 AND status = ?9 AND finished_at IS ?10"""
+TURN = """UPDATE executions SET version = ?1, nonce = ?2, seq = ?3, result_seq = ?4, current_step = ?5, updated_at = ?6,
+    wake_at = ?7, root = ?8, recoveries = 0, status = ?9, finished_at = ?10
+    WHERE n = ?11 AND id = ?12 AND generation = ?13 AND version = ?14"""
 RELABEL = "UPDATE labels SET status = ? WHERE n = ?"
 SET_INFO = "INSERT OR REPLACE INTO info VALUES (?, ?)"
 ADD_ENTRY = "INSERT INTO entries (n, seq, body) VALUES (?, ?, ?)"
@@ -175,9 +174,35 @@ ROW = """SELECT e.n, e.id, e.workflow_id, f.workflow_version, f.definition_hash,
     FROM executions e JOIN facts f ON f.n = e.n JOIN info i ON i.n = e.n
     LEFT JOIN entries r ON r.n = e.n AND r.seq = e.result_seq WHERE """
 ROW_FIELDS = (
-    "n", "id", "workflow_id", "workflow_version", "definition_hash", "status", "version", "generation", "nonce", "seq",
-    "current_step", "owner", "lease_until", "wake_at", "recoveries", "input", "root", "info", "result_seq", "result",
-    "parent_id", "root_id", "labels", "trigger", "queue", "priority", "concurrency_key", "created_at", "updated_at",
+    "n",
+    "id",
+    "workflow_id",
+    "workflow_version",
+    "definition_hash",
+    "status",
+    "version",
+    "generation",
+    "nonce",
+    "seq",
+    "current_step",
+    "owner",
+    "lease_until",
+    "wake_at",
+    "recoveries",
+    "input",
+    "root",
+    "info",
+    "result_seq",
+    "result",
+    "parent_id",
+    "root_id",
+    "labels",
+    "trigger",
+    "queue",
+    "priority",
+    "concurrency_key",
+    "created_at",
+    "updated_at",
     "finished_at",
 )
 CLAIM = """UPDATE executions SET owner = ?, lease_until = ?, generation = generation + 1, recoveries = recoveries + ?
@@ -196,10 +221,18 @@ RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? A
 PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits")
 """Every table with rows that belong to an execution, apart from `answers`, which belong to a wait."""
 
-UNAVAILABLE = frozenset({
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
-})
+UNAVAILABLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
 """Primary result codes that say nothing about what was asked, only that it cannot be done now."""
 
 STATUSES = tuple(Status)
@@ -230,6 +263,7 @@ class Connection:
         self.cursor = database.cursor()
         self.now = now
         self.numbers: dict[str, int] = {}
+        self.definitions: set[str] = set()
         self.only_reads = only_reads
         self.written = 0
         self.quiet: dict[str, int] = {}
@@ -238,19 +272,7 @@ class Connection:
 
     def commit(self, commit: Commit) -> Committed:
         execute = self.cursor.execute
-        id = commit.execution_id
-        if commit.new is not None:
-            n = self._create(commit, commit.new)
-        else:
-            found = self.numbers.get(id) or self._number(id)
-            if found is None:
-                raise LeaseLost(id)
-            n = found
-            execute(STEP, (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
-                           commit.updated_at, commit.wake_at, commit.root, n, id, commit.generation, commit.version,
-                           commit.status, commit.finished_at))
-            if not self.cursor.rowcount:
-                self._turn(commit, n)
+        n = self._advance(commit) if commit.new is None else self._create(commit, commit.new)
         if commit.info is not None:
             execute(SET_INFO, (n, commit.info))
         for seq, body in commit.entries:
@@ -288,37 +310,81 @@ class Connection:
         return KEPT
 
     def _create(self, commit: Commit, new: New) -> int:
-        execute, id = self.cursor.execute, commit.execution_id
+        execute, name = self.cursor.execute, commit.execution_id
         owner = None if commit.lease_until is None else commit.owner
-        execute(CREATE, (id, new.workflow_id, commit.status, new.parent_id, new.created_at, commit.updated_at,
-                         commit.finished_at, commit.wake_at, commit.version + 1, commit.generation, commit.nonce,
-                         commit.seq, commit.result_seq, owner, commit.lease_until, commit.current_step, commit.root))
+        execute(
+            CREATE,
+            (
+                name,
+                new.workflow_id,
+                commit.status,
+                new.parent_id,
+                new.created_at,
+                commit.updated_at,
+                commit.finished_at,
+                commit.wake_at,
+                commit.version + 1,
+                commit.generation,
+                commit.nonce,
+                commit.seq,
+                commit.result_seq,
+                owner,
+                commit.lease_until,
+                commit.current_step,
+                commit.root,
+            ),
+        )
         if not self.cursor.rowcount:
-            raise ConflictError(f"there is already an execution {id!r} in this store")
+            raise ConflictError(f"there is already an execution {name!r} in this store")
         n = self.cursor.lastrowid
         assert n is not None
-        self._remember(id, n)
+        self._remember(name, n)
         labels = msgspec.json.encode(new.labels).decode()
-        execute(CREATE_FACTS, (n, new.workflow_version, new.definition_hash, new.root_id, new.trigger, new.queue,
-                               new.priority, new.concurrency_key, labels, new.input))
+        execute(
+            CREATE_FACTS,
+            (
+                n,
+                new.workflow_version,
+                new.definition_hash,
+                new.root_id,
+                new.trigger,
+                new.queue,
+                new.priority,
+                new.concurrency_key,
+                labels,
+                new.input,
+            ),
+        )
         self.written += len(new.input)
         if commit.info is None:
             execute(SET_INFO, (n, ""))
         for key, value in new.labels.items():
-            execute(CREATE_LABEL, (n, key, value, new.workflow_id, commit.status, new.created_at, id))
-        execute(CREATE_DEFINITION, (new.definition_hash, new.definition))
+            execute(CREATE_LABEL, (n, key, value, new.workflow_id, commit.status, new.created_at, name))
+        if new.definition_hash not in self.definitions:
+            execute(CREATE_DEFINITION, (new.definition_hash, new.definition))
+            if len(self.definitions) < 10_000:
+                self.definitions.add(new.definition_hash)
         return n
 
-    def _turn(self, commit: Commit, n: int) -> None:
-        execute, id = self.cursor.execute, commit.execution_id
-        execute(TURN, (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
-                       commit.updated_at, commit.wake_at, commit.root, commit.status, commit.finished_at, n, id,
-                       commit.generation, commit.version))
+    def _advance(self, commit: Commit) -> int:
+        execute, name = self.cursor.execute, commit.execution_id
+        n = self.numbers.get(name) or self._number(name)
+        if n is None:
+            raise LeaseLost(name)
+        change = (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
+                  commit.updated_at, commit.wake_at, commit.root, commit.status, commit.finished_at)  # fmt: skip
+        condition = (n, name, commit.generation, commit.version)
+        if commit.finished_at is None:
+            execute(STEP, (*change, *condition))
+            if self.cursor.rowcount:
+                return n
+        execute(TURN, (*change, *condition))
         if not self.cursor.rowcount:
-            self.numbers.pop(id, None)
-            row = execute("SELECT owner FROM executions WHERE id = ?", (id,)).fetchone()
-            raise LeaseLost(id, owner=row[0] if row and row[0] != commit.owner else None)
+            self.numbers.pop(name, None)
+            row = execute(LEASE, (name,)).fetchone()
+            raise LeaseLost(name, owner=row[2] if row and row[2] != commit.owner else None)
         execute(RELABEL, (commit.status, n))
+        return n
 
     def append(self, message: Message, body: Blob) -> Appended:
         row = self.cursor.execute(LEASE, (message.execution_id,)).fetchone()
@@ -337,8 +403,10 @@ class Connection:
                 return "closed"
             if execute("SELECT 1 FROM answers WHERE wait_id = ? AND key = ?", (wait_id, key)).fetchone():
                 return "duplicate"
-        execute("INSERT INTO inbox (n, key, wait_id, body) VALUES (?, ?, ?, ?) ON CONFLICT (n, key) DO NOTHING",
-                (n, key, wait_id, body))
+        execute(
+            "INSERT INTO inbox (n, key, wait_id, body) VALUES (?, ?, ?, ?) ON CONFLICT (n, key) DO NOTHING",
+            (n, key, wait_id, body),
+        )
         if not self.cursor.rowcount:
             return "duplicate"
         if wait is not None:
@@ -427,7 +495,7 @@ class Connection:
         (version,) = self.cursor.execute("PRAGMA data_version").fetchone()
         if self.only_reads and self.quiet.get(owner) == version:
             return []
-        found = [id for (id,) in self.cursor.execute(MAIL, (owner,))]
+        found = [name for (name,) in self.cursor.execute(MAIL, (owner,))]
         if not found:
             self.quiet = {owner: version}
         return found
@@ -441,9 +509,12 @@ class Connection:
         if seqs is not None:
             return self.cursor.execute(
                 "SELECT seq, body FROM entries WHERE n = ? AND seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
-                (n, msgspec.json.encode(list(seqs)).decode())).fetchall()
-        return self.cursor.execute("SELECT seq, body FROM entries WHERE n = ? AND seq > ? ORDER BY seq LIMIT ?",
-                                   (n, after, -1 if limit is None else limit)).fetchall()
+                (n, msgspec.json.encode(list(seqs)).decode()),
+            ).fetchall()
+        return self.cursor.execute(
+            "SELECT seq, body FROM entries WHERE n = ? AND seq > ? ORDER BY seq LIMIT ?",
+            (n, after, -1 if limit is None else limit),
+        ).fetchall()
 
     def search(
         self, filter: Filter, limit: int, position: tuple[float, str] | None
@@ -467,7 +538,8 @@ class Connection:
 
         def count(label: tuple[str, str]) -> int:
             (found,) = self.cursor.execute(
-                "SELECT count(*) FROM (SELECT 1 FROM labels WHERE key = ? AND value = ? LIMIT 1000)", label).fetchone()
+                "SELECT count(*) FROM (SELECT 1 FROM labels WHERE key = ? AND value = ? LIMIT 1000)", label
+            ).fetchone()
             return int(found)
 
         return sorted(labels.items(), key=count)
@@ -475,6 +547,11 @@ class Connection:
     def definition(self, definition_hash: str) -> Blob | None:
         found = self.cursor.execute("SELECT body FROM definitions WHERE hash = ?", (definition_hash,)).fetchone()
         return None if found is None else found[0]
+
+    def forget(self) -> None:
+        """What is remembered here may be in no table: a transaction was rolled back."""
+        self.numbers.clear()
+        self.definitions.clear()
 
     def _number(self, execution_id: str) -> int | None:
         found = self.cursor.execute("SELECT n FROM executions WHERE id = ?", (execution_id,)).fetchone()
@@ -534,13 +611,15 @@ def searches(
         also("(s.created_at, s.id) < (?, ?)", *position)
     for status in STATUSES if filter.statuses is None else dict.fromkeys(filter.statuses):
         where = " AND ".join(["s.status = ?", *conditions])
-        sql = (f"SELECT s.created_at, s.id, s.n FROM {table} s INDEXED BY {index} WHERE {where} "
-               "ORDER BY s.created_at DESC, s.id DESC LIMIT ?")
+        sql = (
+            f"SELECT s.created_at, s.id, s.n FROM {table} s INDEXED BY {index} WHERE {where} "
+            "ORDER BY s.created_at DESC, s.id DESC LIMIT ?"
+        )
         yield sql, (str(status), *values)
 
 
-def _cursor(created_at: float, id: str) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, id])).decode().rstrip("=")
+def _cursor(created_at: float, name: str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, name])).decode().rstrip("=")
 
 
 def _position(cursor: str) -> tuple[float, str]:
@@ -563,21 +642,22 @@ class Lock:
     def __init__(self, path: Path, *, timeout: float, mode: int) -> None:
         self.path = path
         self.timeout = timeout
+        self.never = threading.Event()
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
 
     def __enter__(self) -> None:
         if sys.platform == "win32":
             return
-        deadline, pause = None, 0.0001
+        waited, pause = 0.0, 0.0001
         while True:
             try:
-                return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
             except BlockingIOError:
-                now = time.monotonic()
-                deadline = now + self.timeout if deadline is None else deadline
-                if now >= deadline:
+                if waited >= self.timeout:
                     raise StoreUnavailable(f"{self.path} was held by another process for {self.timeout:g} s") from None
-            time.sleep(pause)
+            self.never.wait(pause)
+            waited += pause
             pause = min(pause * 1.5, 0.005)
 
     def __exit__(self, *error: object) -> None:
@@ -591,11 +671,10 @@ class Lock:
 class Writer:
     """The connection that writes: batches, migrations, checkpoints. Used by one thread."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqliteStore, now: Callable[[], float]) -> None:
         self.path = store.path
         self.lock: Lock | None = None
-        self.seen = 0
-        now = store._now
+        self.pace = self.due = CHECKPOINT_PAGES // 2
         if store.path is None:
             self.name = ":memory:"
             self.connection = Connection(_connect(None, store), now, only_reads=False)
@@ -670,59 +749,77 @@ class Writer:
             return [StoreUnavailable(*error.args) for _ in jobs]
 
     def _together(self, jobs: Sequence[Job]) -> Sequence[object]:
-        try:
-            return self._transaction(jobs)
-        except Exception as error:
-            heard = _translated(error, self.name)
-            if isinstance(heard, StoreUnavailable):
-                log.warning("a transaction of %d writes failed: %s", len(jobs), heard)
-                return [StoreUnavailable(*heard.args) for _ in jobs]
-            if len(jobs) == 1:
-                log.debug("a write failed", exc_info=error)
-                heard.__cause__ = error if error is not heard else None
-                return [heard]
-            return [self._together([job])[0] for job in jobs]
-
-    def _transaction(self, jobs: Sequence[Job]) -> Sequence[object]:
+        if len(jobs) == 1:
+            return [self.alone(*jobs[0][1:])]
         connection = self.connection
         execute = connection.cursor.execute
         outcomes: list[object] = []
-        execute("BEGIN IMMEDIATE")
         try:
+            execute("BEGIN IMMEDIATE")
             for _, function, arguments in jobs:
                 try:
                     outcomes.append(function(connection, *arguments))
                 except DurableFlowError as refused:
                     outcomes.append(refused)
             execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             self._roll_back()
-            raise
+            if not isinstance(error, Exception):
+                raise
+            heard = _translated(error, self.name)
+            if isinstance(heard, StoreUnavailable):
+                log.warning("a transaction of %d writes failed: %s", len(jobs), heard)
+                return [StoreUnavailable(*heard.args) for _ in jobs]
+            return [self.alone(function, arguments) for _, function, arguments in jobs]
         return outcomes
 
+    def alone(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
+        """The same for one job in a transaction of its own."""
+        connection = self.connection
+        execute = connection.cursor.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            outcome = function(connection, *arguments)
+            execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if not isinstance(error, Exception):
+                raise
+            heard = _translated(error, self.name)
+            if heard is not error:
+                heard.__cause__ = error
+            return heard
+        return outcome
+
     def _roll_back(self) -> None:
+        self.connection.forget()
         if self.connection.database.in_transaction:
             with suppress(sqlite3.Error):
                 self.connection.database.execute("ROLLBACK")
 
     def rest(self) -> None:
-        """After the callers were woken: copies the log into the database when enough has been written."""
+        """After the callers were woken: copies the log into the database when enough has been written.
+
+        How long the log is shows only in a checkpoint, so the number of changes between two of them follows from what
+        the last one met: changes that share a transaction share pages.
+        """
         if self.lock is None:
             return
         connection = self.connection
-        changes = connection.database.total_changes
-        if changes - self.seen + connection.written // 4096 < CHECKPOINT_PAGES:
+        changes = connection.database.total_changes + connection.written // 4096
+        if changes < self.due:
             return
-        self.seen, connection.written = changes, 0
         try:
             with self.lock:
-                busy, pages, copied = connection.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                log.debug("checkpoint: %d of %d pages", copied, pages)
+                _, pages, copied = connection.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if pages == copied and os.stat(f"{self.path}-wal").st_size > TRUNCATE_BYTES:
                     connection.database.execute("PRAGMA busy_timeout = 0")
                     connection.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (sqlite3.Error, StoreUnavailable, OSError) as error:
             log.warning("%s: checkpoint failed, will be tried again: %s", self.name, error)
+            pages = CHECKPOINT_PAGES
+        self.pace = min(20 * CHECKPOINT_PAGES, max(100, self.pace * CHECKPOINT_PAGES // max(1, pages)))
+        self.due = changes + self.pace
 
     def close(self) -> None:
         self.connection.database.close()
@@ -733,12 +830,12 @@ class Writer:
 class Reader:
     """A connection that only reads. Used by one thread; each job sees one moment."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqliteStore, now: Callable[[], float]) -> None:
         database = _connect(store.path, store)
         database.execute("PRAGMA wal_autocheckpoint = 0")
         database.execute("PRAGMA query_only = ON")
         self.name = str(store.path)
-        self.connection = Connection(database, store._now, only_reads=True)
+        self.connection = Connection(database, now, only_reads=True)
 
     def serve(self, jobs: Sequence[Job]) -> Sequence[object]:
         return [_look(self.connection, self.name, function, arguments) for _, function, arguments in jobs]
@@ -766,8 +863,10 @@ def _look(connection: Connection, name: str, function: Callable[..., object], ar
 
 
 def _outdated(name: str, version: int) -> StoreError:
-    return StoreError(f"{name} has schema version {version}, this release of durable-flow needs {len(MIGRATIONS)}: "
-                      "open it once with auto_migrate=True")
+    return StoreError(
+        f"{name} has schema version {version}, this release of durable-flow needs {len(MIGRATIONS)}: "
+        "open it once with auto_migrate=True"
+    )
 
 
 def _create(path: Path, allowed: bool) -> int:
@@ -791,8 +890,9 @@ def _create(path: Path, allowed: bool) -> int:
 def _connect(path: Path | None, store: SqliteStore) -> sqlite3.Connection:
     name = ":memory:" if path is None else f"file:{quote(str(path.absolute()))}?mode=rw"
     try:
-        database = sqlite3.connect(name, uri=path is not None, isolation_level=None, timeout=store.busy_timeout,
-                                   cached_statements=256)
+        database = sqlite3.connect(
+            name, uri=path is not None, isolation_level=None, timeout=store.busy_timeout, cached_statements=256
+        )
     except sqlite3.Error as error:
         raise _translated(error, str(path)) from error
     return database
@@ -875,6 +975,15 @@ def _settle(outcomes: list[tuple[asyncio.Future[Any], object]]) -> None:
             future.set_result(outcome)
 
 
+def _done(loop: asyncio.AbstractEventLoop, outcome: object) -> asyncio.Future[Any]:
+    future = loop.create_future()
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    return future
+
+
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
@@ -919,13 +1028,15 @@ class SqliteStore(Store):
             raise StoreError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
         loop = asyncio.get_running_loop()
         if self.path is None:
-            self._inline = Writer(self)
+            self._inline = Writer(self, self._now)
         else:
             if sys.platform == "win32" and sqlite3.sqlite_version_info < (3, 51, 3):
-                log.warning("SQLite %s can damage a file that several processes write; use 3.51.3 or newer",
-                            sqlite3.sqlite_version)
-            writer = Worker("durable_flow-sqlite-writer", lambda: Writer(self))
-            reader = Worker("durable_flow-sqlite-reader", lambda: Reader(self))
+                log.warning(
+                    "SQLite %s can damage a file that several processes write; use 3.51.3 or newer",
+                    sqlite3.sqlite_version,
+                )
+            writer = Worker("durable_flow-sqlite-writer", lambda: Writer(self, self._now))
+            reader = Worker("durable_flow-sqlite-reader", lambda: Reader(self, self._now))
             await writer.start()
             try:
                 await reader.start()
@@ -957,10 +1068,7 @@ class SqliteStore(Store):
             return self._writer.submit(function, arguments)
         if self._inline is None or self._loop is None:
             raise self._refuse()
-        future: asyncio.Future[T] = self._loop.create_future()
-        (outcome,) = self._inline.serve(((future, function, arguments),))
-        _settle([(future, outcome)])
-        return future
+        return _done(self._loop, self._inline.alone(function, arguments))
 
     def _read(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         if self._reader is not None:
@@ -969,9 +1077,7 @@ class SqliteStore(Store):
             return self._reader.submit(function, arguments)
         if self._inline is None or self._loop is None:
             raise self._refuse()
-        future: asyncio.Future[T] = self._loop.create_future()
-        _settle([(future, _look(self._inline.connection, self._inline.name, function, arguments))])
-        return future
+        return _done(self._loop, _look(self._inline.connection, self._inline.name, function, arguments))
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         return self._write(Connection.commit, commit)
