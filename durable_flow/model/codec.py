@@ -17,7 +17,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The part of a row's header that changes rarely. Times are epoch seconds.
 
     `secrets` are the names of inputs to mask, `depth` how many parents there are, `handled` whether the workflow's
-    own `on_error` was entered.
+    own `on_error` was entered. `parent_wait` is the wait of the parent that this execution's end answers, `given` the
+    SHA-256 of the input as it was given, before defaults.
     """
 
     waits: tuple[AnyWait, ...] = ()
@@ -31,6 +32,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     forked_from: str | None = None
     secrets: tuple[str, ...] = ()
     parent_wait: str | None = None
+    given: str = ""
 
 
 _encoder = msgspec.json.Encoder()

@@ -26,16 +26,21 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from durable_flow.clock import Clock, SystemClock
-from durable_flow.model.execution import Entry, Execution, Status
-from durable_flow.model.frame import Message
+from durable_flow.clock import Clock, SystemClock, moment
+from durable_flow.errors import ConflictError, CorruptState, ExecutionNotFound, ValidationError
+from durable_flow.limits import Limits
+from durable_flow.model.codec import Info, decode_info, decode_record, decode_value, encode, value_of
+from durable_flow.model.execution import Action, Entry, ErrorInfo, Execution, Status
+from durable_flow.model.frame import Frame, Message, Record
+from durable_flow.model.mask import redact, secret_texts
+from durable_flow.model.value import normalise
 
 Blob = str | bytes
 """Encoded user data: JSON text, or bytes where a codec encrypts it."""
@@ -279,3 +284,335 @@ class Store(ABC):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    async def load(self, execution_id: str) -> Execution | None:
+        """The execution with its variables; None if there is none. Raises CorruptState if it cannot be decoded."""
+        stored = await self.fetch(execution_id)
+        return None if stored is None else execution_of(stored.row, ctx=_variables(stored))
+
+    async def find(
+        self,
+        *,
+        workflow_id: str | None = None,
+        status: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """Executions that match everything given, newest first, without their variables (`load` has those).
+
+        An execution whose row cannot be decoded is listed with what can be read of it, and `error` says why.
+        """
+        if not 1 <= limit <= 10_000:
+            raise ValidationError([f"limit must be between 1 and 10,000, got {limit}"])
+        statuses = None if status is None else [status] if isinstance(status, str) else list(status)
+        for given in statuses or ():
+            if given not in Status:
+                raise ValidationError([f"{given!r} is not a status; there are {', '.join(Status)}"])
+        rows, next_cursor = await self.search(
+            Filter(
+                workflow_id=workflow_id,
+                statuses=None if statuses is None else [str(given) for given in statuses],
+                labels=labels or {},
+                parent_id=parent_id,
+                created_after=None if created_after is None else _seconds(created_after),
+                created_before=None if created_before is None else _seconds(created_before),
+            ),
+            limit=limit,
+            cursor=cursor,
+        )
+        return Page([_readable(row) for row in rows], next_cursor=next_cursor)
+
+    async def execution_ids(self, *, workflow_id: str | None = None, limit: int = 1000) -> list[str]:
+        """Ids of executions, newest first."""
+        rows, _ = await self.search(Filter(workflow_id=workflow_id), limit=limit, cursor=None)
+        return [row.id for row in rows]
+
+    async def entries(self, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[Entry]:
+        """The audit trail in order, from behind `after`."""
+        row = await self.row(execution_id)
+        if row is None:
+            return []
+        masks = _masks(row)
+        blobs = await self.read(execution_id, after=after, limit=limit)
+        records = {seq: decode_record(blob, execution_id=execution_id) for seq, blob in blobs}
+        missing = {
+            seq for record in records.values() for seq in (record.merged or {}).values() if seq not in records
+        }
+        earlier = dict(records)
+        if missing:
+            for seq, blob in await self.read(execution_id, seqs=sorted(missing)):
+                earlier[seq] = decode_record(blob, execution_id=execution_id)
+        return [_entry(execution_id, seq, record, earlier, masks) for seq, record in records.items()]
+
+    async def save(self, execution: Execution) -> Execution:
+        """Creates an execution as it is given, or replaces one that nobody drives and nobody changed since it was read
+        (its `generation` is compared). What it gives back has the new generation.
+
+        Raises ConflictError otherwise. It is for importing and repairing; running executions are the engine's.
+        """
+        check_id(execution.id)
+        held = await self.fetch(execution.id)
+        now = self.clock.now()
+        ctx = {name: normalise(value, limits=Limits(), what=name) for name, value in execution.ctx.items()}
+        given = normalise(execution.input, limits=Limits(), what="input")
+        owner = f"save:{id(execution):x}:{now!r}"
+        generation, version, seq = 1, 0, 0
+        dropped: list[tuple[str, str, int]] = []
+        if held is not None:
+            if held.row.generation != execution.generation:
+                raise ConflictError(
+                    f"execution {execution.id!r} was changed since it was read (generation {held.row.generation}, "
+                    f"given {execution.generation}); load it again"
+                )
+            claimed = await self.claim(execution.id, owner=owner, ttl=30.0, statuses=tuple(Status))
+            if not isinstance(claimed, Stored):
+                raise ConflictError(f"execution {execution.id!r} is being driven; it cannot be saved over")
+            generation, version, seq = claimed.row.generation, claimed.row.version, claimed.row.seq
+            dropped = [(frame, name, 0) for frame, name, _ in claimed.sets if frame == "" and name not in ctx]
+        seq += 1
+        record = Record(
+            action=Action.NOTED,
+            time=now,
+            output=execution.result,
+            changes=ctx,
+            metadata={"saved": True, "status": str(execution.status)},
+        )
+        created = execution.created_at.timestamp() if execution.created_at else now
+        error = execution.error_info
+        if error is None and execution.error:
+            kind, _, message = execution.error.partition(": ")
+            error = ErrorInfo(type=kind, message=message)
+        commit = Commit(
+            execution_id=execution.id,
+            owner=owner,
+            generation=generation,
+            version=version,
+            nonce=f"{owner}:{version}",
+            seq=seq,
+            status=str(execution.status),
+            current_step=execution.current_step,
+            updated_at=now,
+            finished_at=execution.finished_at.timestamp() if execution.finished_at else None,
+            root=encode(Frame(at=execution.current_step)),
+            info=encode(
+                Info(
+                    waits=tuple(execution.blocked_on),
+                    error=error,
+                    recover_to=execution.recover_to,
+                    started_at=execution.started_at.timestamp() if execution.started_at else None,
+                    dry_run=execution.dry_run,
+                    forked_from=execution.forked_from,
+                )
+            ),
+            result_seq=seq if execution.result is not None else None,
+            entries=[(seq, encode(record))],
+            sets=[*dropped, *(("", name, seq) for name in ctx)],
+            release=True,
+            lease_until=now,
+            new=None
+            if held is not None
+            else New(
+                workflow_id=execution.workflow_id,
+                workflow_version=execution.workflow_version,
+                definition_hash=execution.definition_hash,
+                definition="{}",
+                input=encode(given),
+                created_at=created,
+                parent_id=execution.parent_id,
+                root_id=execution.root_id or execution.id,
+                labels=execution.labels,
+                trigger=execution.trigger,
+                queue=execution.queue,
+                priority=execution.priority,
+                concurrency_key=execution.concurrency_key,
+            ),
+        )
+        await self.commit(commit)
+        saved = await self.load(execution.id)
+        assert saved is not None
+        return saved
+
+    async def record(self, execution_id: str, note: str, *, actor: str | None = None, data: Any = None) -> None:
+        """Appends a note to the audit trail, through the inbox of the execution: whoever drives it next writes it."""
+        now = self.clock.now()
+        body: dict[str, Any] = {"note": note}
+        if data is not None:
+            body["data"] = normalise(data, limits=Limits(), what="data")
+        message = Message(
+            kind="note", execution_id=execution_id, key=f"note:{now!r}:{id(body):x}", time=now, actor=actor, body=body
+        )
+        appended = await self.append(message, encode(message))
+        if appended.outcome == "unknown":
+            raise ExecutionNotFound(execution_id)
+
+    async def delete(self, execution_id: str) -> bool:
+        """Deletes everything of an execution; False if there was none. Raises ConflictError while it is driven."""
+        return await self.remove(execution_id)
+
+    async def purge(
+        self, *, older_than: timedelta, statuses: Collection[str] = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+    ) -> int:
+        """Deletes executions that ended longer ago than this, in batches; how many there were."""
+        wrong = [status for status in statuses if status not in Status or not Status(status).over]
+        if wrong:
+            raise ValidationError([f"only executions that are over can be purged, not {', '.join(map(str, wrong))}"])
+        before = self.clock.now() - older_than.total_seconds()
+        total = 0
+        while True:
+            count = await self.purge_rows(before=before, statuses=[str(status) for status in statuses], limit=500)
+            total += count
+            if count < 500:
+                return total
+
+    def result_of(self, row: Row) -> Any:
+        """The value of the variable `result`, which the row's last entry points to."""
+        if row.result is None:
+            return None
+        record = decode_record(row.result, execution_id=row.id)
+        return record.output if "result" in record.same or not record.changes else record.changes.get("result", record.output)
+
+
+def check_id(execution_id: object) -> str:
+    """An execution id that users gave: 1 to 255 printable characters without blanks. Raises ValidationError."""
+    if (
+        not isinstance(execution_id, str)
+        or not 1 <= len(execution_id) <= 255
+        or not execution_id.isprintable()
+        or any(character.isspace() for character in execution_id)
+    ):
+        shown = repr(execution_id)[:80]
+        raise ValidationError([f"an execution id is 1 to 255 printable characters without blanks, not {shown}"])
+    return execution_id
+
+
+def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
+    """A row as users see it: decoded, secrets masked."""
+    info = decode_info(row.info, execution_id=row.id)
+    given = decode_value(row.input, execution_id=row.id)
+    result = None
+    if row.result is not None:
+        record = decode_record(row.result, execution_id=row.id)
+        result = record.output if "result" in record.same or not record.changes else record.changes.get("result")
+    masks = secret_texts(given, info.secrets)
+    if masks:
+        given, ctx, result = redact(given, masks), redact(ctx or {}, masks), redact(result, masks)
+    status = Status(row.status)
+    first = info.waits[0] if info.waits else None
+    return Execution(
+        id=row.id,
+        workflow_id=row.workflow_id,
+        workflow_version=row.workflow_version,
+        definition_hash=row.definition_hash,
+        status=status,
+        input=given,
+        ctx=ctx or {},
+        current_step=row.current_step,
+        result=result,
+        recover_to=info.recover_to,
+        halt_data=redact(getattr(first, "data", None), masks) if masks else getattr(first, "data", None),
+        blocked_on=list(info.waits),
+        error=None if info.error is None else info.error.text,
+        error_info=info.error,
+        parent_id=row.parent_id,
+        root_id=row.root_id,
+        forked_from=info.forked_from,
+        trigger=row.trigger,
+        dry_run=info.dry_run,
+        labels=dict(row.labels),
+        queue=row.queue,
+        priority=row.priority,
+        concurrency_key=row.concurrency_key,
+        recoveries=row.recoveries,
+        owner=row.owner,
+        lease_until=_moment(row.lease_until),
+        generation=row.generation,
+        wake_at=_moment(row.wake_at),
+        created_at=_moment(row.created_at),
+        updated_at=_moment(row.updated_at),
+        started_at=_moment(info.started_at),
+        finished_at=_moment(row.finished_at),
+    )
+
+
+def _readable(row: Row) -> Execution:
+    try:
+        return execution_of(row)
+    except (CorruptState, ValueError) as error:
+        return Execution(
+            id=row.id,
+            workflow_id=row.workflow_id,
+            workflow_version=row.workflow_version,
+            definition_hash=row.definition_hash,
+            status=Status(row.status) if row.status in Status else Status.FAILED,
+            error=f"CorruptState: {error}",
+            created_at=_moment(row.created_at),
+            updated_at=_moment(row.updated_at),
+        )
+
+
+def _variables(stored: Stored) -> dict[str, Any]:
+    records: dict[int, Record] = {}
+    ctx: dict[str, Any] = {}
+    for frame, name, seq in stored.sets:
+        if frame or "." in name:
+            continue
+        if seq not in records:
+            records[seq] = decode_record(stored.entries[seq], execution_id=stored.row.id)
+        ctx[name] = value_of(records[seq], name)
+    return ctx
+
+
+def _masks(row: Row) -> tuple[str, ...]:
+    info = decode_info(row.info, execution_id=row.id)
+    return secret_texts(decode_value(row.input, execution_id=row.id), info.secrets) if info.secrets else ()
+
+
+def _entry(
+    execution_id: str, seq: int, record: Record, records: Mapping[int, Record], masks: Sequence[str]
+) -> Entry:
+    changes = {name: record.output for name in record.same}
+    changes.update(record.changes or {})
+    for name, source in (record.merged or {}).items():
+        changes[name] = value_of(records[source], name)
+    entry = Entry(
+        id=f"{execution_id}:{seq}",
+        execution_id=execution_id,
+        seq=seq,
+        action=record.action,
+        step_id=record.step,
+        path=record.path,
+        step_type=record.type,
+        attempt=record.attempt,
+        duration_ms=record.ms,
+        input=record.input,
+        output=record.output,
+        changes=changes,
+        error=None if record.error is None else record.error.text,
+        actor=record.actor,
+        metadata=record.metadata or {},
+        timestamp=moment(record.time),
+    )
+    if not masks:
+        return entry
+    return msgspec.structs.replace(
+        entry,
+        input=redact(entry.input, masks),
+        output=redact(entry.output, masks),
+        changes=redact(entry.changes, masks),
+        error=redact(entry.error, masks),
+        metadata=redact(entry.metadata, masks),
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else moment(seconds)
+
+
+def _seconds(time: datetime) -> float:
+    if time.tzinfo is None:
+        raise ValidationError([f"times need a time zone, got {time.isoformat()}"])
+    return time.timestamp()

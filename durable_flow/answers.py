@@ -1,0 +1,119 @@
+"""Answers to waits: which wait is meant, and whether the answer fits it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from durable_flow.errors import ConflictError, NotAllowed, ValidationError
+from durable_flow.limits import Limits
+from durable_flow.model.execution import AnyWait, ApprovalWait, HaltWait
+from durable_flow.model.frame import Message
+from durable_flow.model.value import normalise
+
+GIVEN: Any = msgspec.UNSET
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller of `resume` gave. `msgspec.UNSET` stands for what was not given: None and False are answers."""
+
+    response: Any = GIVEN
+    approved: Any = GIVEN
+    by: str | None = None
+    comment: str | None = None
+    selections: Sequence[Any] | None = None
+
+
+def choose(waits: Sequence[AnyWait], *, execution_id: str, step: str | None, wait_id: str | None) -> AnyWait:
+    """The wait that is meant. Raises ConflictError where none or several fit."""
+    fits = list(waits)
+    if wait_id is not None:
+        fits = [wait for wait in waits if wait.wait_id == wait_id]
+    if step is not None:
+        fits = [wait for wait in fits if step == wait.path or step in _names(wait)]
+    if len(fits) == 1:
+        return fits[0]
+    pending = ", ".join(wait.wait_id for wait in waits) or "nothing"
+    if fits:
+        raise ConflictError(
+            f"execution {execution_id!r} waits for {len(fits)} answers; say which with wait_id= or step= ({pending})"
+        )
+    asked = f"wait {wait_id!r}" if wait_id is not None else f"a wait of step {step!r}" if step is not None else "anything"
+    raise ConflictError(f"execution {execution_id!r} does not wait for {asked} (it waits for {pending})")
+
+
+def _names(wait: AnyWait) -> set[str]:
+    return {wait.step_id, *(re.sub(r"(\[\d+\]|#\d+)+$", "", part) for part in wait.path.split("/"))}
+
+
+def message_for(wait: AnyWait, answer: Answer, *, now: float) -> Message:
+    """The message that carries an answer to its wait. Raises ValidationError or NotAllowed where it does not fit."""
+    match wait:
+        case ApprovalWait():
+            return _vote(wait, answer, now)
+        case HaltWait():
+            return _response(wait, answer, now)
+        case _:
+            raise ConflictError(f"wait {wait.wait_id!r} is for a child execution; answer the child's own wait")
+
+
+def _response(wait: HaltWait, answer: Answer, now: float) -> Message:
+    if answer.approved is not GIVEN or answer.selections is not None:
+        raise ValidationError(
+            [f"wait {wait.wait_id!r} is a halt, not an approval: answer it with response=, not approved= or selections="]
+        )
+    response = None if answer.response is GIVEN else answer.response
+    body: dict[str, Any] = {"response": normalise(response, limits=Limits(), what="response")}
+    if answer.comment is not None:
+        body["comment"] = answer.comment
+    return _message(wait, answer, body, now, key=f"answer:{wait.wait_id}", takes=0)
+
+
+def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
+    if answer.response is not GIVEN:
+        raise ValidationError([f"wait {wait.wait_id!r} is an approval: answer it with approved=True or approved=False"])
+    if answer.approved is not True and answer.approved is not False:
+        given = "nothing" if answer.approved is GIVEN else repr(answer.approved)
+        raise ValidationError([f"approved must be exactly True or False, not {given}"])
+    by = answer.by
+    if by is not None and (not isinstance(by, str) or not by):
+        raise ValidationError([f"by must be the name of a person, not {by!r}"])
+    if wait.approvers is not None and by not in wait.approvers:
+        who = "an unnamed person" if by is None else repr(by)
+        raise NotAllowed(f"{who} may not answer {wait.wait_id!r}; approvers are {', '.join(wait.approvers)}", by=by,
+                         wait_id=wait.wait_id)
+    if wait.required > 1 and by is None:
+        raise ValidationError([f"{wait.required} people must approve {wait.wait_id!r}: say who you are with by="])
+    body: dict[str, Any] = {"approved": answer.approved}
+    if answer.comment is not None:
+        if not isinstance(answer.comment, str):
+            raise ValidationError([f"comment must be text, not {answer.comment!r}"])
+        body["comment"] = answer.comment
+    if answer.selections is not None:
+        if isinstance(answer.selections, str):
+            raise ValidationError(["selections must be a list, not text"])
+        selections = normalise(list(answer.selections), limits=Limits(), what="selections")
+        unknown = [] if wait.options is None else [item for item in selections if item not in wait.options]
+        if unknown:
+            raise ValidationError([f"{unknown[0]!r} is not one of the options: {wait.options}"])
+        body["selections"] = selections
+    body["shown"] = wait.shown
+    return _message(
+        wait, answer, body, now, key=f"vote:{wait.wait_id}:{by or ''}", takes=1 if answer.approved else 0
+    )
+
+
+def _message(wait: AnyWait, answer: Answer, body: dict[str, Any], now: float, *, key: str, takes: int) -> Message:
+    return Message(
+        kind="answer",
+        execution_id=wait.wait_id.rpartition(":")[0],
+        key=key,
+        time=now,
+        wait_id=wait.wait_id,
+        takes=takes,
+        actor=answer.by,
+        body=body,
+    )

@@ -1,0 +1,390 @@
+"""What a running step sees: the one implementation of `steps.base.Visit`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
+
+from durable_flow import machine
+from durable_flow.clock import moment
+from durable_flow.errors import StepError
+from durable_flow.expr.reference import MISSING, Scope, Template
+from durable_flow.limits import Limits
+from durable_flow.live import LiveFrame, Run
+from durable_flow.model.frame import FrameState
+from durable_flow.model.mask import MASK, redact
+from durable_flow.model.value import encode, normalise
+from durable_flow.model.workflow import Body, StepDef
+from durable_flow.services import StepContext
+from durable_flow.steps.base import ChildEnd
+
+if TYPE_CHECKING:
+    from durable_flow.engine import Engine
+
+APPROVALS = "approvals."
+
+logger = logging.getLogger("durable_flow.step")
+
+
+class BoundScope:
+    """Variables over an outer scope."""
+
+    __slots__ = ("_outer", "_variables")
+
+    def __init__(self, outer: Scope, variables: Mapping[str, Any]) -> None:
+        self._outer = outer
+        self._variables = variables
+
+    def lookup(self, root: str) -> Any:
+        if root in self._variables:
+            return self._variables[root]
+        return self._outer.lookup(root)
+
+
+class StepVisit:
+    """One visit of one step: the variables it sees, its memory, and the doors to services and bodies."""
+
+    __slots__ = ("_engine", "_live", "_run", "deadline", "path", "shown", "step")
+
+    def __init__(self, engine: Engine, run: Run, live: LiveFrame, step: StepDef) -> None:
+        self._engine = engine
+        self._run = run
+        self._live = live
+        self.step = step
+        self.path = live.step_path(step.id)
+        self.shown: Any = None
+        self.deadline: float | None = None
+
+    @property
+    def step_id(self) -> str:
+        return self.step.id
+
+    @property
+    def wait_id(self) -> str:
+        return f"{self._run.id}:{self.path}"
+
+    @property
+    def attempt(self) -> int:
+        return self._live.record.tries + 1
+
+    @property
+    def limits(self) -> Limits:
+        return self._engine.limits
+
+    @property
+    def now(self) -> float:
+        return self._engine.clock.now()
+
+    @property
+    def memo(self) -> dict[str, Any] | None:
+        return self._live.record.memo
+
+    # -- variables -----------------------------------------------------------------------------------------------------
+
+    def lookup(self, root: str) -> Any:
+        frame: LiveFrame | None = self._live
+        while frame is not None:
+            values = frame.values
+            if root in values:
+                return values[root]
+            frame = frame.parent
+        return self._root(root)
+
+    def _root(self, root: str) -> Any:
+        run = self._run
+        match root:
+            case "input":
+                return run.input
+            case "now":
+                return moment(self.now)
+            case "execution":
+                return {
+                    "id": run.id,
+                    "workflow_id": run.definition.id,
+                    "workflow_version": run.definition.version,
+                    "parent_id": run.parent_id,
+                    "started_at": None if run.info.started_at is None else moment(run.info.started_at).isoformat(),
+                    "step_key": self.path,
+                }
+            case "history":
+                return run.history if run.history is not None else []
+            case "approvals":
+                return {
+                    name[len(APPROVALS) :]: value
+                    for frame in self._live.chain()
+                    for name, value in frame.values.items()
+                    if name.startswith(APPROVALS)
+                }
+            case "secrets":
+                return _Masked()
+        return MISSING
+
+    def resolve(self, template: Template | None) -> Any:
+        return None if template is None else template.resolve(self)
+
+    def bind(self, variables: Mapping[str, Any]) -> BoundScope:
+        return BoundScope(self, variables)
+
+    def variables(self) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for frame in self._live.chain():
+            seen.update(
+                (name, value) for name, value in frame.values.items() if "." not in name and name not in frame.shadows
+            )
+        return seen
+
+    # -- working steps -------------------------------------------------------------------------------------------------
+
+    async def call(self, service: str, method: str, input: Template | None) -> Any:
+        engine = self._engine
+        value = None
+        scrub: tuple[str, ...] = ()
+        if input is not None:
+            if input.constant:
+                value = self.shown = input.resolve(self)
+            else:
+                value, scrub = await self._resolve_input(input)
+        try:
+            result = await engine.services.call(service, method, value, self.context)
+        except Exception as error:
+            if scrub:
+                error.args = tuple(redact(list(error.args), scrub))
+            raise
+        if scrub:
+            result = redact(normalise(result, limits=engine.limits), scrub)
+        return normalise(result, limits=engine.limits)
+
+    async def _resolve_input(self, input: Template) -> tuple[Any, tuple[str, ...]]:
+        """The value to call with, decoupled from the variables; what is recorded of it goes to `shown`."""
+        engine, run = self._engine, self._run
+        secrets: dict[str, Any] = {}
+        for reference in input.references:
+            if reference.root == "secrets" and reference.path:
+                secrets[reference.path[0]] = await engine.secret(reference.path[0])
+        value = input.resolve(self)
+        if secrets:
+            shown = normalise(value, limits=engine.limits, what="input")
+            value = input.resolve(self.bind({"secrets": secrets}))
+        else:
+            # What the service gets must not be a variable itself: it may change it.
+            value = shown = normalise(value, limits=engine.limits, what="input")
+        masks = run.masks
+        if masks:
+            shown = redact(shown, masks)
+        text = encode(shown)
+        if len(text) > engine.limits.recorded_input_bytes:
+            self.shown = {"truncated": True, "bytes": len(text)}
+        else:
+            self.shown = msgspec.Raw(text.encode())
+        return value, tuple(secret for secret in secrets.values() if isinstance(secret, str) and secret)
+
+    def context(self) -> StepContext:
+        run = self._run
+        return StepContext(
+            execution_id=run.id,
+            workflow_id=run.definition.id,
+            step_id=self.step.id,
+            path=self.path,
+            attempt=self.attempt,
+            idempotency_key=f"{run.id}:{self.path}",
+            deadline=self.deadline,
+            logger=logging.LoggerAdapter(logger, {"execution_id": run.id, "step": self.path}),
+        )
+
+    async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
+        return await self._engine.child(self._run, self._live, self, workflow_id, input, wait=wait, timeout=timeout)
+
+    # -- composite steps -----------------------------------------------------------------------------------------------
+
+    def remember(self, memo: dict[str, Any], *, kept: Mapping[str, Any] | None = None) -> None:
+        run, live = self._run, self._live
+        run.emit(
+            machine.remembered(
+                live.record, self.step, seq=run.seq + 1, path=self.path, now=self.now, memo=memo, kept=kept
+            )
+        )
+        if kept:
+            run.kept[machine.kept_path(self.path)] = dict(kept)
+
+    def kept(self, name: str) -> Any:
+        return self._run.kept_value(machine.kept_path(self.path), name)
+
+    def frame_path(self, key: int | str) -> str:
+        return f"{self.path}[{key}]" if isinstance(key, int) else f"{self.path}/{key}"
+
+    def ended(self) -> Sequence[ChildEnd]:
+        run = self._run
+        found = [
+            ChildEnd(key=_key(path, self.path), state=frame.state, exit=frame.at, output=run.output_of(frame), error=frame.error)
+            for path, frame in run.bodies_of(self.path)
+            if frame.state in (FrameState.COMPLETED, FrameState.SKIPPED)
+        ]
+        found.sort(key=lambda end: end.key if isinstance(end.key, int) else 0)
+        return found
+
+    def begun(self, key: int | str) -> bool:
+        return self.frame_path(key) in self._run.frames
+
+    async def body(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> ChildEnd:
+        return await self._engine.body(self._run, self._open(key, body, variables), key)
+
+    def _open(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> LiveFrame:
+        path = self.frame_path(key)
+        base = f"{self.path}/" if body.bare else f"{path}/"
+        return self._run.open_frame(path, body, self._live, step_path=self.path, base=base, given=variables)
+
+    def group(self) -> BodyGroup:
+        return BodyGroup(self._engine, self._run, self)
+
+    def settle(
+        self,
+        end: ChildEnd,
+        *,
+        memo: dict[str, Any] | None = None,
+        state: FrameState | None = None,
+        variables: Literal["keep", "merge", "drop"] = "keep",
+    ) -> None:
+        run, parent = self._run, self._live
+        path = self.frame_path(end.key)
+        live = run.lives[path]
+        if end.state is FrameState.CANCELLED:
+            return
+        merged: list[tuple[str, int]] = []
+        forgotten: list[str] = []
+        if variables != "keep":
+            forgotten = list(live.seqs)
+            if variables == "merge":
+                merged = self.take_over(live)
+            del run.lives[path]
+        run.emit(
+            machine.settled(
+                parent.record,
+                live.record,
+                self.step,
+                seq=run.seq + 1,
+                now=self.now,
+                memo=memo,
+                state=state or end.state,
+                merged=merged,
+                forgotten=forgotten,
+                error=end.error,
+            )
+        )
+
+    def take_over(self, live: LiveFrame) -> list[tuple[str, int]]:
+        """Moves what a body set into the frame of this step, in memory; what was moved, as (name, seq)."""
+        parent = self._live
+        merged: list[tuple[str, int]] = []
+        ends_workflow = live.record.at == "__FINISHED__"
+        for name, seq in live.seqs.items():
+            if name == "break_loop" or (name in live.shadows and not (ends_workflow and name == "result")):
+                continue
+            parent.values[name] = live.values[name]
+            parent.seqs[name] = seq
+            merged.append((name, seq))
+        return merged
+
+
+class BodyGroup:
+    """Bodies that run side by side in one task group. See `steps.base.Group`."""
+
+    def __init__(self, engine: Engine, run: Run, visit: StepVisit) -> None:
+        self._engine = engine
+        self._run = run
+        self._visit = visit
+        self._ends: asyncio.Queue[ChildEnd] = asyncio.Queue()
+        self._running = 0
+        self._frames: list[LiveFrame] = []
+        self._tasks = engine.task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._tasks.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # One cause is enough, and callers expect it bare.
+            raise _first(group) from None
+
+    def start(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> None:
+        live = self._visit._open(key, body, variables)
+        self._frames.append(live)
+        self._running += 1
+        self._run.active += 1
+        self._tasks.start_soon(self._drive, live, key)
+
+    async def _drive(self, live: LiveFrame, key: int | str) -> None:
+        run = self._run
+        try:
+            end = await self._engine.body(run, live, key)
+            await self._engine.flush(run)
+        except asyncio.CancelledError:
+            run.active -= 1
+            raise
+        # The task's share of `active` goes to whoever takes the end from the queue.
+        self._ends.put_nowait(end)
+
+    async def __aiter__(self) -> AsyncIterator[ChildEnd]:
+        run, engine = self._run, self._engine
+        while self._running:
+            await engine.flush(run)
+            if self._ends.empty():
+                run.active -= 1
+                if run.active == 0:
+                    await engine.quiet(run)
+                try:
+                    end = await self._ends.get()
+                except asyncio.CancelledError:
+                    run.active += 1
+                    raise
+            else:
+                end = self._ends.get_nowait()
+                run.active -= 1
+            self._running -= 1
+            yield end
+
+    def cancel(self, reason: str) -> None:
+        for live in self._frames:
+            if live.record.state in (FrameState.RUNNING, FrameState.WAITING):
+                live.cut_reason = reason
+        self._tasks.cancel_scope.cancel()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+    return group.exceptions[0]
+
+
+def _key(path: str, step_path: str) -> int | str:
+    text = path[len(step_path) + 1 :]
+    return int(text[:-1]) if text.endswith("]") else text
+
+
+class _Masked(dict[str, Any]):
+    """`$secrets` where nothing is called: every secret reads as a mask."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return MASK
+
+    def __missing__(self, key: str) -> Any:
+        return MASK
+
+
+def step_error(error: BaseException) -> tuple[str, str]:
+    """The class name and message by which an exception is known to definitions."""
+    if isinstance(error, StepError):
+        return error.kind, str(error)
+    return type(error).__name__, str(error)

@@ -1,0 +1,1241 @@
+"""The loop that drives executions: attempt, advance, commit, publish; and the leases under which it may.
+
+One recursive function (`body`) drives a frame, nested or not; one place (`flush`) commits; events follow their commit.
+The rules it keeps:
+
+* Before anything happens outside (a service is called, a child is started, a task goes to sleep or waits), everything
+  before it is durable. Instant steps only add to the buffer: they share the commit of what follows.
+* At most one commit of an execution is under way. Concurrent branches share the next one; so do executions, below, in
+  the store.
+* A frame that waits parks in its task. When no task of the execution is active, the execution is halted: the commit
+  that says so gives the lease back, if the inbox is empty, and the tasks are unwound.
+* A cancelled caller, a lost lease and a closing runtime unwind the tasks without a trace; a cancelled execution or
+  branch leaves an entry for what was in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import anyio
+import anyio.abc
+from msgspec.structs import replace
+
+from durable_flow import machine
+from durable_flow.clock import Clock, SystemClock, Timer, moment
+from durable_flow.context import StepVisit, step_error
+from durable_flow.errors import (
+    ConfigError,
+    ConflictError,
+    DurableFlowError,
+    ExecutionNotFound,
+    LeaseLost,
+    LimitExceeded,
+    NonRetryableError,
+    RetryAfter,
+    StepError,
+    StoreError,
+    StoreUnavailable,
+)
+from durable_flow.ids import Ids
+from durable_flow.limits import Limits
+from durable_flow.live import LiveFrame, Run
+from durable_flow.model.codec import Info, encode
+from durable_flow.model.execution import Action, ChildWait, ErrorInfo, Event, ExecutionResult, Halt, Status
+from durable_flow.model.frame import FINISHED, FrameState, Message, Record
+from durable_flow.model.mask import redact, secret_texts
+from durable_flow.model.value import normalise
+from durable_flow.model.workflow import StepDef, WorkflowDef
+from durable_flow.services import Services
+from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
+from durable_flow.stores.base import Busy, Commit, Committed, New, Row, Store, Stored
+
+logger = logging.getLogger("durable_flow.engine")
+
+BUFFER = 64
+"""Transitions of instant steps that may wait for one commit."""
+
+POLL = 0.25
+"""Seconds between two looks at what other processes did: the safety net under every wake-up."""
+
+HISTORY = 1000
+
+
+class Stopped(Exception):
+    """Unwinds a run whose `stop_reason` is set."""
+
+
+class AlreadyExists(ConflictError):
+    """There is an execution with this id already."""
+
+
+class Engine:
+    """Drives executions against one store. `Runtime` makes it; nothing here knows which store it is."""
+
+    def __init__(
+        self,
+        store: Store,
+        services: Services,
+        *,
+        find_workflow: Callable[[str], WorkflowDef | None],
+        load_definition: Callable[[str, str], Awaitable[WorkflowDef]],
+        secrets: Mapping[str, Any] | Callable[[str], Any] | None,
+        limits: Limits,
+        lease_ttl: float,
+        max_recoveries: int,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self.store = store
+        self.services = services
+        self.find_workflow = find_workflow
+        self.load_definition = load_definition
+        self.secrets = secrets
+        self.limits = limits
+        self.lease_ttl = lease_ttl
+        self.max_recoveries = max_recoveries
+        self.clock = clock
+        self.ids = ids
+        self.owner = ids.owner()
+        self.runs: dict[str, Run] = {}
+        self.observers: list[Callable[[Event], None]] = []
+        self._background: set[asyncio.Task[Any]] = set()
+        self._heart: asyncio.Task[None] | None = None
+        self._renewed = 0.0
+        self.closing = False
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Starts the heart: renewing leases and looking for mail."""
+        self._renewed = self.clock.monotonic()
+        self._heart = asyncio.get_running_loop().create_task(self._beat(), name="durable_flow.heart")
+
+    async def close(self, grace: float) -> None:
+        """Lets running executions go on for `grace` seconds, then stops them where they are and gives leases back."""
+        self.closing = True
+        if self.runs and grace > 0:
+            waiting = [asyncio.ensure_future(run.over.wait()) for run in list(self.runs.values())]
+            timer = self.clock.call_later(grace, lambda: [task.cancel() for task in waiting])
+            await asyncio.gather(*waiting, return_exceptions=True)
+            timer.cancel()
+        while self.runs:
+            for run in list(self.runs.values()):
+                self.stop(run, "shutdown")
+            await asyncio.gather(*(run.over.wait() for run in list(self.runs.values())))
+        tasks = list(self._background)
+        if self._heart is not None:
+            tasks.append(self._heart)
+            self._heart = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def spawn(self, work: Awaitable[Any]) -> None:
+        """Runs something beside the executions; what it raises is logged."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except DurableFlowError as error:
+                logger.warning("%s", error)
+            except Exception:
+                logger.exception("a background task of the engine failed")
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _beat(self) -> None:
+        while True:
+            await self.clock.sleep(POLL)
+            if not self.runs:
+                self._renewed = self.clock.monotonic()
+                continue
+            try:
+                if self.clock.monotonic() - self._renewed >= self.lease_ttl / 3:
+                    asked = self.clock.monotonic()
+                    held = await self.store.renew(self.owner, ttl=self.lease_ttl)
+                    self._renewed = asked
+                    for run in list(self.runs.values()):
+                        if run.version and held.get(run.id) != run.generation and not run.releasing:
+                            self.stop(run, "lease_lost")
+                for execution_id in await self.store.mail(self.owner):
+                    if (run := self.runs.get(execution_id)) is not None:
+                        await self.collect(run)
+            except StoreError as error:
+                logger.warning("renewing leases failed: %s", error)
+            if self.clock.monotonic() - self._renewed >= self.lease_ttl * 0.9:
+                # The store is silent and the leases may run out: whoever takes over must find nobody at work.
+                for run in list(self.runs.values()):
+                    self.stop(run, "lease_lost")
+
+    # -- committing ----------------------------------------------------------------------------------------------------
+
+    async def flush(self, run: Run, *, release: bool = False) -> bool:
+        """Returns when everything emitted so far is durable; with `release`, whether the lease was given back."""
+        goal = run.seq
+        released = False
+        while run.inflight is not None or run.durable < goal or run.dirty or release:
+            if run.stop_reason == "lease_lost":
+                raise Stopped
+            if run.inflight is None:
+                if release:
+                    run.releasing, release = True, False
+                    released = await self._commit(run, release=True)
+                    run.releasing = released
+                    continue
+                self._submit(run, release=False)
+            await self._landing(run)
+        return released
+
+    async def _commit(self, run: Run, *, release: bool) -> bool:
+        self._submit(run, release=release)
+        result = await self._landing(run)
+        return result is not None and result.released
+
+    def _submit(self, run: Run, *, release: bool) -> None:
+        commit = run.batch(nonce=self.ids.nonce(), release=release, wake_at=_wake_at(run))
+        run.inflight_commit = commit
+        run.inflight = self.store.commit(commit)
+
+    async def _landing(self, run: Run) -> Committed | None:
+        """Waits for the commit under way and takes note of its outcome, once, whoever else waits for it."""
+        future = run.inflight
+        assert future is not None
+        if not future.done():
+            await asyncio.wait([future])
+        if run.inflight is not future:
+            return None
+        error = future.exception()
+        if error is None:
+            run.inflight = None
+            commit = run.inflight_commit
+            run.version, run.durable = commit.version + 1, commit.seq
+            records, run.inflight_records = run.inflight_records, []
+            if self.observers:
+                self._publish(run, records, commit.seq)
+            result: Committed = future.result()
+            return result
+        if isinstance(error, StoreUnavailable):
+            run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(run.inflight_commit))
+            return None
+        run.inflight = None
+        if isinstance(error, LeaseLost):
+            self.stop(run, "lease_lost")
+            raise Stopped
+        self.stop(run, "lease_lost")
+        if isinstance(error, ConflictError) and not commit_version(run):
+            raise AlreadyExists(f"execution {run.id!r} exists already")
+        raise error
+
+    async def _settle_unknown(self, commit: Commit) -> Committed:
+        """The answer of a commit was lost: finds out whether it landed, and repeats it if not, until the lease is over.
+
+        The row tells by its nonce. A repeated commit is a compare-and-set, so one that was only late cannot land twice.
+        """
+        delay = 0.05
+        end = self.clock.monotonic() + self.lease_ttl * 0.8
+        while True:
+            try:
+                row = await self.store.row(commit.execution_id)
+                if row is not None and row.nonce == commit.nonce:
+                    return Committed(released=commit.release and row.owner is None)
+                if row is None and commit.version:
+                    raise LeaseLost(commit.execution_id)
+                if row is not None and (row.generation, row.version) != (commit.generation, commit.version):
+                    raise LeaseLost(commit.execution_id, owner=row.owner)
+                return await self.store.commit(commit)
+            except StoreUnavailable:
+                if self.clock.monotonic() + delay > end:
+                    raise StoreError(
+                        f"the store did not answer while execution {commit.execution_id!r} was committed; "
+                        "it goes on from its last committed step with recover()"
+                    ) from None
+            except (LeaseLost, ConflictError):
+                row = await self.store.row(commit.execution_id)
+                if row is not None and row.nonce == commit.nonce:
+                    return Committed(released=commit.release and row.owner is None)
+                raise
+            await self.clock.sleep(delay)
+            delay = min(delay * 2, 1.0)
+
+    async def settle(self, run: Run, *, release: bool) -> bool:
+        """`flush` that no cancellation interrupts; the cancellation is not lost: the caller is unwinding anyway."""
+        task = asyncio.get_running_loop().create_task(self.flush(run, release=release))
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        return task.result()
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _publish(self, run: Run, records: list[Record], last: int) -> None:
+        first = last - len(records) + 1
+        for number, record in enumerate(records, first):
+            for event in events_of(run, record, number):
+                self.emit(event)
+
+    def emit(self, event: Event) -> None:
+        """Tells the observers; what they raise changes nothing."""
+        for observer in list(self.observers):
+            try:
+                observer(event)
+            except Exception:
+                logger.exception("a subscriber raised on %s", event.type)
+
+    def announce(self, run: Run, visit: StepVisit) -> None:
+        """Tells the observers that a step starts; this one is not durable."""
+        if self.observers:
+            data = {
+                "workflow_id": run.definition.id,
+                "execution_id": run.id,
+                "step_id": visit.step.id,
+                "step_type": visit.step.type.name,
+                "path": visit.path,
+                "attempt": visit.attempt,
+            }
+            self.emit(Event(type="step.started", data=data, timestamp=moment(self.clock.now())))
+
+    # -- driving frames ------------------------------------------------------------------------------------------------
+
+    async def body(self, run: Run, live: LiveFrame, key: int | str) -> ChildEnd:
+        """Drives a frame from where it is to its end."""
+        steps = live.body.by_id
+        while True:
+            record = live.record
+            at = record.at
+            step = steps.get(at) if at is not None else None
+            if step is None:
+                break
+            if run.stop_reason is not None:
+                raise Stopped
+            state = record.state
+            if state is FrameState.FAILED or state is FrameState.CANCELLED:
+                return ChildEnd(key=key, state=state, error=record.error)
+            if run.seq >= self.limits.transitions - 8 and (error := machine.limit_error(self.limits, run.seq + 8)):
+                self.fail(run, live, step, StepVisit(self, run, live, step), error)
+                continue
+            if step.needs_history:
+                await self._load_history(run)
+            kind = step.type
+            if state is FrameState.WAITING and kind.instant:
+                await self._answered(run, live, step)
+            elif kind.instant:
+                self._instant(run, live, step)
+                if run.buffered >= BUFFER:
+                    await self.flush(run)
+                    await asyncio.sleep(0)
+            elif kind.works_outside:
+                await self._work(run, live, step)
+            else:
+                await self._compose(run, live, step)
+        state = FrameState.COMPLETED
+        return ChildEnd(
+            key=key, state=state, exit=live.record.at, output=live.output, breaks=live.values.get("break_loop") is True
+            and "break_loop" in live.seqs,
+        )
+
+    def _instant(self, run: Run, live: LiveFrame, step: StepDef) -> None:
+        visit = StepVisit(self, run, live, step)
+        try:
+            outcome = step.type.evaluate(visit, step.config)
+            if type(outcome) is Done:
+                outcome = self._normal(outcome)
+        except Exception as error:
+            self.fail(run, live, step, visit, self.describe(run, step, visit, error))
+            return
+        self._conclude(run, live, step, visit, outcome)
+
+    def _normal(self, done: Done) -> Done:
+        """The outcome with values as they will be after a restart. (What services return was made so already.)"""
+        output = done.output
+        if output is not KEEP:
+            if type(output) is list and not done.merge:
+                output = [normalise(item, limits=self.limits) for item in output]
+            elif type(output) is dict:
+                output = {name: normalise(item, limits=self.limits) for name, item in output.items()}
+            else:
+                output = normalise(output, limits=self.limits)
+        changes = done.changes
+        if changes:
+            changes = {name: normalise(value, limits=self.limits) for name, value in changes.items()}
+        return replace(done, output=output, changes=changes)
+
+    async def _work(self, run: Run, live: LiveFrame, step: StepDef) -> None:
+        """Attempts of a step that does something outside, until it completes or fails for good."""
+        policy = step.retry
+        while True:
+            if run.durable < run.seq or run.inflight is not None:
+                await self.flush(run)
+            record = live.record
+            if record.due is not None:
+                delay = record.due - self.clock.now()
+                if delay > 0:
+                    await self.clock.sleep(delay)
+            visit = StepVisit(self, run, live, step)
+            self.announce(run, visit)
+            began = self.clock.now()
+            start = self.clock.monotonic()
+            try:
+                if step.timeout is None:
+                    outcome = await step.type.run(visit, step.config)
+                else:
+                    outcome = await self._timed(step, visit, began)
+            except asyncio.CancelledError as error:
+                if not self._cut(run, live, step, visit, start, in_flight=True):
+                    failure = self.describe(run, step, visit, error)
+                else:
+                    raise
+                cause: BaseException = error
+            except Exception as error:
+                failure = self.describe(run, step, visit, error)
+                cause = error
+            else:
+                if run.stop_reason == "lease_lost":
+                    raise Stopped
+                ms = (self.clock.monotonic() - start) * 1000
+                self._conclude(run, live, step, visit, outcome, ms=ms)
+                return
+            ms = (self.clock.monotonic() - start) * 1000
+            if policy is None or isinstance(cause, NonRetryableError) or _unrepeatable(failure):
+                delay = None
+            else:
+                now = self.clock.now()
+                first = live.record.first_try if live.record.first_try is not None else began
+                delay = machine.retry_delay(
+                    policy,
+                    failure,
+                    failures=live.record.tries + 1,
+                    elapsed=now - first,
+                    jitter=self.ids.jitter() if policy.jitter else 0.0,
+                    not_before=cause.seconds if isinstance(cause, RetryAfter) else None,
+                )
+            if delay is None:
+                self.fail(run, live, step, visit, failure, ms=ms)
+                return
+            run.emit(
+                machine.retried(
+                    live.record, step, failure, path=visit.path, now=self.clock.now(), began=began, delay=delay, ms=ms,
+                    shown=visit.shown,
+                )
+            )
+
+    async def _timed(self, step: StepDef, visit: StepVisit, began: float) -> Outcome:
+        """One attempt under the step's timeout. What a timed-out attempt still returns is ignored."""
+        assert step.timeout is not None
+        visit.deadline = began + step.timeout
+        late = False
+        outcome: Outcome | None = None
+        with anyio.CancelScope() as scope:
+
+            def expire() -> None:
+                nonlocal late
+                late = True
+                scope.cancel()
+
+            timer = self.clock.call_later(step.timeout, expire)
+            try:
+                outcome = await step.type.run(visit, step.config)
+            except Exception:
+                if not late:
+                    raise
+            finally:
+                timer.cancel()
+        if late or outcome is None:
+            raise StepError(f"timed out after {step.timeout:g} s", kind="TimeoutError")
+        return outcome
+
+    async def _compose(self, run: Run, live: LiveFrame, step: StepDef) -> None:
+        visit = StepVisit(self, run, live, step)
+        if live.record.memo is None:
+            self.announce(run, visit)
+        start = self.clock.monotonic()
+        try:
+            outcome = await step.type.run(visit, step.config)
+            if type(outcome) is Done and outcome.changes:
+                outcome = replace(outcome, changes=normalise(outcome.changes, limits=self.limits))
+        except asyncio.CancelledError:
+            self._cut(run, live, step, visit, start, in_flight=False)
+            raise
+        except (Stopped, LeaseLost):
+            raise
+        except Exception as error:
+            self.fail(run, live, step, visit, self.describe(run, step, visit, error))
+            return
+        self._conclude(run, live, step, visit, outcome, ms=(self.clock.monotonic() - start) * 1000)
+
+    def _cut(self, run: Run, live: LiveFrame, step: StepDef, visit: StepVisit, start: float, *, in_flight: bool) -> bool:
+        """A step got a CancelledError. True if we are being cancelled (and it leaves an entry if the execution or
+        its branch is); False if the step raised it by itself."""
+        branch = live.cut()
+        if branch is None and run.stop_reason is None:
+            task = asyncio.current_task()
+            return task is None or task.cancelling() > 0 or anyio.get_current_task_cancelled()
+        if branch is not None or run.stop_reason in ("cancelled", "timeout"):
+            reason = branch or (run.stop_reason if run.stop_reason == "timeout" else run.stop_detail or "user_requested")
+            if live.record.state in (FrameState.RUNNING, FrameState.WAITING):
+                run.emit(
+                    machine.cut(
+                        live.record,
+                        step,
+                        path=visit.path,
+                        now=self.clock.now(),
+                        reason=reason,
+                        in_flight=in_flight,
+                        ms=(self.clock.monotonic() - start) * 1000,
+                    )
+                )
+        return True
+
+    def _conclude(
+        self,
+        run: Run,
+        live: LiveFrame,
+        step: StepDef,
+        visit: StepVisit,
+        outcome: Outcome,
+        *,
+        ms: float | None = None,
+        action: Action = Action.COMPLETED,
+        actor: str | None = None,
+        consumed: tuple[int, ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Turns an outcome into a transition and applies it."""
+        if type(outcome) is Done:
+            seq = run.seq + 1
+            record = live.record
+            merged: list[tuple[str, int]] = []
+            for key in outcome.merge:
+                merged += visit.take_over(run.body_of(visit.frame_path(key)))
+            values, seqs = live.values, live.seqs
+            has_output = outcome.output is not KEEP
+            for name in outcome.same:
+                values[name] = outcome.output
+                seqs[name] = seq
+            if outcome.changes:
+                for name, value in outcome.changes.items():
+                    values[name] = value
+                    seqs[name] = seq
+            if has_output:
+                live.output = outcome.output
+            run.emit(
+                machine.completed(
+                    record,
+                    step,
+                    live.body,
+                    seq=seq,
+                    path=visit.path,
+                    now=self.clock.now(),
+                    target=outcome.next if outcome.next is not None else step.follow,
+                    has_output=has_output,
+                    output=outcome.output if has_output else None,
+                    same=outcome.same,
+                    changes=outcome.changes,
+                    merged=merged,
+                    metadata=outcome.metadata or metadata,
+                    ms=ms,
+                    shown=visit.shown,
+                    actor=actor,
+                    action=action,
+                    dropped=(visit.path,) if run.has_bodies(visit.path) else (),
+                    consumed=consumed,
+                )
+            )
+        elif type(outcome) is Suspend:
+            wait = outcome.wait
+            if live.record.wait is not None and live.record.wait.wait_id == wait.wait_id:
+                run.emit(
+                    machine.voted(
+                        live.record, step, wait, path=visit.path, now=self.clock.now(), actor=actor, body=metadata,
+                        consumed=consumed,
+                    )
+                )
+            else:
+                run.emit(
+                    machine.waiting(
+                        live.record, step, wait, path=visit.path, now=self.clock.now(), data=getattr(wait, "data", None)
+                    ),
+                    needed=outcome.needed,
+                )
+        elif type(outcome) is Failed:
+            self.fail(run, live, step, visit, outcome.error, ms=ms)
+        else:
+            error = ErrorInfo(
+                type="ConfigError", message=f"step type {step.type.name!r} returned {type(outcome).__name__}, not an outcome",
+                step=step.id, path=visit.path,
+            )
+            self.fail(run, live, step, visit, error, ms=ms)
+
+    def fail(
+        self,
+        run: Run,
+        live: LiveFrame,
+        step: StepDef,
+        visit: StepVisit,
+        error: ErrorInfo,
+        *,
+        ms: float | None = None,
+        actor: str | None = None,
+        consumed: tuple[int, ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """A step failed for good: its frame goes to a handler, or has failed."""
+        handler = step.on_error
+        if handler is None and live is run.root and not run.info.handled and error.type not in machine.FATAL:
+            handler = run.definition.on_error
+            if handler is not None:
+                run.change_info(handled=True)
+        if error.type in machine.FATAL:
+            handler = None
+        seq = run.seq + 1
+        if handler is not None:
+            live.values[machine.LAST_ERROR] = machine.last_error(error)
+            live.seqs[machine.LAST_ERROR] = seq
+        run.emit(
+            machine.failed(
+                live.record,
+                step,
+                live.body,
+                error,
+                seq=seq,
+                path=visit.path,
+                now=self.clock.now(),
+                handler=handler,
+                ms=ms,
+                shown=visit.shown,
+                actor=actor,
+                metadata=metadata,
+                dropped=(visit.path,) if handler is not None and run.has_bodies(visit.path) else (),
+                consumed=consumed,
+                messages=self._farewell(run, live, visit, "parent_failed") if handler is not None else (),
+            )
+        )
+
+    def describe(self, run: Run, step: StepDef, visit: StepVisit, error: BaseException) -> ErrorInfo:
+        kind, message = step_error(error)
+        if run.masks:
+            message = redact(message, run.masks)
+        if len(message) > 4096:
+            message = message[:4096] + "…"
+        message = message.encode("utf-8", "replace").decode()
+        return ErrorInfo(type=kind, message=message, step=step.id, path=visit.path, attempts=visit.attempt)
+
+    async def _load_history(self, run: Run) -> None:
+        await self.flush(run)
+        found = await self.store.read(run.id, after=max(0, run.seq - HISTORY), limit=HISTORY)
+        from durable_flow.model.codec import decode_record
+
+        run.history = [
+            {
+                "step_id": record.step,
+                "path": record.path,
+                "action": str(record.action),
+                "timestamp": moment(record.time).isoformat().replace("+00:00", "Z"),
+            }
+            for _, blob in found
+            for record in (decode_record(blob, execution_id=run.id),)
+        ]
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    async def _answered(self, run: Run, live: LiveFrame, step: StepDef) -> None:
+        """A waiting frame takes its next message, when there is one."""
+        wait = live.record.wait
+        assert wait is not None
+        queue = run.mailbox.get(wait.wait_id)
+        if not queue:
+            await self.park(run, live)
+            queue = run.mailbox[wait.wait_id]
+        number, message = queue.pop(0)
+        if not queue:
+            del run.mailbox[wait.wait_id]
+        visit = StepVisit(self, run, live, step)
+        told = dict(message.body) or None
+        if message.kind == "timeout":
+            told = {"timeout": True}
+        try:
+            outcome = step.type.answered(visit, step.config, wait, message)
+            if type(outcome) is Done:
+                outcome = self._normal(outcome)
+        except Exception as error:
+            self.fail(
+                run, live, step, visit, self.describe(run, step, visit, error), actor=message.actor, consumed=(number,),
+                metadata={"answer": told},
+            )
+            return
+        self._conclude(
+            run, live, step, visit, outcome, action=Action.ANSWERED, actor=message.actor, consumed=(number,),
+            metadata={"answer": {name: value for name, value in (told or {}).items() if name != "response"}}
+            if type(outcome) is Done
+            else told,
+        )
+
+    async def park(self, run: Run, live: LiveFrame) -> None:
+        """Returns when the wait of this frame has a message. Unwinds the run if everything waits."""
+        wait = live.record.wait
+        assert wait is not None
+        timer: Timer | None = None
+        live.wake = asyncio.Event()
+        if wait.deadline is not None:
+            left = max(0.0, wait.deadline.timestamp() - self.clock.now())
+            wait_id = wait.wait_id
+            timer = self.clock.call_later(left, lambda: self.spawn(self.expire(run, wait_id)))
+        run.active -= 1
+        counted = False
+        try:
+            await (self.flush(run) if run.active else self.quiet(run))
+            while not run.mailbox.get(wait.wait_id):
+                live.wake.clear()
+                await live.wake.wait()
+            counted = True
+        finally:
+            if timer is not None:
+                timer.cancel()
+            live.wake = None
+            if not counted or not run.woken.pop(wait.wait_id, False):
+                run.active += 1
+
+    async def quiet(self, run: Run) -> None:
+        """No task of this execution is active: it is halted, unless a message came meanwhile."""
+        while True:
+            await self._sort(run)
+            if run.active or run.stop_reason is not None:
+                return
+            if run.status is not Status.HALTED:
+                run.emit(machine.noted(Action.HALTED, now=self.clock.now(), status=Status.HALTED))
+            if await self.flush(run, release=True):
+                self.stop(run, "halted")
+                return
+            await self.collect(run)
+
+    async def collect(self, run: Run) -> None:
+        """Reads the inbox of an execution this process drives and wakes what it is for."""
+        run.take_mail(await self.store.inbox(run.id))
+        await self._sort(run)
+
+    async def _sort(self, run: Run) -> None:
+        """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten."""
+        parked = {live.record.wait.wait_id: live for live in run.lives.values() if live.wake is not None and live.record.wait}
+        known = {wait.wait_id for wait in run.waiting.values()}
+        for wait_id in list(run.mailbox):
+            if (live := parked.get(wait_id)) is not None:
+                assert live.wake is not None
+                if not live.wake.is_set() and wait_id not in run.woken:
+                    run.woken[wait_id] = True
+                    run.active += 1
+                    self._wakes(run)
+                    live.wake.set()
+            elif wait_id not in known:
+                run.consume(number for number, _ in run.mailbox.pop(wait_id))
+        while run.loose_mail:
+            number, message = run.loose_mail.pop(0)
+            if message.kind == "cancel":
+                run.stop_actor, run.stop_mail = message.actor, (number,)
+                self.stop(run, "cancelled", detail=message.body.get("reason"))
+            elif message.kind == "note":
+                run.emit(
+                    machine.noted(
+                        Action.NOTED, now=self.clock.now(), actor=message.actor, metadata=message.body, consumed=(number,)
+                    )
+                )
+            else:
+                run.consume((number,))
+
+    def _wakes(self, run: Run) -> None:
+        if run.status is Status.HALTED:
+            run.emit(machine.noted(Action.RESUMED, now=self.clock.now(), status=Status.RUNNING))
+
+    async def expire(self, run: Run | None, wait_id: str) -> None:
+        """Closes a wait whose deadline passed, unless it was answered before."""
+        execution_id = wait_id.rpartition(":")[0]
+        message = Message(
+            kind="timeout", execution_id=execution_id, key=f"timeout:{wait_id}", time=self.clock.now(), wait_id=wait_id
+        )
+        await self.store.append(message, encode(message))
+        if run is not None and self.runs.get(run.id) is run:
+            await self.collect(run)
+
+    # -- child executions ----------------------------------------------------------------------------------------------
+
+    async def child(
+        self, run: Run, live: LiveFrame, visit: StepVisit, workflow_id: str, given: Any, *, wait: bool, timeout: float | None
+    ) -> Any:
+        """The result of the child execution of a visit, which is started, taken over, or waited for."""
+        from durable_flow.inputs import check_input
+
+        memo = visit.memo
+        if memo is None:
+            if run.info.depth + 1 > self.limits.workflow_depth:
+                raise LimitExceeded("workflow_depth", allowed=self.limits.workflow_depth, where=visit.path)
+            definition = self.find_workflow(workflow_id)
+            if definition is None:
+                raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
+            given = check_input(definition, {} if given is None else given)
+            deadline = None if timeout is None else self.clock.now() + timeout
+            memo = {"child": child_id(run.id, visit.path), "workflow_id": workflow_id, "deadline": deadline, "wait": wait}
+            visit.remember(memo, kept={"input": given})
+        await self.flush(run)
+        execution_id, deadline = memo["child"], memo["deadline"]
+        row = await self.store.row(execution_id)
+        if row is None:
+            definition = self.find_workflow(workflow_id)
+            if definition is None:
+                raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
+            child = self.create(
+                definition,
+                visit.kept("input"),
+                execution_id=execution_id,
+                parent=run,
+                parent_wait=visit.wait_id if wait else None,
+                trigger="child",
+                labels={},
+            )
+            if not wait:
+                await self.flush(child, release=True)
+                return execution_id
+            await self._within(run, live, visit, deadline, self.execute(child))
+        elif not wait:
+            return execution_id
+        while True:
+            row = await self.store.row(execution_id)
+            if row is None:
+                raise StepError(f"the child execution {execution_id!r} was deleted", kind="ChildFailed")
+            status = Status(row.status)
+            if status is Status.FAILED and visit.path in run.retrying:
+                run.retrying.discard(visit.path)
+                again = await self.revive(execution_id)
+                if again is not None:
+                    await self._within(run, live, visit, deadline, self.execute(again))
+                continue
+            if status.over:
+                await self.collect(run)
+                return self._child_result(row)
+            if deadline is not None and self.clock.now() >= deadline:
+                self._child_timeout(run, visit, timeout)
+            if status is not Status.HALTED or not row.owner:
+                taken = await self.claim(execution_id) if status is not Status.HALTED else None
+                if taken is not None:
+                    await self._within(run, live, visit, deadline, self.execute(taken))
+                    continue
+            if live.record.wait is None:
+                run.emit(
+                    machine.waiting(
+                        live.record,
+                        visit.step,
+                        ChildWait(
+                            wait_id=visit.wait_id,
+                            path=visit.path,
+                            step_id=visit.step.id,
+                            since=moment(self.clock.now()),
+                            deadline=None if deadline is None else moment(deadline),
+                            execution_id=execution_id,
+                            workflow_id=memo["workflow_id"],
+                        ),
+                        path=visit.path,
+                        now=self.clock.now(),
+                        data={"type": "child", "execution_id": execution_id},
+                    )
+                )
+            await self.park(run, live)
+            run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
+
+    async def _within(
+        self, run: Run, live: LiveFrame, visit: StepVisit, deadline: float | None, work: Awaitable[Any]
+    ) -> None:
+        if deadline is None:
+            await work
+            return
+        late = False
+        with anyio.CancelScope() as scope:
+
+            def expire() -> None:
+                nonlocal late
+                late = True
+                scope.cancel()
+
+            timer = self.clock.call_later(max(0.0, deadline - self.clock.now()), expire)
+            try:
+                await work
+            finally:
+                timer.cancel()
+        if late:
+            self._child_timeout(run, visit, None)
+
+    def _child_timeout(self, run: Run, visit: StepVisit, timeout: float | None) -> None:
+        raise StepError("the child execution did not end in time", kind="TimeoutError")
+
+    def _child_result(self, row: Row) -> Any:
+        from durable_flow.model.codec import decode_info
+
+        info = decode_info(row.info, execution_id=row.id)
+        if row.status == Status.COMPLETED:
+            return self.store.result_of(row)
+        if row.status == Status.CANCELLED:
+            raise StepError(f"the child execution {row.id!r} was cancelled", kind="ChildCancelled")
+        error = info.error
+        raise StepError(
+            f"{error.message} (in child execution {row.id!r})" if error else f"child execution {row.id!r} failed",
+            kind=error.type if error else "ChildFailed",
+        )
+
+    def _farewell(self, run: Run, live: LiveFrame | None, visit: StepVisit | None, reason: str) -> tuple[Message, ...]:
+        """Messages that cancel the children of this step (or of the whole execution) which still may run."""
+        frames = [run.root.record, *run.frames.values()] if live is None else [live.record]
+        if live is not None and visit is not None:
+            frames += [frame for path, frame in run.frames.items() if path.startswith((f"{visit.path}[", f"{visit.path}/"))]
+        children = [
+            frame.memo["child"]
+            for frame in frames
+            if frame.memo is not None and frame.memo.get("wait") and isinstance(frame.memo.get("child"), str)
+        ]
+        now = self.clock.now()
+        messages = tuple(
+            Message(kind="cancel", execution_id=child, key="cancel", time=now, body={"reason": reason}) for child in children
+        )
+        run.farewells.extend(children)
+        return messages
+
+    # -- whole executions ----------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        definition: WorkflowDef,
+        given: dict[str, Any],
+        *,
+        execution_id: str,
+        trigger: str,
+        labels: Mapping[str, str],
+        parent: Run | None = None,
+        parent_wait: str | None = None,
+        fingerprint: str = "",
+    ) -> Run:
+        """A new execution in memory; its first commit creates it, with the lease."""
+        now = self.clock.now()
+        run = Run(execution_id, definition, owner=self.owner, generation=1)
+        run.input = given
+        run.created_at = run.updated_at = now
+        run.lease_until = now + self.lease_ttl
+        if parent is not None:
+            run.parent_id, run.root_id = parent.id, parent.root_id
+        run.new = New(
+            workflow_id=definition.id,
+            workflow_version=definition.version,
+            definition_hash=definition.hash,
+            definition=encode(definition.document),
+            input=encode(given),
+            created_at=now,
+            parent_id=run.parent_id,
+            root_id=run.root_id,
+            labels=dict(labels),
+            trigger=trigger,
+        )
+        run.info = Info(
+            started_at=now,
+            deadline=None if definition.timeout is None else now + definition.timeout,
+            depth=0 if parent is None else parent.info.depth + 1,
+            secrets=definition.secrets,
+            parent_wait=parent_wait,
+            given=fingerprint,
+        )
+        run.masks = secret_texts(given, definition.secrets)
+        run.emit(machine.started(now=now, metadata={"trigger": trigger}))
+        return run
+
+    async def claim(
+        self, execution_id: str, statuses: tuple[Status, ...] = (Status.PENDING, Status.RUNNING, Status.HALTED)
+    ) -> Run | None:
+        """Takes an execution that nobody drives; None if somebody does, or it has another status."""
+        if self.closing:
+            raise ConflictError("the runtime is closing; no execution is taken up any more")
+        stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
+        if not isinstance(stored, Stored):
+            return None
+        try:
+            definition = await self.load_definition(stored.row.definition_hash, execution_id)
+            run = Run.load(stored, definition, owner=self.owner)
+        except BaseException:
+            await self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
+            raise
+        run.recoveries = stored.row.recoveries
+        if run.status in (Status.RUNNING, Status.PENDING):
+            metadata = {"recoveries": stored.row.recoveries} if stored.row.recoveries else None
+            run.emit(machine.noted(Action.RECOVERED, now=self.clock.now(), status=Status.RUNNING, metadata=metadata))
+        return run
+
+    async def revive(self, execution_id: str, *, actor: str | None = None) -> Run | None:
+        """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more)."""
+        run = await self.claim(execution_id, (Status.FAILED,))
+        if run is None:
+            return None
+        now = self.clock.now()
+        frames = [run.root.record, *run.frames.values()]
+        for frame in frames:
+            if frame.memo is not None and "child" in frame.memo and frame.error is not None:
+                run.retrying.add(frame.error.path)
+        if run.definition.timeout is not None:
+            run.change_info(deadline=now + run.definition.timeout)
+        run.emit(machine.revived(frames, now=now, actor=actor))
+        return run
+
+    async def execute(self, run: Run) -> None:
+        """Drives an execution this process holds until it is over, halted, or taken from it."""
+        self.runs[run.id] = run
+        deadline: Timer | None = None
+        try:
+            try:
+                with anyio.CancelScope() as scope:
+                    run.scope = scope
+                    if run.info.deadline is not None:
+                        left = run.info.deadline - self.clock.now()
+                        deadline = self.clock.call_later(max(0.0, left), lambda: self.stop(run, "timeout"))
+                    await self._sort(run)
+                    if run.stop_reason is None:
+                        try:
+                            end = self._poisoned(run) or await self.body(run, run.root, "")
+                        except Stopped:
+                            pass
+                        else:
+                            await self._finish(run, end)
+            finally:
+                if deadline is not None:
+                    deadline.cancel()
+            match run.stop_reason:
+                case None | "halted" | "finished":
+                    pass
+                case "cancelled" | "timeout":
+                    await self.settle_cancelled(run)
+                case "lease_lost":
+                    raise LeaseLost(run.id)
+                case "shutdown":
+                    await self.settle(run, release=False)
+                    await self.store.release(run.id, owner=self.owner, generation=run.generation)
+                    raise ConflictError(
+                        f"the runtime was closed while execution {run.id!r} ran; it goes on with recover()"
+                    )
+        except asyncio.CancelledError:
+            await self._abandon(run)
+            raise
+        except (LeaseLost, ConflictError):
+            raise
+        except BaseException:
+            await self._abandon(run)
+            raise
+        finally:
+            del self.runs[run.id]
+            run.over.set()
+        for execution_id in run.farewells:
+            await self.nudge(execution_id)
+        if run.status.over and run.parent_id is not None and run.info.parent_wait is not None:
+            await self.nudge(run.parent_id)
+
+    def _poisoned(self, run: Run) -> ChildEnd | None:
+        """The end of an execution that took its process down too often without getting anywhere."""
+        if run.recoveries <= self.max_recoveries:
+            return None
+        error = ErrorInfo(
+            type="Poisoned",
+            message=f"{run.recoveries} processes lost this execution at the same place (max_recoveries={self.max_recoveries})",
+            step=run.root.record.at,
+            path=run.root.record.at or "",
+        )
+        return ChildEnd(key="", state=FrameState.FAILED, error=error)
+
+    async def _abandon(self, run: Run) -> None:
+        """The caller is gone: what was done is committed, the lease given back, and the execution can go on anywhere."""
+
+        async def leave() -> None:
+            try:
+                if run.stop_reason not in ("lease_lost", "halted", "finished"):
+                    await self.flush(run)
+                    await self.store.release(run.id, owner=self.owner, generation=run.generation)
+            except (Stopped, DurableFlowError) as error:
+                logger.warning("leaving execution %s: %s", run.id, error)
+
+        task = asyncio.get_running_loop().create_task(leave())
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("leaving execution %s: %s", run.id, task.exception())
+
+    async def _finish(self, run: Run, end: ChildEnd) -> None:
+        now = self.clock.now()
+        consumed = run.unread()
+        if end.error is not None:
+            transition = machine.finished(
+                run.root.record, Status.FAILED, now=now, error=end.error, consumed=consumed,
+                messages=(*self._farewell(run, None, None, "parent_failed"), *self._report(run)),
+            )
+        else:
+            transition = machine.finished(
+                run.root.record, Status.COMPLETED, now=now, result=run.root.seqs.get("result"), consumed=consumed,
+                messages=self._report(run),
+            )
+        run.emit(transition)
+        await self._let_go(run)
+
+    async def _let_go(self, run: Run) -> None:
+        """Commits the end with the lease; a message that came too late does not keep it."""
+        run.ending = True
+        if not await self.flush(run, release=True):
+            await self.store.release(run.id, owner=self.owner, generation=run.generation)
+        run.stop_reason = "finished"
+
+    async def settle_cancelled(self, run: Run) -> None:
+        """The tasks of a cancelled (or timed out) execution are unwound: it ends."""
+        now = self.clock.now()
+        consumed = (*run.stop_mail, *run.unread())
+        reason = run.stop_detail or "user_requested"
+        farewell = self._farewell(run, None, None, "parent_cancelled")
+        if run.stop_reason == "cancelled":
+            status, error = Status.CANCELLED, None
+        else:
+            timeout = run.definition.timeout or 0.0
+            status, reason = Status.FAILED, "timeout"
+            error = ErrorInfo(
+                type="TimeoutError", message=f"the workflow timed out after {timeout:g} s", step=run.root.record.at,
+                path=run.root.record.at or "",
+            )
+        run.close_waits()
+        run.emit(
+            machine.finished(
+                run.root.record, status, now=now, error=error, actor=run.stop_actor, reason=reason, consumed=consumed,
+                messages=(*farewell, *self._report(run)),
+            )
+        )
+        run.stop_reason = None
+        task = asyncio.get_running_loop().create_task(self._let_go(run))
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        task.result()
+
+    def _report(self, run: Run) -> tuple[Message, ...]:
+        """What a child tells its parent in the commit that ends it."""
+        wait_id = run.info.parent_wait
+        if wait_id is None or run.parent_id is None:
+            return ()
+        return (
+            Message(
+                kind="child", execution_id=run.parent_id, key=f"child:{run.id}", time=self.clock.now(), wait_id=wait_id
+            ),
+        )
+
+    def stop(self, run: Run, reason: str, *, detail: str | None = None) -> None:
+        """Unwinds the tasks of a run. The first reason counts, except that a lost lease overrides all."""
+        if run.ending and reason != "lease_lost":
+            return
+        if run.stop_reason is None or reason == "lease_lost":
+            run.stop_reason, run.stop_detail = reason, detail
+            if run.scope is not None:
+                run.scope.cancel()
+
+    async def nudge(self, execution_id: str) -> None:
+        """An execution has mail: it is read here if it is driven here, and driven if nobody does."""
+        run = self.runs.get(execution_id)
+        if run is not None:
+            await self.collect(run)
+            return
+        taken = await self.claim(execution_id)
+        if taken is not None:
+            await self.execute(taken)
+
+    async def secret(self, name: str) -> Any:
+        """A secret from the host. Raises StepError for one it does not have."""
+        value: Any = None
+        if callable(self.secrets):
+            value = self.secrets(name)
+            if inspect.isawaitable(value):
+                value = await value
+        elif self.secrets is not None:
+            value = self.secrets.get(name)
+        if value is None:
+            raise StepError(f"the host has no secret named {name!r}", kind="SecretNotFound")
+        return value
+
+    def task_group(self) -> anyio.abc.TaskGroup:
+        return anyio.create_task_group()
+
+
+def commit_version(run: Run) -> int:
+    return 0 if run.inflight_commit is None else run.inflight_commit.version
+
+
+def child_id(parent_id: str, path: str) -> str:
+    """The id of the execution that a `workflow` step starts: the same however often the step is entered."""
+    readable = f"{parent_id}.{path}"
+    if len(readable) <= 200:
+        return readable
+    return f"{parent_id[:80]}.{hashlib.sha256(readable.encode()).hexdigest()[:40]}"
+
+
+def _unrepeatable(error: ErrorInfo) -> bool:
+    """What would fail the same way again: the effect happened but its value cannot be stored, or nothing can be called."""
+    return error.type in ("OutputError", "LimitExceeded", "ServiceNotFound", "ServiceError", "SecretNotFound")
+
+
+def _wake_at(run: Run) -> float | None:
+    """When time alone makes something happen in this execution."""
+    times = [wait.deadline.timestamp() for wait in run.waiting.values() if wait.deadline is not None]
+    if run.info.deadline is not None:
+        times.append(run.info.deadline)
+    if run.root.record.due is not None:
+        times.append(run.root.record.due)
+    return min(times) if times and not run.status.over else None
+
+
+def events_of(run: Run, record: Record, seq: int) -> list[Event]:
+    """The events that an entry stands for."""
+    data: dict[str, Any] = {"workflow_id": run.definition.id, "execution_id": run.id}
+    names = {
+        Action.COMPLETED: "step.completed",
+        Action.ANSWERED: "step.completed",
+        Action.FAILED: "step.failed",
+        Action.HALTED: "step.halted",
+        Action.RETRIED: "step.retried",
+        Action.SKIPPED: "step.completed",
+        Action.CANCELLED: "step.cancelled",
+    }
+    if record.step:
+        name = names.get(record.action)
+        if name is None:
+            return []
+        data |= {"step_id": record.step, "step_type": record.type, "path": record.path, "attempt": record.attempt}
+        if record.error is not None:
+            data["error"] = record.error.text
+        elif name == "step.halted":
+            data["halt"] = redact(record.output, run.masks)
+        else:
+            data["output"] = redact(record.output, run.masks)
+    else:
+        match record.action:
+            case Action.STARTED:
+                name, data["input"] = "workflow.started", redact(run.input, run.masks)
+            case Action.RESUMED:
+                name = "workflow.resumed"
+            case Action.HALTED:
+                name = "workflow.halted"
+                data["halt"] = [redact(getattr(wait, "data", None), run.masks) for wait in run.waiting.values()]
+            case Action.FINISHED:
+                name = f"workflow.{(record.metadata or {}).get('status')}"
+                if record.error is not None:
+                    data["error"] = record.error.text
+                elif name == "workflow.completed":
+                    data["output"] = redact(run.root.values.get("result"), run.masks)
+            case _:
+                return []
+    return [Event(type=name, data=data, timestamp=moment(record.time), id=f"{run.id}:{seq}")]

@@ -1,0 +1,418 @@
+"""An execution in memory while this process drives it: frames with their values, and what is not yet committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import anyio
+from msgspec.structs import replace
+
+from durable_flow.machine import kept_path
+from durable_flow.model.codec import Info, decode_frame, decode_info, decode_message, decode_record, decode_value, encode, value_of
+from durable_flow.model.execution import AnyWait, Status
+from durable_flow.model.frame import Frame, Message, Record, Transition
+from durable_flow.model.mask import secret_texts
+from durable_flow.model.workflow import Body, StepDef, WorkflowDef
+from durable_flow.stores.base import Commit, New, Stored
+
+
+class LiveFrame:
+    """A frame and its variables. `seqs` has, for every variable the frame itself set, the entry with its value.
+
+    `shadows` are the names its parent step gave it (a loop's item): they hide outer ones and end with the frame.
+    """
+
+    __slots__ = (
+        "base", "body", "cut_reason", "output", "parent", "record", "seqs", "shadows", "values", "wake"
+    )
+
+    def __init__(self, record: Frame, body: Body, parent: LiveFrame | None, *, base: str) -> None:
+        self.record = record
+        self.body = body
+        self.parent = parent
+        self.base = base
+        self.values: dict[str, Any] = {}
+        self.seqs: dict[str, int] = {}
+        self.shadows: frozenset[str] = frozenset()
+        self.output: Any = None
+        self.wake: asyncio.Event | None = None
+        self.cut_reason: str | None = None
+
+    def step_path(self, step_id: str) -> str:
+        """The path of the current visit of one of its steps."""
+        visit = self.record.visit
+        return f"{self.base}{step_id}" if visit == 1 else f"{self.base}{step_id}#{visit}"
+
+    def chain(self) -> list[LiveFrame]:
+        """From the outermost frame to this one."""
+        frames: list[LiveFrame] = []
+        frame: LiveFrame | None = self
+        while frame is not None:
+            frames.append(frame)
+            frame = frame.parent
+        frames.reverse()
+        return frames
+
+    def cut(self) -> str | None:
+        """Why this frame is being cancelled, if one of the groups around it was."""
+        frame: LiveFrame | None = self
+        while frame is not None:
+            if frame.cut_reason is not None:
+                return frame.cut_reason
+            frame = frame.parent
+        return None
+
+
+class Run:
+    """One execution driven by this process.
+
+    Transitions are applied with `emit` and wait in a buffer; `batch` makes one commit of all of them. At most one commit
+    is under way; what comes meanwhile shares the next one.
+    """
+
+    def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
+        self.id = execution_id
+        self.definition = definition
+        self.owner = owner
+        self.generation = generation
+        self.version = 0
+        self.seq = 0
+        self.durable = 0
+        self.status = Status.RUNNING
+        self.info = Info()
+        self.input: Any = None
+        self.new: New | None = None
+        self.lease_until: float | None = None
+        self.parent_id: str | None = None
+        self.root_id = execution_id
+        self.created_at = 0.0
+        self.updated_at = 0.0
+        self.finished_at: float | None = None
+        self.result_seq: int | None = None
+        self.root = LiveFrame(Frame(at=definition.body.first), definition.body, None, base="")
+        self.frames: dict[str, Frame] = {}
+        self.lives: dict[str, LiveFrame] = {"": self.root}
+        self.stored_sets: dict[str, dict[str, int]] = {}
+        self.stored_records: dict[int, Record] = {}
+        self.mailbox: dict[str, list[tuple[int, Message]]] = {}
+        self.read_mail: set[int] = set()
+        self.history: list[dict[str, Any]] | None = None
+        self.masks: tuple[str, ...] = ()
+        # control
+        self.active = 1
+        self.scope: anyio.CancelScope | None = None
+        self.stop_reason: str | None = None
+        self.stop_detail: str | None = None
+        self.stop_actor: str | None = None
+        self.stop_mail: tuple[int, ...] = ()
+        self.inflight: asyncio.Future[Any] | None = None
+        self.inflight_records: list[Record] = []
+        self.over: asyncio.Event = asyncio.Event()
+        self.releasing = False
+        self.ending = False
+        self.woken: dict[str, bool] = {}
+        self.farewells: list[str] = []
+        self.retrying: set[str] = set()
+        self.recoveries = 0
+        self.inflight_commit: Commit | None = None
+        self.kept: dict[str, dict[str, Any]] = {}
+        self.loose_mail: list[tuple[int, Message]] = []
+        self.waiting: dict[str, AnyWait] = {}
+        self._bodies: dict[str, dict[str, None]] = {}
+        self._steps: dict[str, dict[str, None]] = {}
+        # not yet committed
+        self._records: list[Record] = []
+        self._entries: list[tuple[int, str]] = []
+        self._frames: dict[str, Frame | None] = {}
+        self._sets: dict[tuple[str, str], int] = {}
+        self._dropped: list[str] = []
+        self._opened: list[AnyWait] = []
+        self._needed: dict[str, int] = {}
+        self._closed: list[str] = []
+        self._consumed: list[int] = []
+        self._messages: list[Message] = []
+        self._info_changed = True
+
+    # -- from the store ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, stored: Stored, definition: WorkflowDef, *, owner: str) -> Run:
+        """The execution as it was committed last."""
+        row = stored.row
+        run = cls(row.id, definition, owner=owner, generation=row.generation)
+        run.version, run.seq, run.durable = row.version, row.seq, row.seq
+        run.status = Status(row.status)
+        run.info = decode_info(row.info, execution_id=row.id)
+        run._info_changed = False
+        run.input = decode_value(row.input, execution_id=row.id)
+        run.parent_id, run.root_id = row.parent_id, row.root_id
+        run.created_at, run.updated_at = row.created_at, row.updated_at
+        run.result_seq = row.result_seq
+        run.root.record = decode_frame(row.root, execution_id=row.id)
+        run.frames = {path: decode_frame(blob, execution_id=row.id) for path, blob in stored.frames}
+        run.stored_records = {seq: decode_record(blob, execution_id=row.id) for seq, blob in stored.entries.items()}
+        for frame, name, seq in stored.sets:
+            run.stored_sets.setdefault(frame, {})[name] = seq
+        for frame in (run.root.record, *run.frames.values()):
+            if frame.wait is not None:
+                run.waiting[frame.path] = frame.wait
+        for path in run.frames:
+            step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
+            owner = step_path if step_path in run.frames else step_path.rpartition("/")[0]
+            run._place(path, step_path, owner if owner in run.frames else "")
+        run._fill(run.root)
+        run.take_mail(stored.inbox)
+        run.masks = secret_texts(run.input, run.info.secrets)
+        return run
+
+    def _place(self, path: str, step_path: str, owner: str) -> None:
+        """Remembers which step a frame belongs to, and which frame that step: what has to go when the step ends."""
+        self._bodies.setdefault(step_path, {})[path] = None
+        self._steps.setdefault(owner, {})[step_path] = None
+
+    def _fill(self, live: LiveFrame) -> None:
+        for name, seq in self.stored_sets.get(live.record.path, {}).items():
+            live.values[name] = value_of(self.stored_records[seq], name)
+            live.seqs[name] = seq
+
+    def take_mail(self, inbox: Iterable[tuple[int, str | bytes]]) -> None:
+        """Sorts messages that were not seen before: to the waits they answer, the others to `loose_mail`."""
+        rest: list[tuple[int, Message]] = []
+        for number, blob in inbox:
+            if number in self.read_mail:
+                continue
+            self.read_mail.add(number)
+            message = decode_message(blob, execution_id=self.id)
+            if message.wait_id is None:
+                rest.append((number, message))
+            else:
+                self.mailbox.setdefault(message.wait_id, []).append((number, message))
+        self.loose_mail.extend(rest)
+
+    def open_frame(
+        self, path: str, body: Body, parent: LiveFrame, *, step_path: str, base: str, given: Mapping[str, Any]
+    ) -> LiveFrame:
+        """The live frame of a body: as it was stored, or at its first step."""
+        record = self.frames.get(path)
+        live = LiveFrame(record or Frame(path=path, at=body.first), body, parent, base=base)
+        live.values.update(given)
+        live.shadows = frozenset(given)
+        if record is not None:
+            self._fill(live)
+            live.output = self.output_of(record)
+        self.lives[path] = live
+        self._place(path, step_path, parent.record.path)
+        return live
+
+    def bodies_of(self, step_path: str) -> list[tuple[str, Frame]]:
+        """The frames of a composite step that were begun, with their paths."""
+        return [(path, self.frames[path]) for path in self._bodies.get(step_path, ()) if path in self.frames]
+
+    # -- transitions ---------------------------------------------------------------------------------------------------
+
+    def emit(self, transition: Transition, *, needed: int = 1) -> None:
+        """Applies a transition to the header and the buffer. Variables are the caller's: it has the values."""
+        self.seq += 1
+        record = transition.record
+        self._records.append(record)
+        self._entries.append((self.seq, encode(record)))
+        for step_path in transition.dropped:
+            self._drop(step_path)
+        frame = transition.frame
+        if frame is not None:
+            self._keep(frame)
+        for other in transition.others:
+            self._keep(other)
+        for path, name, seq in transition.sets:
+            self._sets[path, name] = seq
+        if transition.opened is not None:
+            self._opened.append(transition.opened)
+            self._needed[transition.opened.wait_id] = needed
+            self._info_changed = True
+        if transition.closed is not None:
+            self._closed.append(transition.closed)
+            self._info_changed = True
+        if transition.consumed:
+            self._consumed.extend(transition.consumed)
+        if transition.messages:
+            self._messages.extend(transition.messages)
+        if transition.status is not None:
+            self.status = transition.status
+            self._info_changed = True
+            if transition.status.over:
+                self.finished_at = record.time
+                self.result_seq = transition.result
+                self.info = replace(self.info, error=transition.error)
+            elif record.action == "retried":
+                self.finished_at = None
+                self.info = replace(self.info, error=None)
+        self.updated_at = record.time
+
+    def _keep(self, frame: Frame) -> None:
+        path = frame.path
+        if path:
+            self.frames[path] = frame
+            self._frames[path] = frame
+        if frame.wait is not None:
+            self.waiting[path] = frame.wait
+            self._info_changed = True
+        elif self.waiting.pop(path, None) is not None:
+            self._info_changed = True
+        live = self.lives.get(path)
+        if live is not None:
+            live.record = frame
+
+    def _drop(self, step_path: str) -> None:
+        starts = (f"{step_path}[", f"{step_path}/")
+        for key in [key for key in self._sets if key[0].startswith(starts)]:
+            del self._sets[key]
+        self._forget(step_path)
+        self._dropped.append(step_path)
+
+    def _forget(self, step_path: str) -> None:
+        kept = kept_path(step_path)
+        self.kept.pop(kept, None)
+        self.stored_sets.pop(kept, None)
+        for path in self._bodies.pop(step_path, ()):
+            for mapping in (self.frames, self._frames, self.lives, self.stored_sets):
+                mapping.pop(path, None)  # type: ignore[attr-defined]
+            if self.waiting.pop(path, None) is not None:
+                self._info_changed = True
+            for inner in self._steps.pop(path, ()):
+                self._forget(inner)
+
+    def change_info(self, **changes: Any) -> None:
+        """Changes the rarely changing part of the header with the next commit."""
+        self.info = replace(self.info, **changes)
+        self._info_changed = True
+
+    def consume(self, numbers: Iterable[int]) -> None:
+        """Inbox rows that the next commit takes away without an entry."""
+        self._consumed.extend(numbers)
+
+    def unread(self) -> tuple[int, ...]:
+        """Messages that were read and answer nothing any more."""
+        numbers = [number for queue in self.mailbox.values() for number, _ in queue]
+        numbers += [number for number, _ in self.loose_mail]
+        self.mailbox.clear()
+        self.loose_mail.clear()
+        return tuple(numbers)
+
+    def close_waits(self) -> None:
+        """Nothing waits any more: late answers find their wait closed."""
+        self._closed.extend(wait.wait_id for wait in self.waiting.values())
+        self.waiting.clear()
+        self._info_changed = True
+
+    def has_bodies(self, step_path: str) -> bool:
+        """Whether a step has frames or kept values that must go when it ends."""
+        return step_path in self._bodies or kept_path(step_path) in self.kept or kept_path(step_path) in self.stored_sets
+
+    def body_of(self, path: str) -> LiveFrame:
+        """A body whose variables are asked for: live, or as it was stored when it ended."""
+        live = self.lives.get(path)
+        if live is None:
+            live = LiveFrame(self.frames[path], self.root.body, None, base="")
+            self._fill(live)
+        return live
+
+    @property
+    def buffered(self) -> int:
+        return len(self._entries)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is anything that is not committed."""
+        return bool(self._entries or self._consumed)
+
+    def batch(self, *, nonce: str, release: bool, wake_at: float | None) -> Commit:
+        """Everything buffered as one commit; the buffer is empty afterwards."""
+        info: str | None = None
+        if self._info_changed:
+            waits = tuple(self.waiting.values())
+            self.info = replace(self.info, waits=waits, recover_to=self._recover_to(waits))
+            info = encode(self.info)
+        commit = Commit(
+            execution_id=self.id,
+            owner=self.owner,
+            generation=self.generation,
+            version=self.version,
+            nonce=nonce,
+            seq=self.seq,
+            status=self.status.value,
+            current_step=self.root.record.at,
+            updated_at=self.updated_at,
+            finished_at=self.finished_at,
+            wake_at=wake_at,
+            root=encode(self.root.record),
+            info=info,
+            result_seq=self.result_seq,
+            entries=self._entries,
+            frames=[
+                (path, None if frame is None else frame.out, None if frame is None else encode(frame))
+                for path, frame in self._frames.items()
+            ]
+            if self._frames
+            else (),
+            sets=[(path, name, seq) for (path, name), seq in self._sets.items()] if self._sets else (),
+            dropped=self._dropped,
+            opened=[
+                (wait.wait_id, self._needed[wait.wait_id], wait.deadline.timestamp() if wait.deadline else None)
+                for wait in self._opened
+            ]
+            if self._opened
+            else (),
+            closed=self._closed,
+            consumed=self._consumed,
+            messages=[(message, encode(message)) for message in self._messages] if self._messages else (),
+            release=release,
+            lease_until=self.lease_until if self.new is not None else None,
+            new=self.new,
+        )
+        self.inflight_records = self._records
+        self._records, self._entries = [], []
+        if self._frames:
+            self._frames = {}
+        if self._sets:
+            self._sets = {}
+        if self._dropped:
+            self._dropped = []
+        if self._consumed:
+            self._consumed = []
+        if self._opened or self._closed:
+            self._opened, self._closed, self._needed = [], [], {}
+        if self._messages:
+            self._messages = []
+        self._info_changed = False
+        self.new = None
+        return commit
+
+    def _recover_to(self, waits: tuple[AnyWait, ...]) -> str | None:
+        """The step of the workflow itself at which a resume or retry goes on."""
+        if waits and waits[0] is self.root.record.wait and getattr(waits[0], "resume_step", None):
+            return str(waits[0].resume_step)  # type: ignore[union-attr]
+        if waits or self.status is Status.FAILED:
+            return self.root.record.at
+        return None
+
+    def kept_value(self, path: str, name: str) -> Any:
+        """A value that a step keeps between commits."""
+        values = self.kept.get(path)
+        if values is None:
+            seqs = self.stored_sets.get(path, {})
+            values = self.kept[path] = {key: value_of(self.stored_records[seq], key) for key, seq in seqs.items()}
+        return values.get(name)
+
+    def output_of(self, frame: Frame) -> Any:
+        """The output of a frame that ended before this process drove the execution, or in it."""
+        if frame.out is None:
+            return None
+        record = self.stored_records.get(frame.out)
+        return None if record is None else record.output
+
+    def step_of(self, live: LiveFrame) -> StepDef | None:
+        """The step at the cursor of a frame; None if the frame is over."""
+        at = live.record.at
+        return None if at is None else live.body.by_id.get(at)

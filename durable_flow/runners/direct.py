@@ -1,0 +1,390 @@
+"""`Runner`: starts executions and drives them while the caller waits."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from durable_flow.answers import GIVEN, Answer, choose, message_for
+from durable_flow.engine import POLL, AlreadyExists, Engine
+from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
+from durable_flow.inputs import check_input
+from durable_flow.live import Run
+from durable_flow.model.codec import Info, decode_info, encode
+from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status
+from durable_flow.model.frame import Message
+from durable_flow.model.workflow import WorkflowDef
+from durable_flow.stores.base import Row, check_id, execution_of
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """What an execution is waiting for: `reason` says it, `unblock` what would make it go on."""
+
+    execution_id: str
+    status: Status
+    reason: str
+    unblock: str
+    path: str = ""
+    since: datetime | None = None
+    wait_id: str | None = None
+    deadline: datetime | None = None
+
+
+class Runner:
+    """Drives executions of one workflow in the task of the caller.
+
+    `run` and `resume` return when the execution is over or waits for somebody. Cancelling the call leaves the execution
+    at its last finished step with no owner: `recover` (or a `run` with the same id) goes on from there.
+    """
+
+    def __init__(self, engine: Engine, workflow: WorkflowDef) -> None:
+        self._engine = engine
+        self.workflow = workflow
+
+    async def run(
+        self,
+        input: Mapping[str, Any] | None = None,
+        *,
+        execution_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        trigger: str = "api",
+    ) -> ExecutionResult:
+        """Starts an execution and drives it.
+
+        With an `execution_id` starting is idempotent: a second call with the same input follows the execution that is
+        there, goes on with it where nobody drives it, or returns how it ended. Raises InputError for an input that does
+        not fit (nothing is stored), ConflictError if the id belongs to another workflow or another input.
+        """
+        engine = self._engine
+        if engine.closing:
+            raise ConflictError("the runtime is closed")
+        given = check_input(self.workflow, input)
+        fingerprint = _fingerprint(input)
+        execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
+        _check_labels(labels)
+        if execution_id not in engine.runs:
+            run = engine.create(
+                self.workflow,
+                given,
+                execution_id=execution_id,
+                trigger=trigger,
+                labels=labels or {},
+                fingerprint=fingerprint,
+            )
+            try:
+                return await self._drive(run)
+            except AlreadyExists:
+                pass
+        row = await self._row(execution_id)
+        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
+            raise ConflictError(f"execution {execution_id!r} was started with another input")
+        return await self._follow(execution_id)
+
+    async def resume(
+        self,
+        execution_id: str,
+        *,
+        response: Any = GIVEN,
+        approved: Any = GIVEN,
+        by: str | None = None,
+        comment: str | None = None,
+        selections: Sequence[Any] | None = None,
+        step: str | None = None,
+        wait_id: str | None = None,
+    ) -> ExecutionResult:
+        """Answers a wait and drives the execution on.
+
+        A halt takes `response`; an approval takes `approved` (exactly True or False), `by`, `comment` and `selections`.
+        `step` (a step, branch or path) or `wait_id` say which wait is meant where several are open; a wait of a child
+        execution may be answered through its parent. Exactly one answer to a wait is accepted: a second one, a late
+        one, or one to an execution that does not wait raises ConflictError, and NotAllowed tells who may not answer;
+        then nothing has changed.
+        """
+        engine = self._engine
+        row = await self._row(execution_id)
+        if Status(row.status).over:
+            raise ConflictError(f"execution {execution_id!r} is {row.status}; only a waiting one can be resumed")
+        now = engine.clock.now()
+        info = decode_info(row.info, execution_id=execution_id)
+        if info.deadline is not None and now >= info.deadline:
+            await self._nudge(execution_id)
+            raise ConflictError(f"execution {execution_id!r} timed out before it was resumed")
+        waits = await self._open_waits(info)
+        if not waits:
+            raise ConflictError(f"execution {execution_id!r} is {row.status} and does not wait for an answer")
+        wait = choose(waits, execution_id=execution_id, step=step, wait_id=wait_id)
+        message = message_for(
+            wait, Answer(response=response, approved=approved, by=by, comment=comment, selections=selections), now=now
+        )
+        if wait.deadline is not None and now >= wait.deadline.timestamp():
+            await engine.expire(None, wait.wait_id)
+            await self._nudge(message.execution_id)
+            raise ConflictError(f"wait {wait.wait_id!r} timed out at {wait.deadline.isoformat()}")
+        appended = await engine.store.append(message, encode(message))
+        if appended.outcome == "duplicate":
+            who = f"{by!r} has" if by else "somebody has"
+            raise ConflictError(f"{who} already answered {wait.wait_id!r}")
+        if appended.outcome != "accepted":
+            raise ConflictError(f"wait {wait.wait_id!r} is over; this answer changed nothing")
+        await self._nudge(message.execution_id)
+        return await self._follow(execution_id)
+
+    async def run_until_complete(
+        self,
+        input: Mapping[str, Any] | None = None,
+        on_halt: Callable[[Halt], Any | Awaitable[Any]] | None = None,
+        *,
+        execution_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> ExecutionResult:
+        """`run`, with `on_halt` (plain or async) answering every wait.
+
+        For a halt it returns the response. For an approval it returns True, False, or a mapping of the arguments of
+        `resume`, such as `{"approved": True, "by": "alice"}`. Without `on_halt` a waiting execution is returned.
+        """
+        result = await self.run(input, execution_id=execution_id, labels=labels)
+        while result.halted and on_halt is not None and result.halt is not None:
+            halt = result.halt
+            answer = on_halt(halt)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if halt.type != "approval":
+                arguments: dict[str, Any] = {"response": answer}
+            elif isinstance(answer, Mapping):
+                arguments = dict(answer)
+            else:
+                arguments = {"approved": answer}
+            result = await self.resume(result.execution_id, wait_id=halt.wait_id, **arguments)
+        return result
+
+    async def cancel(self, execution_id: str, *, reason: str | None = None, by: str | None = None) -> ExecutionResult:
+        """Cancels an execution, wherever it runs, and its children. ConflictError if it is over already."""
+        row = await self._row(execution_id)
+        if Status(row.status).over:
+            raise ConflictError(f"execution {execution_id!r} is {row.status}; it cannot be cancelled any more")
+        message = Message(
+            kind="cancel",
+            execution_id=execution_id,
+            key="cancel",
+            time=self._engine.clock.now(),
+            actor=by,
+            body={"reason": reason} if reason else {},
+        )
+        await self._engine.store.append(message, encode(message))
+        await self._nudge(execution_id)
+        return await self._follow(execution_id)
+
+    async def retry(self, execution_id: str, *, by: str | None = None) -> ExecutionResult:
+        """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
+        key of the step stays the same. ConflictError if it is not failed."""
+        row = await self._row(execution_id)
+        run = None
+        if row.status == Status.FAILED:
+            run = await self._engine.revive(execution_id, actor=by)
+        if run is None:
+            raise ConflictError(f"execution {execution_id!r} is {row.status}; only a failed one can be retried")
+        return await self._drive(run)
+
+    async def recover(self, execution_id: str) -> ExecutionResult:
+        """Goes on with an execution whose process died, and fires what timed out meanwhile.
+
+        ConflictError while somebody drives it. One that is over, or waits, is returned as it is.
+        """
+        engine = self._engine
+        row = await self._row(execution_id)
+        if row.owner is not None and execution_id in engine.runs:
+            raise ConflictError(f"execution {execution_id!r} is being driven by this process")
+        if row.status == Status.HALTED:
+            info = decode_info(row.info, execution_id=execution_id)
+            now = engine.clock.now()
+            for wait in [*info.waits, *await self._open_waits(info)]:
+                if wait.deadline is not None and now >= wait.deadline.timestamp():
+                    await engine.expire(None, wait.wait_id)
+                    await self._nudge(wait.wait_id.rpartition(":")[0])
+        if not Status(row.status).over:
+            run = await engine.claim(execution_id)
+            if run is not None:
+                return await self._drive(run)
+            row = await self._row(execution_id)
+            if not Status(row.status).over and row.owner is not None:
+                raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner}")
+        return await self._result(execution_id)
+
+    async def result(self, execution_id: str) -> ExecutionResult:
+        """How the execution stands, without driving it."""
+        await self._row(execution_id)
+        return await self._result(execution_id)
+
+    async def why(self, execution_id: str) -> list[Why]:
+        """What an execution that is not over waits for, since when, and what would make it go on."""
+        row = await self._row(execution_id)
+        status = Status(row.status)
+        info = decode_info(row.info, execution_id=execution_id)
+        now = self._engine.clock.now()
+        if status.over:
+            error = f" ({info.error.text} at {info.error.path or 'the workflow'})" if info.error is not None else ""
+            action = "retry it" if status is Status.FAILED else "nothing: it is over"
+            return [Why(execution_id=execution_id, status=status, reason=f"it is {status}{error}", unblock=action)]
+        found: list[Why] = []
+        for wait in await self._open_waits(info):
+            reason, unblock = _why(wait)
+            found.append(
+                Why(
+                    execution_id=wait.wait_id.rpartition(":")[0],
+                    status=status,
+                    reason=reason,
+                    unblock=unblock,
+                    path=wait.path,
+                    since=wait.since,
+                    wait_id=wait.wait_id,
+                    deadline=wait.deadline,
+                )
+            )
+        if status is not Status.HALTED:
+            shown = execution_of(row)
+            if row.owner is not None and (row.lease_until or 0) > now:
+                reason, unblock = f"step {row.current_step!r} is running", f"nothing to do: {row.owner} drives it"
+            else:
+                reason, unblock = f"it stopped at step {row.current_step!r} and nobody drives it", "recover it"
+            found.append(
+                Why(
+                    execution_id=execution_id,
+                    status=status,
+                    reason=reason,
+                    unblock=unblock,
+                    path=row.current_step or "",
+                    since=shown.updated_at,
+                )
+            )
+        return found
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    async def _row(self, execution_id: str) -> Row:
+        row = await self._engine.store.row(check_id(execution_id))
+        if row is None:
+            raise ExecutionNotFound(execution_id)
+        if row.workflow_id != self.workflow.id:
+            raise ConflictError(
+                f"execution {execution_id!r} belongs to workflow {row.workflow_id!r}, not to {self.workflow.id!r}"
+            )
+        return row
+
+    async def _nudge(self, execution_id: str) -> None:
+        try:
+            await self._engine.nudge(execution_id)
+        except LeaseLost:
+            pass  # somebody else goes on with it: it is followed
+
+    async def _drive(self, run: Run) -> ExecutionResult:
+        try:
+            await self._engine.execute(run)
+        except LeaseLost:
+            return await self._follow(run.id)
+        if run.status.over:
+            return ExecutionResult(
+                status=run.status,
+                execution_id=run.id,
+                output=run.root.values.get("result") if run.status is Status.COMPLETED else None,
+                error=None if run.info.error is None else run.info.error.text,
+                error_info=run.info.error,
+            )
+        return await self._follow(run.id)
+
+    async def _follow(self, execution_id: str) -> ExecutionResult:
+        """Waits until the execution is over or halted, and drives it where nobody else does."""
+        engine = self._engine
+        while True:
+            local = engine.runs.get(execution_id)
+            if local is not None:
+                await local.over.wait()
+                continue
+            row = await engine.store.row(execution_id)
+            if row is None:
+                raise ExecutionNotFound(execution_id)
+            status = Status(row.status)
+            if status.over or (status is Status.HALTED and row.owner is None):
+                return await self._result(execution_id)
+            run = await engine.claim(execution_id)
+            if run is None:
+                await engine.clock.sleep(POLL)
+                continue
+            try:
+                await engine.execute(run)
+            except LeaseLost:
+                continue
+
+    async def _result(self, execution_id: str) -> ExecutionResult:
+        row = await self._engine.store.row(execution_id)
+        if row is None:
+            raise ExecutionNotFound(execution_id)
+        info = decode_info(row.info, execution_id=execution_id)
+        status = Status(row.status)
+        return ExecutionResult(
+            status=status,
+            execution_id=execution_id,
+            output=self._engine.store.result_of(row) if status is Status.COMPLETED else None,
+            halts=[] if status.over else [_halt(wait) for wait in await self._open_waits(info)],
+            error=None if info.error is None else info.error.text,
+            error_info=info.error,
+        )
+
+    async def _open_waits(self, info: Info) -> list[AnyWait]:
+        """What people can answer: the execution's own waits, and those of its children in their place."""
+        found: list[AnyWait] = []
+        for wait in info.waits:
+            if isinstance(wait, ChildWait):
+                row = await self._engine.store.row(wait.execution_id)
+                if row is not None and not Status(row.status).over:
+                    found += await self._open_waits(decode_info(row.info, execution_id=row.id))
+            else:
+                found.append(wait)
+        return found
+
+
+def _halt(wait: AnyWait) -> Halt:
+    data = getattr(wait, "data", None)
+    prompt = wait.prompt if isinstance(wait, ApprovalWait) else None
+    if isinstance(wait, HaltWait):
+        reason = wait.data.get("reason")
+        prompt = reason if isinstance(reason, str) else None
+    return Halt(
+        wait_id=wait.wait_id,
+        step_id=wait.step_id,
+        path=wait.path,
+        type=wait.__struct_config__.tag,  # type: ignore[arg-type]
+        execution_id=wait.wait_id.rpartition(":")[0],
+        data=data,
+        prompt=prompt,
+        resume_step=wait.resume_step if isinstance(wait, HaltWait) else None,
+        deadline=wait.deadline,
+    )
+
+
+def _why(wait: AnyWait) -> tuple[str, str]:
+    if isinstance(wait, ApprovalWait):
+        given = sum(vote.approved for vote in wait.votes)
+        who = f" by {', '.join(wait.approvers)}" if wait.approvers else ""
+        count = f" ({given} of {wait.required})" if wait.required > 1 else ""
+        return f"approval{who}{count}: {wait.prompt}", "approve or reject it"
+    if isinstance(wait, HaltWait):
+        reason = wait.data.get("reason")
+        return f"a response{f': {reason}' if reason else ''}", "resume it with a response"
+    return "a child execution", "see the child"
+
+
+def _fingerprint(given: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(given or {}, order="deterministic", enc_hook=repr)).hexdigest()
+
+
+def _check_labels(labels: Mapping[str, str] | None) -> None:
+    for name, value in (labels or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name or len(name) > 255 or len(value) > 255:
+            raise ValidationError([f"labels are texts of at most 255 characters, not {name!r}: {value!r}"])
+
+

@@ -1,0 +1,221 @@
+"""`Runtime`: the one object that holds what an application shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from durable_flow.clock import Clock, SystemClock
+from durable_flow.engine import Engine
+from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
+from durable_flow.ids import Ids, RandomIds
+from durable_flow.limits import Limits
+from durable_flow.loading import load
+from durable_flow.model.execution import Event
+from durable_flow.model.workflow import WorkflowDef
+from durable_flow.parser import parse_plain
+from durable_flow.runners.direct import Runner
+from durable_flow.services import Services
+from durable_flow.steps.base import StepType
+from durable_flow.stores import open_store
+from durable_flow.stores.base import Store
+
+Service = TypeVar("Service")
+
+
+class Extension(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that adds to the language: a name and its step types."""
+
+    name: str
+    step_types: tuple[StepType[Any], ...] = ()
+
+
+class Runtime:
+    """Holds a store, workflows and services, and makes runners. Use it as an async context manager.
+
+    `store` is a URL (`sqlite:///flows.db`) or a store; `workflows` mixes paths of files and folders, mappings and
+    WorkflowDefs; `services` maps names to objects, classes, modules or mappings of callables; `service_resolver` is
+    asked for a name that is not among them. `secrets` is a mapping, or a (plain or async) function of the name.
+    `lease_ttl` are seconds: how long after the death of this process others may take its executions over.
+    `grace` is how long leaving the runtime lets running steps go on.
+
+    Raises ValidationError for definitions with problems (all of them at once) and ConfigError for anything else that
+    is put together wrongly.
+
+    >>> import asyncio
+    >>> workflow = {"id": "hello", "name": "Hello", "steps": [
+    ...     {"id": "greet", "type": "assign", "set": {"result": "Hello, $input.name!"}}]}
+    >>> async def main():
+    ...     async with Runtime("sqlite://:memory:", workflows=[workflow]) as runtime:
+    ...         return await runtime.runner("hello").run({"name": "Ada"})
+    >>> asyncio.run(main()).output
+    'Hello, Ada!'
+    """
+
+    def __init__(
+        self,
+        store: str | Store,
+        *,
+        workflows: Iterable[str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef] = (),
+        services: Mapping[str, Any] | None = None,
+        service_resolver: Callable[[str], Any] | None = None,
+        secrets: Mapping[str, Any] | Callable[[str], Any] | None = None,
+        extensions: Iterable[Extension] | None = None,
+        limits: Limits | None = None,
+        lease_ttl: float = 30.0,
+        max_recoveries: int = 10,
+        grace: float = 10.0,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        if lease_ttl <= 0:
+            raise ConfigError(f"lease_ttl must be more than 0 seconds, got {lease_ttl}")
+        self._owns_store = isinstance(store, str)
+        self.store: Store = open_store(store) if isinstance(store, str) else store
+        self._limits = limits or Limits()
+        self._extensions = tuple(extensions or ())
+        self._grace = grace
+        self._workflows: dict[str, WorkflowDef] = {}
+        self._pinned: dict[str, WorkflowDef] = {}
+        self._opened = False
+        clock = clock or SystemClock()
+        self.store.clock = clock
+        self._engine = Engine(
+            self.store,
+            Services(services, service_resolver),
+            find_workflow=self._workflows.get,
+            load_definition=self._definition,
+            secrets=secrets,
+            limits=self._limits,
+            lease_ttl=lease_ttl,
+            max_recoveries=max_recoveries,
+            clock=clock,
+            ids=ids or RandomIds(),
+        )
+        self._add_all(workflows)
+
+    async def __aenter__(self) -> Self:
+        if self._opened:
+            raise ConfigError("this runtime was opened before; make a new one")
+        self._opened = True
+        if self._owns_store:
+            await self.store.open()
+        self._engine.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Lets running steps go on for the grace period, gives the leases back, and closes the store if it was opened
+        from a URL. May be called twice."""
+        await self._engine.close(self._grace)
+        if self._owns_store:
+            await self.store.close()
+
+    @property
+    def workflows(self) -> Mapping[str, WorkflowDef]:
+        """The workflows this runtime knows, by id."""
+        return self._workflows
+
+    def service(self, service: Service) -> Service:
+        """Registers a class or function under its own name; usable as a decorator."""
+        name = getattr(service, "__name__", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"{service!r} has no name of its own; register it with services={{…}}")
+        self._engine.services.register(name, service)
+        return service
+
+    def runner(self, workflow: str | WorkflowDef) -> Runner:
+        """A runner for a workflow this runtime knows, or for a WorkflowDef (which it knows from then on)."""
+        if not self._opened:
+            raise ConfigError("open the runtime first: async with Runtime(…) as runtime")
+        if isinstance(workflow, WorkflowDef):
+            self._add(workflow)
+            return Runner(self._engine, workflow)
+        known = self._workflows.get(workflow)
+        if known is None:
+            names = ", ".join(sorted(self._workflows)) or "none"
+            raise ConfigError(f"no workflow with id {workflow!r} is known (known: {names})")
+        return Runner(self._engine, known)
+
+    async def runner_of(self, execution_id: str) -> Runner:
+        """A runner for the workflow of an existing execution, from the definition that is pinned to it."""
+        row = await self.store.row(execution_id)
+        if row is None:
+            raise ExecutionNotFound(execution_id)
+        return Runner(self._engine, await self._definition(row.definition_hash, execution_id))
+
+    def subscribe(self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None) -> Callable[[], None]:
+        """Calls `handler` with every event of executions this runtime drives, after its commit; gives a function that
+        ends that. `events` limits it to these types. What a handler raises is logged and changes nothing."""
+        wanted = None if events is None else frozenset(events)
+
+        def deliver(event: Event) -> None:
+            if wanted is None or event.type in wanted:
+                handler(event)
+
+        self._engine.observers.append(deliver)
+        return lambda: self._engine.observers.remove(deliver) if deliver in self._engine.observers else None
+
+    def _add_all(self, workflows: Iterable[str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef]) -> None:
+        problems: list[object] = []
+        for source in _sources(workflows):
+            try:
+                self._add(
+                    source
+                    if isinstance(source, WorkflowDef)
+                    else load(source, limits=self._limits, extensions=self._extensions)
+                )
+            except ValidationError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise ValidationError(problems)
+
+    def _add(self, workflow: WorkflowDef) -> None:
+        known = self._workflows.get(workflow.id)
+        if known is not None and known.hash != workflow.hash:
+            raise ConfigError(
+                f"there are two workflows with id {workflow.id!r}: {known.source} and {workflow.source}"
+            )
+        self._workflows[workflow.id] = workflow
+        self._pinned[workflow.hash] = workflow
+
+    async def _definition(self, definition_hash: str, execution_id: str) -> WorkflowDef:
+        """The definition an execution was started with, whatever is on disk now."""
+        known = self._pinned.get(definition_hash)
+        if known is None:
+            blob = await self.store.definition(definition_hash)
+            if blob is None:
+                raise CorruptState(execution_id, f"its definition {definition_hash[:12]}… is not in the store")
+            known = parse_plain(msgspec.json.decode(blob), limits=self._limits, extensions=self._extensions)
+            self._pinned[definition_hash] = known
+        return known
+
+
+def _sources(
+    workflows: Iterable[str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef],
+) -> Iterable[str | Path | Mapping[str, Any] | WorkflowDef]:
+    if isinstance(workflows, str | os.PathLike | Mapping | WorkflowDef):
+        raise ConfigError("workflows must be a list: workflows=[…]")
+    for source in workflows:
+        if isinstance(source, str) and "\n" in source:
+            yield source
+        elif isinstance(source, str | os.PathLike):
+            path = Path(source)
+            if path.is_dir():
+                found = sorted(file for pattern in ("*.yml", "*.yaml") for file in path.glob(pattern))
+                if not found:
+                    raise ConfigError(f"there is no *.yml or *.yaml file in folder {str(path)!r}")
+                yield from found
+            else:
+                yield path
+        else:
+            yield source

@@ -1,0 +1,222 @@
+"""Registered services: how a name in a definition becomes a call, and nothing else can."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from durable_flow.errors import ConfigError, StepError
+
+THREADS = 40
+"""How many synchronous services run at once."""
+
+
+class StepContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service may know about the step that calls it: annotate a parameter with this type to receive it.
+
+    `idempotency_key` is the same on every attempt of the step, also after a crash and after `runner.retry`: hand it to
+    whatever the service calls, so that it happens once. `path` is the step's place (`orders[3]/charge`), `attempt`
+    counts from 1, `deadline` is the wall-clock time (epoch seconds) at which the attempt times out.
+    """
+
+    execution_id: str
+    workflow_id: str
+    step_id: str
+    path: str
+    attempt: int
+    idempotency_key: str
+    deadline: float | None
+    logger: logging.LoggerAdapter[logging.Logger]
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """How to call one callable: `style` is none, single or keywords; `context` the parameter that takes the context."""
+
+    function: Callable[..., Any]
+    is_async: bool
+    style: str
+    context: str | None
+    required: frozenset[str]
+    accepted: frozenset[str] | None
+    single: str | None
+
+
+class Services:
+    """The services of one runtime. `resolver` is asked for names that are not registered."""
+
+    def __init__(
+        self, registered: Mapping[str, Any] | None = None, resolver: Callable[[str], Any] | None = None
+    ) -> None:
+        self._registered: dict[str, Any] = {}
+        self._resolver = resolver
+        self._plans: dict[tuple[str, str], _Plan] = {}
+        self._threads: anyio.CapacityLimiter | None = None
+        for name, service in (registered or {}).items():
+            self.register(name, service)
+
+    def register(self, name: str, service: Any) -> None:
+        """Adds a service. Raises ConfigError for a name that is taken, is not a name, or begins with an underscore."""
+        if not isinstance(name, str) or not name or name.startswith("_"):
+            raise ConfigError(f"{name!r} is not a name for a service: it must be text that does not begin with '_'")
+        if name in self._registered:
+            raise ConfigError(f"there are two services named {name!r}")
+        self._registered[name] = service
+
+    def has(self, name: str) -> bool:
+        return name in self._registered
+
+    async def call(self, service: str, method: str, value: Any, context: Callable[[], StepContext]) -> Any:
+        """Calls a method with a value. Raises StepError where it cannot be called, and whatever the service raises."""
+        plan = self._plans.get((service, method))
+        if plan is None:
+            plan = self._plan(service, method)
+            self._plans[service, method] = plan
+        arguments: tuple[Any, ...] = ()
+        keywords: dict[str, Any] = {}
+        if plan.style == "keywords" and type(value) is dict:
+            keywords = self._fit(plan, service, method, value)
+        elif plan.style == "single" or (plan.style == "keywords" and plan.single is not None and value is not None):
+            if plan.single is not None:
+                keywords[plan.single] = value
+            else:
+                arguments = (value,)
+        elif plan.style == "keywords":
+            if plan.required:
+                raise _mismatch(plan, service, method, missing=plan.required, got=value)
+        elif value is not None and value != {}:
+            raise StepError(f"{service}.{method} takes no parameters, but the step has an input", kind="ServiceError")
+        if plan.context is not None:
+            keywords[plan.context] = context()
+        if plan.is_async:
+            return await plan.function(*arguments, **keywords)
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(THREADS)
+        result = await anyio.to_thread.run_sync(
+            lambda: _keep_stop(plan.function, arguments, keywords), abandon_on_cancel=True, limiter=self._threads
+        )
+        if inspect.isawaitable(result):
+            return await result
+        return result
+
+    def _fit(self, plan: _Plan, service: str, method: str, given: dict[str, Any]) -> dict[str, Any]:
+        names = given.keys()
+        if not plan.required <= names or (plan.accepted is not None and not names <= plan.accepted):
+            if plan.single is not None and len(plan.required) <= 1 and not (plan.required & names):
+                return {plan.single: given}
+            raise _mismatch(
+                plan,
+                service,
+                method,
+                missing=plan.required - names,
+                unknown=frozenset(names) - (plan.accepted if plan.accepted is not None else frozenset(names)),
+                got=given,
+            )
+        return dict(given)
+
+    def _plan(self, service: str, method: str) -> _Plan:
+        target = self._registered.get(service)
+        if target is None and self._resolver is not None:
+            target = self._resolver(service)
+        if target is None:
+            known = ", ".join(sorted(self._registered)) or "none"
+            raise StepError(f"no service named {service!r} is registered (registered: {known})", kind="ServiceNotFound")
+        if method.startswith("_"):
+            raise StepError(f"{service}.{method} is private", kind="ServiceError")
+        function = _member(target, method)
+        if function is None or not callable(function):
+            offered = ", ".join(_offered(target)) or "nothing callable"
+            raise StepError(f"service {service!r} has no method {method!r} (it has: {offered})", kind="ServiceNotFound")
+        return _inspect(function)
+
+
+def _member(target: Any, method: str) -> Any:
+    """A public method of a service. Mappings give their items, modules what they define or list in `__all__`."""
+    if isinstance(target, Mapping):
+        return target.get(method)
+    if isinstance(target, ModuleType):
+        value = getattr(target, method, None)
+        public = getattr(target, "__all__", None)
+        if public is not None:
+            return value if method in public else None
+        return value if getattr(value, "__module__", None) == target.__name__ else None
+    if isinstance(target, type):
+        raw = inspect.getattr_static(target, method, None)
+        if raw is None or isinstance(raw, classmethod | staticmethod):
+            return getattr(target, method, None)
+        if inspect.isfunction(raw):
+            return getattr(target(), method)
+        return None
+    return getattr(target, method, None)
+
+
+def _offered(target: Any) -> list[str]:
+    names = target.keys() if isinstance(target, Mapping) else dir(target)
+    return sorted(name for name in names if isinstance(name, str) and not name.startswith("_") and callable(
+        target[name] if isinstance(target, Mapping) else getattr(target, name, None)
+    ))
+
+
+def _inspect(function: Callable[..., Any]) -> _Plan:
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return _Plan(function, is_async, "single", None, frozenset(), None, None)
+    try:
+        hints = get_type_hints(function if not hasattr(function, "__wrapped__") else inspect.unwrap(function))
+    except Exception:
+        hints = {name: parameter.annotation for name, parameter in parameters.items()}
+    context = None
+    plain: list[inspect.Parameter] = []
+    takes_all = False
+    for name, parameter in parameters.items():
+        if hints.get(name) is StepContext or parameter.annotation in (StepContext, "StepContext", "df.StepContext"):
+            context = name
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            takes_all = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            plain.append(parameter)
+    if not plain and not takes_all:
+        variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values())
+        return _Plan(function, is_async, "single" if variadic else "none", context, frozenset(), frozenset(), None)
+    if any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in plain):
+        return _Plan(function, is_async, "single", context, frozenset(), frozenset(), None)
+    required = frozenset(parameter.name for parameter in plain if parameter.default is parameter.empty)
+    single = plain[0].name if plain and len(required) <= 1 else None
+    accepted = None if takes_all else frozenset(parameter.name for parameter in plain)
+    return _Plan(function, is_async, "keywords", context, required, accepted, None if takes_all else single)
+
+
+def _mismatch(
+    plan: _Plan,
+    service: str,
+    method: str,
+    *,
+    missing: frozenset[str] = frozenset(),
+    unknown: frozenset[str] = frozenset(),
+    got: Any = None,
+) -> StepError:
+    said: list[str] = []
+    if missing:
+        said.append("missing " + ", ".join(sorted(missing)))
+    if unknown:
+        said.append("unknown " + ", ".join(sorted(unknown)))
+    if not isinstance(got, dict):
+        said.append("the input is not a mapping")
+    takes = ", ".join(sorted(plan.accepted or plan.required)) or "any keyword"
+    return StepError(f"{service}.{method} takes ({takes}): {'; '.join(said)}", kind="ServiceError")
+
+
+def _keep_stop(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """StopIteration cannot travel through a future: it becomes a RuntimeError, as in a coroutine."""
+    try:
+        return function(*arguments, **keywords)
+    except StopIteration as stop:
+        raise RuntimeError("service raised StopIteration") from stop
