@@ -11,12 +11,14 @@ annotation         the key holds
 `Condition`        a condition
 `Transform`        a pipeline of operations
 `Schema`           a JSON Schema
-`Duration`         seconds or text such as ``15m``
+`Duration`         seconds or text such as ``15m``, more than zero; an `Interval` may be zero
 `TargetName`       the id of a step, or a reserved target
 `VariableName`     the name of a variable the step sets
 `Body`             a list of steps
-a Struct           a mapping with those keys; one with `shorthand = "key"` may also be written as that key's value
-list[X], X | None  as they say; plain Python types and `Literal` are checked as they are
+a Struct           a mapping with those keys; one with `shorthand = "key"` may also be written as that key's value, one
+                   of an `id` and a `Body` also as a single step; a `Schema` describes the `VariableName` next to it
+list[X], X | None  as they say; plain Python types and `Literal` are checked as they are, within `msgspec.Meta` bounds
+                   where they are `Annotated`
 =================  ==================================================================================================
 
 It runs in one of three ways. An *instant* type computes its outcome at once from the variables (`evaluate`); its
@@ -61,6 +63,12 @@ class VariableName(str):
 
 class Duration(float):
     """Seconds, written as a number or as text such as ``30s``, ``15m``, ``PT15M``."""
+
+    __slots__ = ()
+
+
+class Interval(Duration):
+    """A duration that may be zero."""
 
     __slots__ = ()
 
@@ -229,6 +237,8 @@ class StepType(Generic[ConfigT]):
     """Never goes to a following step by itself."""
     reaches_next: ClassVar[bool] = True
     can_wait: ClassVar[bool] = False
+    entry: ClassVar[bool] = False
+    """Marks the entry: it may only be the first step of the workflow."""
 
     # -- the definition ------------------------------------------------------------------------------------------------
 
@@ -237,16 +247,23 @@ class StepType(Generic[ConfigT]):
         return ((key, value) for key, value in walk(config) if isinstance(value, TargetName))
 
     def references(self, config: ConfigT) -> Iterable[Reference]:
-        """What it reads, its bodies not included."""
+        """What it reads, its bodies not included. A condition of a type with bodies sees what they find set."""
+        seen = frozenset[str]().union(*(body.locals for body in self.bodies(config)))
         for _, value in walk(config):
             if isinstance(value, Reference):
                 yield value
-            elif isinstance(value, Template | Condition | Transform):
+            elif isinstance(value, Condition):
+                yield from (reference for reference in value.references if reference.root not in seen)
+            elif isinstance(value, Template | Transform):
                 yield from value.references
 
     def writes(self, config: ConfigT) -> frozenset[str]:
         """The variables it has set whenever it completes and goes on."""
         return frozenset(str(value) for _, value in walk(config) if isinstance(value, VariableName))
+
+    def writes_to(self, config: ConfigT, key: str) -> frozenset[str]:
+        """The variables it has set when it goes where the key says; nothing when its time is up."""
+        return frozenset() if key == "on_timeout" else self.writes(config)
 
     def bodies(self, config: ConfigT) -> Iterable[BodyDef]:
         """The step lists in it."""
