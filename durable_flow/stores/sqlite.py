@@ -28,7 +28,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -127,7 +127,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """CREATE TABLE inbox (id INTEGER PRIMARY KEY AUTOINCREMENT, n INTEGER NOT NULL, key TEXT NOT NULL,
             wait_id TEXT, body BLOB NOT NULL)""",
         "CREATE UNIQUE INDEX inbox_by_key ON inbox (n, key)",
-        "CREATE INDEX inbox_by_age ON inbox (n, id)",
+        "CREATE INDEX inbox_by_age ON inbox (n)",
         """CREATE TABLE waits (wait_id TEXT PRIMARY KEY, n INTEGER NOT NULL, remaining INTEGER NOT NULL, deadline REAL)
             WITHOUT ROWID""",
         "CREATE INDEX waits_by_execution ON waits (n)",
@@ -174,37 +174,11 @@ ROW = """SELECT e.n, e.id, e.workflow_id, f.workflow_version, f.definition_hash,
     FROM executions e JOIN facts f ON f.n = e.n JOIN info i ON i.n = e.n
     LEFT JOIN entries r ON r.n = e.n AND r.seq = e.result_seq WHERE """
 ROW_FIELDS = (
-    "n",
-    "id",
-    "workflow_id",
-    "workflow_version",
-    "definition_hash",
-    "status",
-    "version",
-    "generation",
-    "nonce",
-    "seq",
-    "current_step",
-    "owner",
-    "lease_until",
-    "wake_at",
-    "recoveries",
-    "input",
-    "root",
-    "info",
-    "result_seq",
-    "result",
-    "parent_id",
-    "root_id",
-    "labels",
-    "trigger",
-    "queue",
-    "priority",
-    "concurrency_key",
-    "created_at",
-    "updated_at",
+    "n", "id", "workflow_id", "workflow_version", "definition_hash", "status", "version", "generation", "nonce", "seq",
+    "current_step", "owner", "lease_until", "wake_at", "recoveries", "input", "root", "info", "result_seq", "result",
+    "parent_id", "root_id", "labels", "trigger", "queue", "priority", "concurrency_key", "created_at", "updated_at",
     "finished_at",
-)
+)  # fmt: skip
 CLAIM = """UPDATE executions SET owner = ?, lease_until = ?, generation = generation + 1, recoveries = recoveries + ?
     WHERE n = ?"""
 POINTED = """SELECT seq, body FROM entries WHERE n = :n AND seq IN (
@@ -221,24 +195,16 @@ RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? A
 PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits")
 """Every table with rows that belong to an execution, apart from `answers`, which belong to a wait."""
 
-UNAVAILABLE = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-    }
-)
+UNAVAILABLE = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
+})  # fmt: skip
 """Primary result codes that say nothing about what was asked, only that it cannot be done now."""
 
 STATUSES = tuple(Status)
 
 
-def _translated(error: BaseException, where: str) -> DurableFlowError:
+def _translated(error: Exception, where: str) -> DurableFlowError:
     """What a caller hears of an exception that came out of SQLite (or of the encoding of what it was given)."""
     if isinstance(error, DurableFlowError):
         return error
@@ -312,49 +278,21 @@ class Connection:
     def _create(self, commit: Commit, new: New) -> int:
         execute, name = self.cursor.execute, commit.execution_id
         owner = None if commit.lease_until is None else commit.owner
-        execute(
-            CREATE,
-            (
-                name,
-                new.workflow_id,
-                commit.status,
-                new.parent_id,
-                new.created_at,
-                commit.updated_at,
-                commit.finished_at,
-                commit.wake_at,
-                commit.version + 1,
-                commit.generation,
-                commit.nonce,
-                commit.seq,
-                commit.result_seq,
-                owner,
-                commit.lease_until,
-                commit.current_step,
-                commit.root,
-            ),
-        )
+        execute(CREATE, (
+            name, new.workflow_id, commit.status, new.parent_id, new.created_at, commit.updated_at, commit.finished_at,
+            commit.wake_at, commit.version + 1, commit.generation, commit.nonce, commit.seq, commit.result_seq, owner,
+            commit.lease_until, commit.current_step, commit.root,
+        ))  # fmt: skip
         if not self.cursor.rowcount:
             raise ConflictError(f"there is already an execution {name!r} in this store")
         n = self.cursor.lastrowid
         assert n is not None
         self._remember(name, n)
         labels = msgspec.json.encode(new.labels).decode()
-        execute(
-            CREATE_FACTS,
-            (
-                n,
-                new.workflow_version,
-                new.definition_hash,
-                new.root_id,
-                new.trigger,
-                new.queue,
-                new.priority,
-                new.concurrency_key,
-                labels,
-                new.input,
-            ),
-        )
+        execute(CREATE_FACTS, (
+            n, new.workflow_version, new.definition_hash, new.root_id, new.trigger, new.queue, new.priority,
+            new.concurrency_key, labels, new.input,
+        ))  # fmt: skip
         self.written += len(new.input)
         if commit.info is None:
             execute(SET_INFO, (n, ""))
@@ -673,38 +611,40 @@ class Writer:
 
     def __init__(self, store: SqliteStore, now: Callable[[], float]) -> None:
         self.path = store.path
+        self.name = ":memory:" if store.path is None else str(store.path)
         self.lock: Lock | None = None
+        self.timeout = round(store.busy_timeout * 1000)
         self.pace = self.due = CHECKPOINT_PAGES // 2
-        if store.path is None:
-            self.name = ":memory:"
-            self.connection = Connection(_connect(None, store), now, only_reads=False)
-            self._migrate(store.auto_migrate)
-            return
-        self.name = str(store.path)
-        mode = _create(store.path, store.auto_migrate)
-        try:
-            self.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode)
-        except OSError as error:
-            raise StoreError(f"{store.path}-lock cannot be opened: {error.strerror}") from error
         database = None
         try:
-            with self.lock:
+            if store.path is not None:
+                mode = _create(store.path, store.auto_migrate)
+                self.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode)
+            with self.lock or nullcontext():
                 database = _connect(store.path, store)
                 self.connection = Connection(database, now, only_reads=False)
-                self._check()
-                (journal,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
-                if journal != "wal":
-                    raise StoreError(f"{self.name} cannot have a write-ahead log here (is it a network file system?)")
-                database.execute("PRAGMA wal_autocheckpoint = 0")
-                database.execute(f"PRAGMA synchronous = {store.durability.upper()}")
-                self._migrate(store.auto_migrate)
+                self._open(store)
         except BaseException as error:
             if database is not None:
                 database.close()
-            self.lock.close()
-            if isinstance(error, sqlite3.Error):
+            if self.lock is not None:
+                self.lock.close()
+            if isinstance(error, Exception):
                 raise _translated(error, self.name) from error
             raise
+
+    def _open(self, store: SqliteStore) -> None:
+        execute = self.connection.database.execute
+        self._check()
+        if self.lock is not None:
+            (journal,) = execute("PRAGMA journal_mode = WAL").fetchone()
+            if journal != "wal":
+                raise StoreError(f"{self.name} cannot have a write-ahead log here (is it a network file system?)")
+            execute("PRAGMA wal_autocheckpoint = 0")
+            execute(f"PRAGMA synchronous = {store.durability.upper()}")
+        self._migrate(store.auto_migrate)
+        execute("BEGIN IMMEDIATE")  # tells now, not in the middle of something, that the file cannot be written
+        execute("ROLLBACK")
 
     def _check(self) -> int:
         """The schema version; raises, before anything is written, where this release must not write."""
@@ -783,12 +723,9 @@ class Writer:
             execute("COMMIT")
         except BaseException as error:
             self._roll_back()
-            if not isinstance(error, Exception):
-                raise
-            heard = _translated(error, self.name)
-            if heard is not error:
-                heard.__cause__ = error
-            return heard
+            if isinstance(error, Exception):
+                return _translated(error, self.name)
+            raise
         return outcome
 
     def _roll_back(self) -> None:
@@ -813,8 +750,9 @@ class Writer:
             with self.lock:
                 _, pages, copied = connection.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if pages == copied and os.stat(f"{self.path}-wal").st_size > TRUNCATE_BYTES:
-                    connection.database.execute("PRAGMA busy_timeout = 0")
+                    connection.database.execute("PRAGMA busy_timeout = 0")  # a reader is no reason to wait
                     connection.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    connection.database.execute(f"PRAGMA busy_timeout = {self.timeout}")
         except (sqlite3.Error, StoreUnavailable, OSError) as error:
             log.warning("%s: checkpoint failed, will be tried again: %s", self.name, error)
             pages = CHECKPOINT_PAGES
@@ -831,10 +769,14 @@ class Reader:
     """A connection that only reads. Used by one thread; each job sees one moment."""
 
     def __init__(self, store: SqliteStore, now: Callable[[], float]) -> None:
-        database = _connect(store.path, store)
-        database.execute("PRAGMA wal_autocheckpoint = 0")
-        database.execute("PRAGMA query_only = ON")
         self.name = str(store.path)
+        database = _connect(store.path, store)
+        try:
+            database.execute("PRAGMA wal_autocheckpoint = 0")
+            database.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            database.close()
+            raise _translated(error, self.name) from error
         self.connection = Connection(database, now, only_reads=True)
 
     def serve(self, jobs: Sequence[Job]) -> Sequence[object]:
@@ -857,9 +799,7 @@ def _look(connection: Connection, name: str, function: Callable[..., object], ar
         finally:
             execute("COMMIT")
     except Exception as error:
-        heard = _translated(error, name)
-        heard.__cause__ = error if error is not heard else None
-        return heard
+        return _translated(error, name)
 
 
 def _outdated(name: str, version: int) -> StoreError:
@@ -911,7 +851,7 @@ class Worker:
 
     async def start(self) -> None:
         self.thread.start()
-        await asyncio.shield(self.ready)
+        await self.ready
 
     def submit(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self.loop.create_future()
@@ -920,6 +860,8 @@ class Worker:
 
     async def stop(self) -> None:
         """Finishes what was submitted, then ends the thread."""
+        if self.thread.ident is None:
+            return
         self.jobs.put(None)
         await asyncio.shield(self.gone)
         self.thread.join()
@@ -967,16 +909,11 @@ class Worker:
 
 def _settle(outcomes: list[tuple[asyncio.Future[Any], object]]) -> None:
     for future, outcome in outcomes:
-        if future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+        if not future.done():
+            _answer(future, outcome)
 
 
-def _done(loop: asyncio.AbstractEventLoop, outcome: object) -> asyncio.Future[Any]:
-    future = loop.create_future()
+def _answer(future: asyncio.Future[Any], outcome: object) -> asyncio.Future[Any]:
     if isinstance(outcome, BaseException):
         future.set_exception(outcome)
     else:
@@ -1037,10 +974,11 @@ class SqliteStore(Store):
                 )
             writer = Worker("durable_flow-sqlite-writer", lambda: Writer(self, self._now))
             reader = Worker("durable_flow-sqlite-reader", lambda: Reader(self, self._now))
-            await writer.start()
             try:
+                await writer.start()
                 await reader.start()
             except BaseException:
+                await reader.stop()
                 await writer.stop()
                 raise
             self._writer, self._reader = writer, reader
@@ -1048,13 +986,17 @@ class SqliteStore(Store):
 
     async def close(self) -> None:
         writer, reader, inline = self._writer, self._reader, self._inline
+        if writer is not None and os.getpid() != self._process:
+            return  # after a fork: the threads are in the other process, and so is the right to close the file
         self._loop = self._writer = self._reader = self._inline = None
-        if reader is not None:
-            await reader.stop()
-        if writer is not None:
-            await writer.stop()
-        if inline is not None:
-            inline.close()
+        try:
+            if reader is not None:
+                await reader.stop()
+        finally:
+            if writer is not None:
+                await writer.stop()
+            if inline is not None:
+                inline.close()
 
     def _refuse(self) -> StoreError:
         if self._loop is None:
@@ -1068,7 +1010,7 @@ class SqliteStore(Store):
             return self._writer.submit(function, arguments)
         if self._inline is None or self._loop is None:
             raise self._refuse()
-        return _done(self._loop, self._inline.alone(function, arguments))
+        return _answer(self._loop.create_future(), self._inline.alone(function, arguments))
 
     def _read(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         if self._reader is not None:
@@ -1077,7 +1019,9 @@ class SqliteStore(Store):
             return self._reader.submit(function, arguments)
         if self._inline is None or self._loop is None:
             raise self._refuse()
-        return _done(self._loop, _look(self._inline.connection, self._inline.name, function, arguments))
+        return _answer(
+            self._loop.create_future(), _look(self._inline.connection, self._inline.name, function, arguments)
+        )
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         return self._write(Connection.commit, commit)
