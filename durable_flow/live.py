@@ -155,9 +155,9 @@ class Run:
         run.stored_records = {seq: decode_record(blob, execution_id=row.id) for seq, blob in stored.entries.items()}
         for frame, name, seq in stored.sets:
             run.stored_sets.setdefault(frame, {})[name] = seq
-        for frame in (run.root.record, *run.frames.values()):
-            if frame.wait is not None:
-                run.waiting[frame.path] = frame.wait
+        for record in (run.root.record, *run.frames.values()):
+            if record.wait is not None:
+                run.waiting[record.path] = record.wait
         for path in run.frames:
             step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
             owner = step_path if step_path in run.frames else step_path.rpartition("/")[0]
@@ -214,10 +214,11 @@ class Run:
 
     def emit(self, transition: Transition, *, needed: int = 1) -> None:
         """Applies a transition to the header and the buffer. Variables are the caller's: it has the values."""
-        self.seq += 1
         record = transition.record
+        entry = encode(record)
+        self.seq += 1
         self._records.append(record)
-        self._entries.append((self.seq, encode(record)))
+        self._entries.append((self.seq, entry))
         for step_path in transition.dropped:
             self._drop(step_path)
         frame = transition.frame
@@ -277,7 +278,7 @@ class Run:
         self.stored_sets.pop(kept, None)
         for path in self._bodies.pop(step_path, ()):
             for mapping in (self.frames, self._frames, self.lives, self.stored_sets):
-                mapping.pop(path, None)  # type: ignore[attr-defined]
+                mapping.pop(path, None)
             if self.waiting.pop(path, None) is not None:
                 self._info_changed = True
             for inner in self._steps.pop(path, ()):

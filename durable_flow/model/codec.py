@@ -35,7 +35,15 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     given: str = ""
 
 
-_encoder = msgspec.json.Encoder()
+
+def _plain(value: Any) -> Any:
+    """Subclasses of text (the names in a definition) are written as text."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
 _record = msgspec.json.Decoder(Record)
 _frame = msgspec.json.Decoder(Frame)
 _info = msgspec.json.Decoder(Info)
