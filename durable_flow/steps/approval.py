@@ -68,7 +68,7 @@ class Approval(StepType[ApprovalConfig]):
             "approvers": approvers,
             "options": options,
             "required": config.required,
-            "timeout": config.timeout,
+            "timeout": None if config.timeout is None else float(config.timeout),
             "requested_at": moment(now).isoformat(),
         }
         wait = ApprovalWait(
