@@ -167,8 +167,8 @@ class Engine:
                         if run.version and held.get(run.id) != run.generation and not run.releasing:
                             self.stop(run, "lease_lost")
                 for execution_id in await self.store.mail(self.owner):
-                    if (run := self.runs.get(execution_id)) is not None:
-                        await self.collect(run)
+                    if (found := self.runs.get(execution_id)) is not None:
+                        await self.collect(found)
             except StoreError as error:
                 logger.warning("renewing leases failed: %s", error)
             if self.clock.monotonic() - self._renewed >= self.lease_ttl * 0.9:
@@ -211,12 +211,12 @@ class Engine:
         assert future is not None
         if not future.done():
             await asyncio.wait([future])
-        if run.inflight is not future:
+        commit = run.inflight_commit
+        if run.inflight is not future or commit is None:
             return None
         error = future.exception()
         if error is None:
             run.inflight = None
-            commit = run.inflight_commit
             run.version, run.durable = commit.version + 1, commit.seq
             records, run.inflight_records = run.inflight_records, []
             if self.observers:
@@ -224,14 +224,14 @@ class Engine:
             result: Committed = future.result()
             return result
         if isinstance(error, StoreUnavailable):
-            run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(run.inflight_commit))
+            run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(commit))
             return None
         run.inflight = None
         if isinstance(error, LeaseLost):
             self.stop(run, "lease_lost")
             raise Stopped
         self.stop(run, "lease_lost")
-        if isinstance(error, ConflictError) and not commit_version(run):
+        if isinstance(error, ConflictError) and commit.version == 0:
             raise AlreadyExists(f"execution {run.id!r} exists already")
         raise error
 
@@ -378,9 +378,9 @@ class Engine:
                 await self.flush(run)
             record = live.record
             if record.due is not None:
-                delay = record.due - self.clock.now()
-                if delay > 0:
-                    await self.clock.sleep(delay)
+                left = record.due - self.clock.now()
+                if left > 0:
+                    await self.clock.sleep(left)
             visit = StepVisit(self, run, live, step)
             self.announce(run, visit)
             began = self.clock.now()
@@ -406,6 +406,7 @@ class Engine:
                 self._conclude(run, live, step, visit, outcome, ms=ms)
                 return
             ms = (self.clock.monotonic() - start) * 1000
+            delay: float | None
             if policy is None or isinstance(cause, NonRetryableError) or _unrepeatable(failure):
                 delay = None
             else:
@@ -479,7 +480,7 @@ class Engine:
         branch = live.cut()
         if branch is None and run.stop_reason is None:
             task = asyncio.current_task()
-            return task is None or task.cancelling() > 0 or anyio.get_current_task_cancelled()
+            return task is None or task.cancelling() > 0
         if branch is not None or run.stop_reason in ("cancelled", "timeout"):
             reason = branch or (run.stop_reason if run.stop_reason == "timeout" else run.stop_detail or "user_requested")
             if live.record.state in (FrameState.RUNNING, FrameState.WAITING):
@@ -656,6 +657,7 @@ class Engine:
         if not queue:
             await self.park(run, live)
             queue = run.mailbox[wait.wait_id]
+        self._wakes(run)
         number, message = queue.pop(0)
         if not queue:
             del run.mailbox[wait.wait_id]
@@ -752,6 +754,7 @@ class Engine:
                 run.consume((number,))
 
     def _wakes(self, run: Run) -> None:
+        """Something goes on in an execution that may have been halted."""
         if run.status is Status.HALTED:
             run.emit(machine.noted(Action.RESUMED, now=self.clock.now(), status=Status.RUNNING))
 
@@ -818,13 +821,16 @@ class Engine:
                     await self._within(run, live, visit, deadline, self.execute(again))
                 continue
             if status.over:
+                self._wakes(run)
                 await self.collect(run)
                 return self._child_result(row)
             if deadline is not None and self.clock.now() >= deadline:
+                self._wakes(run)
                 self._child_timeout(run, visit, timeout)
             if status is not Status.HALTED or not row.owner:
                 taken = await self.claim(execution_id) if status is not Status.HALTED else None
                 if taken is not None:
+                    self._wakes(run)
                     await self._within(run, live, visit, deadline, self.execute(taken))
                     continue
             if live.record.wait is None:
@@ -1169,10 +1175,6 @@ class Engine:
 
     def task_group(self) -> anyio.abc.TaskGroup:
         return anyio.create_task_group()
-
-
-def commit_version(run: Run) -> int:
-    return 0 if run.inflight_commit is None else run.inflight_commit.version
 
 
 def child_id(parent_id: str, path: str) -> str:
