@@ -42,6 +42,8 @@ from durable_flow.model.frame import Frame, Message, Record
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
 
+STATUSES = frozenset(status.value for status in Status)
+
 Blob = str | bytes
 """Encoded user data: JSON text, or bytes where a codec encrypts it."""
 
@@ -310,7 +312,7 @@ class Store(ABC):
             raise ValidationError([f"limit must be between 1 and 10,000, got {limit}"])
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
         for given in statuses or ():
-            if given not in Status:
+            if given not in STATUSES:
                 raise ValidationError([f"{given!r} is not a status; there are {', '.join(Status)}"])
         rows, next_cursor = await self.search(
             Filter(
@@ -457,7 +459,7 @@ class Store(ABC):
         self, *, older_than: timedelta, statuses: Collection[str] = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
     ) -> int:
         """Deletes executions that ended longer ago than this, in batches; how many there were."""
-        wrong = [status for status in statuses if status not in Status or not Status(status).over]
+        wrong = [status for status in statuses if status not in STATUSES or not Status(status).over]
         if wrong:
             raise ValidationError([f"only executions that are over can be purged, not {', '.join(map(str, wrong))}"])
         before = self.clock.now() - older_than.total_seconds()
@@ -547,7 +549,7 @@ def _readable(row: Row) -> Execution:
             workflow_id=row.workflow_id,
             workflow_version=row.workflow_version,
             definition_hash=row.definition_hash,
-            status=Status(row.status) if row.status in Status else Status.FAILED,
+            status=Status(row.status) if row.status in STATUSES else Status.FAILED,
             error=f"CorruptState: {error}",
             created_at=_moment(row.created_at),
             updated_at=_moment(row.updated_at),
