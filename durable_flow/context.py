@@ -16,6 +16,7 @@ from durable_flow.errors import StepError
 from durable_flow.expr.reference import MISSING, Scope, Template
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
+from durable_flow.model.execution import ErrorInfo
 from durable_flow.model.frame import FrameState
 from durable_flow.model.mask import MASK, redact
 from durable_flow.model.value import encode, normalise
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 APPROVALS = "approvals."
 
 logger = logging.getLogger("durable_flow.step")
+
+
+class Fatal(Exception):
+    """A body failed with an error that nothing may handle."""
+
+    def __init__(self, error: ErrorInfo) -> None:
+        self.error = error
+        super().__init__(error.text)
 
 
 class BoundScope:
@@ -203,6 +212,8 @@ class StepVisit:
 
     def remember(self, memo: dict[str, Any], *, kept: Mapping[str, Any] | None = None) -> None:
         run, live = self._run, self._live
+        if kept:
+            kept = {name: self._storable(value) for name, value in kept.items()}
         run.emit(
             machine.remembered(
                 live.record, self.step, seq=run.seq + 1, path=self.path, now=self.now, memo=memo, kept=kept
@@ -210,6 +221,12 @@ class StepVisit:
         )
         if kept:
             run.kept[machine.kept_path(self.path)] = dict(kept)
+
+    def _storable(self, value: Any) -> Any:
+        limits = self._engine.limits
+        if isinstance(value, list):
+            return [normalise(item, limits=limits, what="item") for item in value]
+        return normalise(value, limits=limits)
 
     def kept(self, name: str) -> Any:
         return self._run.kept_value(machine.kept_path(self.path), name)
@@ -222,7 +239,7 @@ class StepVisit:
         found = [
             ChildEnd(key=_key(path, self.path), state=frame.state, exit=frame.at, output=run.output_of(frame), error=frame.error)
             for path, frame in run.bodies_of(self.path)
-            if frame.state in (FrameState.COMPLETED, FrameState.SKIPPED)
+            if frame.settled
         ]
         found.sort(key=lambda end: end.key if isinstance(end.key, int) else 0)
         return found
@@ -231,7 +248,7 @@ class StepVisit:
         return self.frame_path(key) in self._run.frames
 
     async def body(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> ChildEnd:
-        return await self._engine.body(self._run, self._open(key, body, variables), key)
+        return _bearable(await self._engine.body(self._run, self._open(key, body, variables), key))
 
     def _open(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> LiveFrame:
         path = self.frame_path(key)
@@ -350,7 +367,7 @@ class BodyGroup:
                 end = self._ends.get_nowait()
                 run.active -= 1
             self._running -= 1
-            yield end
+            yield _bearable(end)
 
     def cancel(self, reason: str) -> None:
         for live in self._frames:
@@ -366,6 +383,13 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
         if not isinstance(error, asyncio.CancelledError):
             return error
     return group.exceptions[0]
+
+
+def _bearable(end: ChildEnd) -> ChildEnd:
+    """The end of a body, unless it failed with an error that its step may not handle."""
+    if end.error is not None and end.error.type in machine.FATAL:
+        raise Fatal(end.error)
+    return end
 
 
 def _key(path: str, step_path: str) -> int | str:

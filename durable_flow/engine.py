@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from durable_flow import machine
 from durable_flow.clock import Clock, SystemClock, Timer, moment
-from durable_flow.context import StepVisit, step_error
+from durable_flow.context import Fatal, StepVisit, step_error
 from durable_flow.errors import (
     ConfigError,
     ConflictError,
@@ -44,9 +44,10 @@ from durable_flow.errors import (
     StoreUnavailable,
 )
 from durable_flow.ids import Ids
+from durable_flow.inputs import check_input
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
-from durable_flow.model.codec import Info, encode
+from durable_flow.model.codec import Info, decode_info, decode_record, encode
 from durable_flow.model.execution import Action, ChildWait, ErrorInfo, Event, ExecutionResult, Halt, Status
 from durable_flow.model.frame import FINISHED, FrameState, Message, Record
 from durable_flow.model.mask import redact, secret_texts
@@ -161,10 +162,11 @@ class Engine:
             try:
                 if self.clock.monotonic() - self._renewed >= self.lease_ttl / 3:
                     asked = self.clock.monotonic()
+                    known = [run for run in self.runs.values() if run.version]
                     held = await self.store.renew(self.owner, ttl=self.lease_ttl)
                     self._renewed = asked
-                    for run in list(self.runs.values()):
-                        if run.version and held.get(run.id) != run.generation and not run.releasing:
+                    for run in known:
+                        if held.get(run.id) != run.generation and not run.releasing:
                             self.stop(run, "lease_lost")
                 for execution_id in await self.store.mail(self.owner):
                     if (found := self.runs.get(execution_id)) is not None:
@@ -249,6 +251,8 @@ class Engine:
                     return Committed(released=commit.release and row.owner is None)
                 if row is None and commit.version:
                     raise LeaseLost(commit.execution_id)
+                if row is not None and commit.version == 0:
+                    raise ConflictError(f"execution {commit.execution_id!r} exists already")
                 if row is not None and (row.generation, row.version) != (commit.generation, commit.version):
                     raise LeaseLost(commit.execution_id, owner=row.owner)
                 return await self.store.commit(commit)
@@ -320,9 +324,10 @@ class Engine:
                 raise Stopped
             state = record.state
             if state is FrameState.FAILED or state is FrameState.CANCELLED:
-                return ChildEnd(key=key, state=state, error=record.error)
-            if run.seq >= self.limits.transitions - 8 and (error := machine.limit_error(self.limits, run.seq + 8)):
-                self.fail(run, live, step, StepVisit(self, run, live, step), error)
+                error = record.error or ErrorInfo(type="Cancelled", message="cancelled", step=at, path=live.step_path(step.id))
+                return ChildEnd(key=key, state=state, error=error)
+            if run.seq >= self.limits.transitions:
+                self.fail(run, live, step, StepVisit(self, run, live, step), machine.too_many(self.limits, step, record))
                 continue
             if step.needs_history:
                 await self._load_history(run)
@@ -358,13 +363,8 @@ class Engine:
     def _normal(self, done: Done) -> Done:
         """The outcome with values as they will be after a restart. (What services return was made so already.)"""
         output = done.output
-        if output is not KEEP:
-            if type(output) is list and not done.merge:
-                output = [normalise(item, limits=self.limits) for item in output]
-            elif type(output) is dict:
-                output = {name: normalise(item, limits=self.limits) for name, item in output.items()}
-            else:
-                output = normalise(output, limits=self.limits)
+        if output is not KEEP and not done.normal:
+            output = normalise(output, limits=self.limits)
         changes = done.changes
         if changes:
             changes = {name: normalise(value, limits=self.limits) for name, value in changes.items()}
@@ -467,8 +467,11 @@ class Engine:
         except asyncio.CancelledError:
             self._cut(run, live, step, visit, start, in_flight=False)
             raise
-        except (Stopped, LeaseLost):
+        except (Stopped, LeaseLost, StoreError):
             raise
+        except Fatal as fatal:
+            self.fail(run, live, step, visit, fatal.error)
+            return
         except Exception as error:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error))
             return
@@ -520,6 +523,7 @@ class Engine:
                 merged += visit.take_over(run.body_of(visit.frame_path(key)))
             values, seqs = live.values, live.seqs
             has_output = outcome.output is not KEEP
+            dropped = (visit.path,) if run.has_bodies(visit.path) else ()
             for name in outcome.same:
                 values[name] = outcome.output
                 seqs[name] = seq
@@ -548,8 +552,9 @@ class Engine:
                     shown=visit.shown,
                     actor=actor,
                     action=action,
-                    dropped=(visit.path,) if run.has_bodies(visit.path) else (),
+                    dropped=dropped,
                     consumed=consumed,
+                    messages=self._farewell(run, (visit.path,), "not_needed") if dropped else (),
                 )
             )
         elif type(outcome) is Suspend:
@@ -599,7 +604,10 @@ class Engine:
         if error.type in machine.FATAL:
             handler = None
         seq = run.seq + 1
+        dropped: tuple[str, ...] = ()
         if handler is not None:
+            if run.has_bodies(visit.path):
+                dropped = (visit.path,)
             live.values[machine.LAST_ERROR] = machine.last_error(error)
             live.seqs[machine.LAST_ERROR] = seq
         run.emit(
@@ -616,9 +624,9 @@ class Engine:
                 shown=visit.shown,
                 actor=actor,
                 metadata=metadata,
-                dropped=(visit.path,) if handler is not None and run.has_bodies(visit.path) else (),
+                dropped=dropped,
                 consumed=consumed,
-                messages=self._farewell(run, live, visit, "parent_failed") if handler is not None else (),
+                messages=self._farewell(run, dropped, "parent_failed") if dropped else (),
             )
         )
 
@@ -634,8 +642,6 @@ class Engine:
     async def _load_history(self, run: Run) -> None:
         await self.flush(run)
         found = await self.store.read(run.id, after=max(0, run.seq - HISTORY), limit=HISTORY)
-        from durable_flow.model.codec import decode_record
-
         run.history = [
             {
                 "step_id": record.step,
@@ -693,18 +699,16 @@ class Engine:
             wait_id = wait.wait_id
             timer = self.clock.call_later(left, lambda: self.spawn(self.expire(run, wait_id)))
         run.active -= 1
-        counted = False
         try:
             await (self.flush(run) if run.active else self.quiet(run))
             while not run.mailbox.get(wait.wait_id):
                 live.wake.clear()
                 await live.wake.wait()
-            counted = True
         finally:
             if timer is not None:
                 timer.cancel()
             live.wake = None
-            if not counted or not run.woken.pop(wait.wait_id, False):
+            if not run.woken.pop(wait.wait_id, False):
                 run.active += 1
 
     async def quiet(self, run: Run) -> None:
@@ -722,8 +726,10 @@ class Engine:
 
     async def collect(self, run: Run) -> None:
         """Reads the inbox of an execution this process drives and wakes what it is for."""
-        run.take_mail(await self.store.inbox(run.id))
-        await self._sort(run)
+        inbox = await self.store.inbox(run.id)
+        if not run.releasing and not run.ending:
+            run.take_mail(inbox)
+            await self._sort(run)
 
     async def _sort(self, run: Run) -> None:
         """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten."""
@@ -765,8 +771,8 @@ class Engine:
             kind="timeout", execution_id=execution_id, key=f"timeout:{wait_id}", time=self.clock.now(), wait_id=wait_id
         )
         await self.store.append(message, encode(message))
-        if run is not None and self.runs.get(run.id) is run:
-            await self.collect(run)
+        if run is not None:
+            await self.nudge(run.id)
 
     # -- child executions ----------------------------------------------------------------------------------------------
 
@@ -774,8 +780,6 @@ class Engine:
         self, run: Run, live: LiveFrame, visit: StepVisit, workflow_id: str, given: Any, *, wait: bool, timeout: float | None
     ) -> Any:
         """The result of the child execution of a visit, which is started, taken over, or waited for."""
-        from durable_flow.inputs import check_input
-
         memo = visit.memo
         if memo is None:
             if run.info.depth + 1 > self.limits.workflow_depth:
@@ -785,7 +789,13 @@ class Engine:
                 raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
             given = check_input(definition, {} if given is None else given)
             deadline = None if timeout is None else self.clock.now() + timeout
-            memo = {"child": child_id(run.id, visit.path), "workflow_id": workflow_id, "deadline": deadline, "wait": wait}
+            memo = {
+                "child": child_id(run.id, visit.path),
+                "path": visit.path,
+                "workflow_id": workflow_id,
+                "deadline": deadline,
+                "wait": wait,
+            }
             visit.remember(memo, kept={"input": given})
         await self.flush(run)
         execution_id, deadline = memo["child"], memo["deadline"]
@@ -803,10 +813,14 @@ class Engine:
                 trigger="child",
                 labels={},
             )
-            if not wait:
-                await self.flush(child, release=True)
-                return execution_id
-            await self._within(run, live, visit, deadline, self.execute(child))
+            try:
+                if not wait:
+                    await self.flush(child, release=True)
+                    self.spawn(self.nudge(execution_id))
+                    return execution_id
+                await self._within(deadline, self.execute(child))
+            except (LeaseLost, AlreadyExists):
+                pass  # it is there, and somebody else drives it
         elif not wait:
             return execution_id
         while True:
@@ -814,11 +828,11 @@ class Engine:
             if row is None:
                 raise StepError(f"the child execution {execution_id!r} was deleted", kind="ChildFailed")
             status = Status(row.status)
-            if status is Status.FAILED and visit.path in run.retrying:
+            if status in (Status.FAILED, Status.CANCELLED) and visit.path in run.retrying:
                 run.retrying.discard(visit.path)
-                again = await self.revive(execution_id)
+                again = await self.revive(execution_id, (Status.FAILED, Status.CANCELLED))
                 if again is not None:
-                    await self._within(run, live, visit, deadline, self.execute(again))
+                    await self._within(deadline, self._execute_child(again))
                 continue
             if status.over:
                 self._wakes(run)
@@ -826,13 +840,12 @@ class Engine:
                 return self._child_result(row)
             if deadline is not None and self.clock.now() >= deadline:
                 self._wakes(run)
-                self._child_timeout(run, visit, timeout)
-            if status is not Status.HALTED or not row.owner:
-                taken = await self.claim(execution_id) if status is not Status.HALTED else None
-                if taken is not None:
-                    self._wakes(run)
-                    await self._within(run, live, visit, deadline, self.execute(taken))
-                    continue
+                raise StepError("the child execution did not end in time", kind="TimeoutError")
+            taken = await self.claim(execution_id) if status is not Status.HALTED else None
+            if taken is not None:
+                self._wakes(run)
+                await self._within(deadline, self._execute_child(taken))
+                continue
             if live.record.wait is None:
                 run.emit(
                     machine.waiting(
@@ -855,34 +868,25 @@ class Engine:
             await self.park(run, live)
             run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
 
-    async def _within(
-        self, run: Run, live: LiveFrame, visit: StepVisit, deadline: float | None, work: Awaitable[Any]
-    ) -> None:
+    async def _execute_child(self, run: Run) -> None:
+        try:
+            await self.execute(run)
+        except LeaseLost:
+            pass  # somebody else drives it: its end comes by message
+
+    async def _within(self, deadline: float | None, work: Awaitable[Any]) -> None:
+        """Awaits the work of a child; when the deadline passes, it is left where it is."""
         if deadline is None:
             await work
             return
-        late = False
         with anyio.CancelScope() as scope:
-
-            def expire() -> None:
-                nonlocal late
-                late = True
-                scope.cancel()
-
-            timer = self.clock.call_later(max(0.0, deadline - self.clock.now()), expire)
+            timer = self.clock.call_later(max(0.0, deadline - self.clock.now()), scope.cancel)
             try:
                 await work
             finally:
                 timer.cancel()
-        if late:
-            self._child_timeout(run, visit, None)
-
-    def _child_timeout(self, run: Run, visit: StepVisit, timeout: float | None) -> None:
-        raise StepError("the child execution did not end in time", kind="TimeoutError")
 
     def _child_result(self, row: Row) -> Any:
-        from durable_flow.model.codec import decode_info
-
         info = decode_info(row.info, execution_id=row.id)
         if row.status == Status.COMPLETED:
             return self.store.result_of(row)
@@ -894,15 +898,14 @@ class Engine:
             kind=error.type if error else "ChildFailed",
         )
 
-    def _farewell(self, run: Run, live: LiveFrame | None, visit: StepVisit | None, reason: str) -> tuple[Message, ...]:
-        """Messages that cancel the children of this step (or of the whole execution) which still may run."""
-        frames = [run.root.record, *run.frames.values()] if live is None else [live.record]
-        if live is not None and visit is not None:
-            frames += [frame for path, frame in run.frames.items() if path.startswith((f"{visit.path}[", f"{visit.path}/"))]
+    def _farewell(self, run: Run, step_paths: tuple[str, ...] | None, reason: str) -> tuple[Message, ...]:
+        """Messages that cancel the children of these steps (or of the whole execution) which still may run."""
+        if not run.child_memos:
+            return ()
         children = [
-            frame.memo["child"]
-            for frame in frames
-            if frame.memo is not None and frame.memo.get("wait") and isinstance(frame.memo.get("child"), str)
+            child
+            for path, child in run.child_memos.items()
+            if step_paths is None or any(path == step or path.startswith((f"{step}[", f"{step}/")) for step in step_paths)
         ]
         now = self.clock.now()
         messages = tuple(
@@ -961,8 +964,6 @@ class Engine:
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.PENDING, Status.RUNNING, Status.HALTED)
     ) -> Run | None:
         """Takes an execution that nobody drives; None if somebody does, or it has another status."""
-        if self.closing:
-            raise ConflictError("the runtime is closing; no execution is taken up any more")
         stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
         if not isinstance(stored, Stored):
             return None
@@ -978,16 +979,18 @@ class Engine:
             run.emit(machine.noted(Action.RECOVERED, now=self.clock.now(), status=Status.RUNNING, metadata=metadata))
         return run
 
-    async def revive(self, execution_id: str, *, actor: str | None = None) -> Run | None:
+    async def revive(
+        self, execution_id: str, statuses: tuple[Status, ...] = (Status.FAILED,), *, actor: str | None = None
+    ) -> Run | None:
         """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more)."""
-        run = await self.claim(execution_id, (Status.FAILED,))
+        run = await self.claim(execution_id, statuses)
         if run is None:
             return None
         now = self.clock.now()
         frames = [run.root.record, *run.frames.values()]
         for frame in frames:
-            if frame.memo is not None and "child" in frame.memo and frame.error is not None:
-                run.retrying.add(frame.error.path)
+            if frame.memo is not None and "child" in frame.memo and frame.state is not FrameState.RUNNING:
+                run.retrying.add(frame.memo["path"])
         if run.definition.timeout is not None:
             run.change_info(deadline=now + run.definition.timeout)
         run.emit(machine.revived(frames, now=now, actor=actor))
@@ -1008,10 +1011,9 @@ class Engine:
                     if run.stop_reason is None:
                         try:
                             end = self._poisoned(run) or await self.body(run, run.root, "")
+                            await self._finish(run, end)
                         except Stopped:
                             pass
-                        else:
-                            await self._finish(run, end)
             finally:
                 if deadline is not None:
                     deadline.cancel()
@@ -1031,13 +1033,16 @@ class Engine:
         except asyncio.CancelledError:
             await self._abandon(run)
             raise
+        except Stopped:
+            raise LeaseLost(run.id) from None
         except (LeaseLost, ConflictError):
             raise
         except BaseException:
             await self._abandon(run)
             raise
         finally:
-            del self.runs[run.id]
+            if self.runs.get(run.id) is run:
+                del self.runs[run.id]
             run.over.set()
         for execution_id in run.farewells:
             await self.nudge(execution_id)
@@ -1082,7 +1087,7 @@ class Engine:
         if end.error is not None:
             transition = machine.finished(
                 run.root.record, Status.FAILED, now=now, error=end.error, consumed=consumed,
-                messages=(*self._farewell(run, None, None, "parent_failed"), *self._report(run)),
+                messages=(*self._farewell(run, None, "parent_failed"), *self._report(run)),
             )
         else:
             transition = machine.finished(
@@ -1104,7 +1109,7 @@ class Engine:
         now = self.clock.now()
         consumed = (*run.stop_mail, *run.unread())
         reason = run.stop_detail or "user_requested"
-        farewell = self._farewell(run, None, None, "parent_cancelled")
+        farewell = self._farewell(run, None, "parent_cancelled")
         if run.stop_reason == "cancelled":
             status, error = Status.CANCELLED, None
         else:
@@ -1152,10 +1157,15 @@ class Engine:
 
     async def nudge(self, execution_id: str) -> None:
         """An execution has mail: it is read here if it is driven here, and driven if nobody does."""
-        run = self.runs.get(execution_id)
-        if run is not None:
-            await self.collect(run)
-            return
+        while (run := self.runs.get(execution_id)) is not None:
+            if not run.releasing and not run.ending:
+                await self.collect(run)
+                if not run.releasing and not run.ending:
+                    return
+            elif run.inflight is not None:
+                await asyncio.wait([run.inflight])
+            else:
+                await run.over.wait()
         taken = await self.claim(execution_id)
         if taken is not None:
             await self.execute(taken)

@@ -8,6 +8,11 @@ import time
 from typing import Protocol
 
 
+def token_hex(size: int) -> str:
+    """So many random bytes, as hexadecimal text."""
+    return os.urandom(size).hex()
+
+
 class Ids(Protocol):
     """Where the engine gets ids and randomness from. Tests hand in a deterministic one."""
 

@@ -115,6 +115,7 @@ class Run:
         self.woken: dict[str, bool] = {}
         self.farewells: list[str] = []
         self.retrying: set[str] = set()
+        self.child_memos: dict[str, str] = {}
         self.recoveries = 0
         self.inflight_commit: Commit | None = None
         self.kept: dict[str, dict[str, Any]] = {}
@@ -158,6 +159,7 @@ class Run:
         for record in (run.root.record, *run.frames.values()):
             if record.wait is not None:
                 run.waiting[record.path] = record.wait
+            run._note_child(record)
         for path in run.frames:
             step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
             owner = step_path if step_path in run.frames else step_path.rpartition("/")[0]
@@ -166,6 +168,12 @@ class Run:
         run.take_mail(stored.inbox)
         run.masks = secret_texts(run.input, run.info.secrets)
         return run
+
+    def _note_child(self, record: Frame) -> None:
+        """Keeps track of which frames have a child execution that ends with them."""
+        memo = record.memo
+        if memo is not None and memo.get("wait") is True and "child" in memo:
+            self.child_memos[memo["path"]] = memo["child"]
 
     def _place(self, path: str, step_path: str, owner: str) -> None:
         """Remembers which step a frame belongs to, and which frame that step: what has to go when the step ends."""
@@ -263,7 +271,11 @@ class Run:
             self._info_changed = True
         live = self.lives.get(path)
         if live is not None:
+            if live.record.memo is not None and frame.memo is None:
+                self.child_memos.pop(live.record.memo.get("path", ""), None)
             live.record = frame
+        if frame.memo is not None:
+            self._note_child(frame)
 
     def _drop(self, step_path: str) -> None:
         starts = (f"{step_path}[", f"{step_path}/")
@@ -273,6 +285,7 @@ class Run:
         self._dropped.append(step_path)
 
     def _forget(self, step_path: str) -> None:
+        self.child_memos.pop(step_path, None)
         kept = kept_path(step_path)
         self.kept.pop(kept, None)
         self.stored_sets.pop(kept, None)

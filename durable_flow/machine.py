@@ -56,6 +56,7 @@ def completed(
     action: Action = Action.COMPLETED,
     dropped: tuple[str, ...] = (),
     consumed: tuple[int, ...] = (),
+    messages: tuple[Message, ...] = (),
 ) -> Transition:
     """A step completed (or an answer to its wait made it so) and the frame goes on to `target`."""
     after = moved(frame, step, body, target, seq if has_output else frame.out)
@@ -88,6 +89,7 @@ def completed(
         sets=tuple(sets),
         dropped=dropped,
         consumed=consumed,
+        messages=messages,
         closed=frame.wait.wait_id if frame.wait is not None else None,
     )
 
@@ -136,8 +138,10 @@ def settled(
         FrameState.CANCELLED: Action.CANCELLED,
     }.get(state, Action.FAILED)
     failed = state in (FrameState.FAILED, FrameState.CANCELLED)
-    after = replace(child, state=state, error=error) if failed else Frame(
-        path=child.path, at=child.at, state=state, out=child.out, error=error
+    after = (
+        replace(child, state=state, error=error, settled=True)
+        if failed
+        else Frame(path=child.path, at=child.at, state=state, out=child.out, error=error, settled=True)
     )
     sets = [(parent.path, name, source) for name, source in merged]
     sets += [(child.path, name, 0) for name in forgotten]
@@ -359,7 +363,7 @@ def finished(
 def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) -> Transition:
     """A failed execution is taken up again: every frame on the failing path, and every cancelled one, runs again."""
     again = tuple(
-        replace(frame, state=FrameState.RUNNING, error=None, tries=0, first_try=None, due=None)
+        replace(frame, state=FrameState.RUNNING, error=None, tries=0, first_try=None, due=None, settled=False)
         for frame in frames
         if frame.state in (FrameState.FAILED, FrameState.CANCELLED)
     )
@@ -368,11 +372,11 @@ def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) ->
     )
 
 
-def limit_error(limits: Limits, seq: int) -> ErrorInfo | None:
-    """The error of an execution that made too many transitions."""
-    if seq < limits.transitions:
-        return None
+def too_many(limits: Limits, step: StepDef, frame: Frame) -> ErrorInfo:
+    """The error of an execution that made more transitions than it may: no further step begins."""
     return ErrorInfo(
         type="LimitExceeded",
         message=f"transitions is limited to {limits.transitions:,} per execution; raise it with Limits(transitions=…)",
+        step=step.id,
+        path=frame.path,
     )

@@ -39,7 +39,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tries` counts the attempts of the step at the cursor that already failed; `first_try` and `due` are epoch seconds:
     when the first of them began, and before when the next must not begin.
     `memo` is what the step at the cursor remembers between commits (a loop's counters).
-    `out` is the entry that holds the output of the last step that had one.
+    `out` is the entry that holds the output of the last step that had one. `settled`: its parent step took note of its
+    end.
     """
 
     path: str = ""
@@ -53,6 +54,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wait: AnyWait | None = None
     out: int | None = None
     error: ErrorInfo | None = None
+    settled: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -61,8 +61,7 @@ class Runner:
         not fit (nothing is stored), ConflictError if the id belongs to another workflow or another input.
         """
         engine = self._engine
-        if engine.closing:
-            raise ConflictError("the runtime is closed")
+        self._check_open()
         given = check_input(self.workflow, input)
         fingerprint = _fingerprint(input)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
@@ -80,8 +79,14 @@ class Runner:
                 return await self._drive(run)
             except AlreadyExists:
                 pass
-        row = await self._row(execution_id)
-        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
+        local = engine.runs.get(execution_id)
+        if local is not None:
+            self._same_workflow(execution_id, local.definition.id)
+            given_before = local.info.given
+        else:
+            row = await self._row(execution_id)
+            given_before = decode_info(row.info, execution_id=execution_id).given
+        if given_before != fingerprint:
             raise ConflictError(f"execution {execution_id!r} was started with another input")
         return await self._follow(execution_id)
 
@@ -106,6 +111,7 @@ class Runner:
         then nothing has changed.
         """
         engine = self._engine
+        self._check_open()
         row = await self._row(execution_id)
         if Status(row.status).over:
             raise ConflictError(f"execution {execution_id!r} is {row.status}; only a waiting one can be resumed")
@@ -182,6 +188,7 @@ class Runner:
     async def retry(self, execution_id: str, *, by: str | None = None) -> ExecutionResult:
         """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
         key of the step stays the same. ConflictError if it is not failed."""
+        self._check_open()
         row = await self._row(execution_id)
         run = None
         if row.status == Status.FAILED:
@@ -195,6 +202,7 @@ class Runner:
 
         ConflictError while somebody drives it. One that is over, or waits, is returned as it is.
         """
+        self._check_open()
         engine = self._engine
         row = await self._row(execution_id)
         if row.owner is not None and execution_id in engine.runs:
@@ -265,15 +273,22 @@ class Runner:
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
+    def _check_open(self) -> None:
+        if self._engine.closing:
+            raise ConflictError("the runtime is closed; no execution is taken up any more")
+
     async def _row(self, execution_id: str) -> Row:
         row = await self._engine.store.row(check_id(execution_id))
         if row is None:
             raise ExecutionNotFound(execution_id)
-        if row.workflow_id != self.workflow.id:
-            raise ConflictError(
-                f"execution {execution_id!r} belongs to workflow {row.workflow_id!r}, not to {self.workflow.id!r}"
-            )
+        self._same_workflow(execution_id, row.workflow_id)
         return row
+
+    def _same_workflow(self, execution_id: str, workflow_id: str) -> None:
+        if workflow_id != self.workflow.id:
+            raise ConflictError(
+                f"execution {execution_id!r} belongs to workflow {workflow_id!r}, not to {self.workflow.id!r}"
+            )
 
     async def _nudge(self, execution_id: str) -> None:
         try:

@@ -77,6 +77,7 @@ class Done(msgspec.Struct, frozen=True):
     """The step completed. `same` are variables that get the output, `changes` others; `next` overrides where it goes.
 
     `merge` are the keys of bodies whose variables are taken over, in this order (before `same` and `changes`).
+    `normal` says that the output is made of values that were stored before.
     `metadata` is kept in the audit entry (tokens, cost, the route that was taken).
     """
 
@@ -86,6 +87,7 @@ class Done(msgspec.Struct, frozen=True):
     next: str | None = None
     merge: tuple[int | str, ...] = ()
     metadata: dict[str, Any] | None = None
+    normal: bool = False
 
 
 class Suspend(msgspec.Struct, frozen=True):

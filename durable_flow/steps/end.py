@@ -24,5 +24,6 @@ class End(StepType[EndConfig]):
     reaches_next = False
 
     def evaluate(self, visit: Visit, config: EndConfig) -> Outcome:
-        value = visit.variables() if config.result is None else visit.resolve(config.result)
-        return Done(output=value, same=("result",), next=FINISHED)
+        if config.result is None:
+            return Done(output=visit.variables(), same=("result",), next=FINISHED, normal=True)
+        return Done(output=visit.resolve(config.result), same=("result",), next=FINISHED)

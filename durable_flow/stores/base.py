@@ -35,6 +35,7 @@ import msgspec
 
 from durable_flow.clock import Clock, SystemClock, moment
 from durable_flow.errors import ConflictError, CorruptState, ExecutionNotFound, ValidationError
+from durable_flow.ids import token_hex
 from durable_flow.limits import Limits
 from durable_flow.model.codec import Info, decode_info, decode_record, decode_value, encode, value_of
 from durable_flow.model.execution import Action, Entry, ErrorInfo, Execution, Status
@@ -361,7 +362,7 @@ class Store(ABC):
         now = self.clock.now()
         ctx = {name: normalise(value, limits=Limits(), what=name) for name, value in execution.ctx.items()}
         given = normalise(execution.input, limits=Limits(), what="input")
-        owner = f"save:{id(execution):x}:{now!r}"
+        owner = f"save:{token_hex(8)}"
         generation, version, seq = 1, 0, 0
         dropped: list[tuple[str, str, int]] = []
         if held is not None:
@@ -438,18 +439,45 @@ class Store(ABC):
         assert saved is not None
         return saved
 
-    async def record(self, execution_id: str, note: str, *, actor: str | None = None, data: Any = None) -> None:
-        """Appends a note to the audit trail, through the inbox of the execution: whoever drives it next writes it."""
+    async def record(
+        self, execution_id: str, note: str, *, actor: str | None = None, data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Appends a note to the audit trail: at once where nobody drives the execution, else through its inbox, which
+        its owner writes to the trail with its next commit. Raises ExecutionNotFound."""
         now = self.clock.now()
         body: dict[str, Any] = {"note": note}
         if data is not None:
             body["data"] = normalise(data, limits=Limits(), what="data")
-        message = Message(
-            kind="note", execution_id=execution_id, key=f"note:{now!r}:{id(body):x}", time=now, actor=actor, body=body
-        )
-        appended = await self.append(message, encode(message))
-        if appended.outcome == "unknown":
+        token = token_hex(8)
+        message = Message(kind="note", execution_id=execution_id, key=f"note:{token}", time=now, actor=actor, body=body)
+        held = await self.claim(execution_id, owner=f"note:{token}", ttl=30.0, statuses=tuple(Status))
+        if held is None:
             raise ExecutionNotFound(execution_id)
+        if isinstance(held, Busy):
+            await self.append(message, encode(message))
+            return
+        row = held.row
+        noted = Record(action=Action.NOTED, time=now, actor=actor, metadata=body)
+        await self.commit(
+            Commit(
+                execution_id=execution_id,
+                owner=row.owner,
+                generation=row.generation,
+                version=row.version,
+                nonce=token,
+                seq=row.seq + 1,
+                status=row.status,
+                current_step=row.current_step,
+                updated_at=now,
+                finished_at=row.finished_at,
+                wake_at=row.wake_at,
+                root=row.root,
+                result_seq=row.result_seq,
+                entries=[(row.seq + 1, encode(noted))],
+                release=True,
+            )
+        )
+        await self.release(execution_id, owner=f"note:{token}", generation=row.generation)
 
     async def delete(self, execution_id: str) -> bool:
         """Deletes everything of an execution; False if there was none. Raises ConflictError while it is driven."""
