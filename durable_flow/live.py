@@ -356,7 +356,7 @@ class Run:
             nonce=nonce,
             seq=self.seq,
             status=self.status.value,
-            current_step=self.root.record.at,
+            current_step=self.root.record.at if self.root.record.at in self.root.body.by_id else None,
             updated_at=self.updated_at,
             finished_at=self.finished_at,
             wake_at=wake_at,

@@ -19,7 +19,7 @@ from durable_flow.model.codec import Info, decode_info, encode
 from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status
 from durable_flow.model.frame import Message
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.stores.base import Row, check_id, execution_of
+from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,11 +340,12 @@ class Runner:
             raise ExecutionNotFound(execution_id)
         info = decode_info(row.info, execution_id=execution_id)
         status = Status(row.status)
+        masks = masks_of(row)
         return ExecutionResult(
             status=status,
             execution_id=execution_id,
             output=self._engine.store.result_of(row) if status is Status.COMPLETED else None,
-            halts=[] if status.over else [_halt(wait) for wait in await self._open_waits(info)],
+            halts=[] if status.over else [_halt(masked(wait, masks)) for wait in await self._open_waits(info)],
             error=None if info.error is None else info.error.text,
             error_info=info.error,
         )

@@ -38,7 +38,7 @@ from durable_flow.errors import ConflictError, CorruptState, ExecutionNotFound, 
 from durable_flow.ids import token_hex
 from durable_flow.limits import Limits
 from durable_flow.model.codec import Info, decode_info, decode_record, decode_value, encode, value_of
-from durable_flow.model.execution import Action, Entry, ErrorInfo, Execution, Status
+from durable_flow.model.execution import Action, AnyWait, ApprovalWait, Entry, ErrorInfo, Execution, HaltWait, Status
 from durable_flow.model.frame import Frame, Message, Record
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
@@ -339,7 +339,7 @@ class Store(ABC):
         row = await self.row(execution_id)
         if row is None:
             return []
-        masks = _masks(row)
+        masks = masks_of(row)
         blobs = await self.read(execution_id, after=after, limit=limit)
         records = {seq: decode_record(blob, execution_id=execution_id) for seq, blob in blobs}
         missing = {
@@ -527,11 +527,13 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
     if row.result is not None:
         record = decode_record(row.result, execution_id=row.id)
         result = record.output if "result" in record.same or not record.changes else record.changes.get("result")
+    waits = list(info.waits)
     masks = secret_texts(given, info.secrets)
     if masks:
         given, ctx, result = redact(given, masks), redact(ctx or {}, masks), redact(result, masks)
+        waits = [masked(wait, masks) for wait in waits]
     status = Status(row.status)
-    first = info.waits[0] if info.waits else None
+    first = waits[0] if waits else None
     return Execution(
         id=row.id,
         workflow_id=row.workflow_id,
@@ -543,8 +545,8 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
         current_step=row.current_step,
         result=result,
         recover_to=info.recover_to,
-        halt_data=redact(getattr(first, "data", None), masks) if masks else getattr(first, "data", None),
-        blocked_on=list(info.waits),
+        halt_data=getattr(first, "data", None),
+        blocked_on=waits,
         error=None if info.error is None else info.error.text,
         error_info=info.error,
         parent_id=row.parent_id,
@@ -566,6 +568,17 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
         started_at=_moment(info.started_at),
         finished_at=_moment(row.finished_at),
     )
+
+
+def masked(wait: AnyWait, masks: Sequence[str]) -> AnyWait:
+    """A wait with secrets masked in what it shows."""
+    if isinstance(wait, ApprovalWait):
+        return msgspec.structs.replace(
+            wait, data=redact(wait.data, masks), prompt=redact(wait.prompt, masks), options=redact(wait.options, masks)
+        )
+    if isinstance(wait, HaltWait):
+        return msgspec.structs.replace(wait, data=redact(wait.data, masks))
+    return wait
 
 
 def _readable(row: Row) -> Execution:
@@ -596,7 +609,8 @@ def _variables(stored: Stored) -> dict[str, Any]:
     return ctx
 
 
-def _masks(row: Row) -> tuple[str, ...]:
+def masks_of(row: Row) -> tuple[str, ...]:
+    """The texts that must not be shown of this execution."""
     info = decode_info(row.info, execution_id=row.id)
     return secret_texts(decode_value(row.input, execution_id=row.id), info.secrets) if info.secrets else ()
 
