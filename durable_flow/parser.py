@@ -22,15 +22,19 @@ from durable_flow.model.workflow import Position as StepPosition
 from durable_flow.reader import (
     BAD,
     STEP_ID,
+    BodyForm,
     Field,
-    ListForm,
     Reader,
-    StructForm,
+    TableForm,
     TargetForm,
+    VariableForm,
     Version,
+    bad_variable,
     build,
     check_keys,
     fields_of,
+    find_name,
+    holds,
     key_path,
     kind_of,
     locate,
@@ -38,7 +42,7 @@ from durable_flow.reader import (
 )
 from durable_flow.source import Source, compose_source
 from durable_flow.steps import step_types
-from durable_flow.steps.base import Duration, Interval, StepType, TargetName
+from durable_flow.steps.base import Duration, Interval, StepType, TargetName, VariableName, walk
 
 MAX_PROBLEMS = 1_000
 """A document with more problems than this is answered with the first so many."""
@@ -127,7 +131,8 @@ class Draft(msgspec.Struct, kw_only=True):
     """What could be made of a document that may have problems.
 
     `workflow` is None where there is not even a list of steps; it may be used only if there are no problems. `nodes`
-    are the nodes of its steps, and `broken` the steps with problems of their own, both by `id()` of the StepDef.
+    are the nodes of its steps; `vague` are the steps of which it is not known where they lead or what they set. Both
+    are by `id()` of the StepDef.
     """
 
     file: str
@@ -135,7 +140,7 @@ class Draft(msgspec.Struct, kw_only=True):
     workflow: WorkflowDef | None
     problems: list[Problem]
     nodes: dict[int, MappingNode]
-    broken: frozenset[int]
+    vague: frozenset[int]
 
 
 def parse(
@@ -182,17 +187,17 @@ def draft(
 def finished(read: Draft) -> WorkflowDef:
     """The workflow of a draft without problems. Raises ValidationError."""
     if read.problems or read.workflow is None:
-        raise refusal(read.problems)
+        raise ValidationError(ordered(read.problems))
     return read.workflow
 
 
-def refusal(problems: Iterable[Problem]) -> ValidationError:
-    """The error that lists the problems, in the order of the document."""
-    ordered = sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
-    if len(ordered) > MAX_PROBLEMS:
-        more = Problem(file=ordered[0].file, message=f"and {len(ordered) - MAX_PROBLEMS:,} more problems")
-        ordered = [*ordered[:MAX_PROBLEMS], more]
-    return ValidationError(ordered)
+def ordered(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems in the order of the document, not endlessly many of them."""
+    found = sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
+    if len(found) > MAX_PROBLEMS:
+        more = Problem(file=found[0].file, message=f"and {len(found) - MAX_PROBLEMS:,} more problems")
+        found = [*found[:MAX_PROBLEMS], more]
+    return found
 
 
 def _instance(kind: Any) -> StepType[Any]:
@@ -220,9 +225,11 @@ class _Parser(Reader):
             name: [field.key for field in (*self._common[name], *fields_of(kind.Config))]
             for name, kind in kinds.items()
         }
+        self._telling = {name: telling_keys(kind) for name, kind in kinds.items()}
         self._ids: dict[str, Position] = {}
         self._nodes: dict[int, MappingNode] = {}
-        self._broken: set[int] = set()
+        self._vague: set[int] = set()
+        self._telling[_UNKNOWN.name] = frozenset()
         self._top = True
 
     def document(self, tree: MappingNode) -> Draft:
@@ -255,7 +262,7 @@ class _Parser(Reader):
             workflow=workflow,
             problems=self.problems,
             nodes=self._nodes,
-            broken=frozenset(self._broken),
+            vague=frozenset(self._vague),
         )
 
     # -- inputs --------------------------------------------------------------------------------------------------------
@@ -305,28 +312,26 @@ class _Parser(Reader):
         if not isinstance(node, MappingNode):
             self.expected("a step, which is a mapping with 'id' and 'type'", node, key)
             return None
-        outer = self.step, self.count
-        self.step, self.count = None, 0
+        outer = self.step, self.doubtful
+        self.step, self.doubtful = None, set()
         try:
             return self._step(node, key, follow)
         finally:
-            self.step, self.count = outer
+            self.step, self.doubtful = outer
 
     def _step(self, node: MappingNode, key: str, follow: str | None) -> StepDef:
         identifier = self._id(node, key)
         kind = self._kind(node)
         if kind is None:
-            kind = Unknown()
+            kind, config = _UNKNOWN, BAD
             common = read_fields(self, node, [field for field in fields_of(StepKeys) if not field.required])
-            config = None
         else:
             self._check_step_keys(node, kind)
             common = read_fields(self, node, [field for field in self._common[kind.name] if not field.required])
             fields = fields_of(kind.Config)
             config = build(kind.Config, fields, read_fields(self, node, fields))
-            if self.count == 0:
+            if not self.doubtful:
                 self._check_config(node, kind, config)
-        retry = self._retry(node, kind, config, common.get("retry"))
         goes_on = _text(common.get("next"))
         step = StepDef(
             id=identifier,
@@ -337,21 +342,21 @@ class _Parser(Reader):
             on_error=_text(common.get("on_error")),
             description=common.get("description", ""),
             timeout=_seconds(common.get("timeout")),
-            retry=retry,
+            retry=self._retry(node, kind, config, common.get("retry")),
             position=StepPosition(line=node.at.line, column=node.at.column),
-            needs_history=self.count == 0 and _reads_history(kind, config),
+            needs_history=not self.doubtful and _reads_history(kind, config),
         )
         self._nodes[id(step)] = node
-        if self.count:
-            self._broken.add(id(step))
+        if config is BAD or self.doubtful & self._telling[kind.name]:
+            self._vague.add(id(step))
         return step
 
     def _id(self, node: MappingNode, key: str) -> str:
         written = node.items.get("id")
         if written is None:
-            self.problem(node, "missing key 'id'", key=key)
+            self.problem(node, f"{key}: missing key 'id'")
         elif not isinstance(written, ScalarNode) or not isinstance(written.value, str):
-            self.problem(written, f"expected the id of the step as text, got {kind_of(written)}", key=f"{key}.id")
+            self.problem(written, f"expected the id of the step as text, got {kind_of(written)}", key="id")
         elif self.claim(written.value, written.at) or _STEP_ID.fullmatch(written.value):
             self.step = written.value
             return written.value
@@ -402,6 +407,13 @@ class _Parser(Reader):
     def _check_config(self, node: MappingNode, kind: StepType[Any], config: Any) -> None:
         for key, message in kind.check(config):
             self.problem(locate(node, key_path(key)), message, key=key)
+        read = {value for _, value in walk(config) if isinstance(value, VariableName)}
+        locals_ = frozenset[str]().union(*(body.locals for body in kind.bodies(config)))
+        for name in sorted((kind.writes(config) | locals_) - read):
+            wrong = bad_variable(name)
+            if wrong is not None:
+                inside = frozenset(id(inner) for inner in self._nodes.values())
+                self.problem(find_name(node, name, inside) or node.at, wrong)
 
     def _retry(self, node: MappingNode, kind: StepType[Any], config: Any, keys: RetryKeys | None) -> RetryPolicy | None:
         own = None if config is BAD or config is None else kind.retry_policy(config)
@@ -430,6 +442,14 @@ def definition_hash(document: Mapping[str, Any]) -> str:
     return sha256(msgspec.json.encode(document)).hexdigest()
 
 
+def telling_keys(kind: StepType[Any]) -> frozenset[str]:
+    """The keys without which it is not known where a step leads, what it sets, or what is in it."""
+    telling = (TargetForm, VariableForm, BodyForm, TableForm)
+    own = {field.key for field in fields_of(kind.Config) if holds(field.form, *telling)}
+    return frozenset({"", "id", "next", "on_error", *own})
+
+
+_UNKNOWN = Unknown()
 _STEP_ID = re.compile(STEP_ID)
 
 
@@ -442,14 +462,7 @@ def _policy_problems(policy: RetryPolicy) -> Iterable[str]:
 
 def _leading_keys(kind: StepType[Any]) -> str:
     """The keys that hold targets, for a message."""
-
-    def leads(field: Field) -> bool:
-        form = field.form.item if isinstance(field.form, ListForm) else field.form
-        if isinstance(form, StructForm):
-            return any(leads(inner) for inner in form.fields)
-        return isinstance(form, TargetForm)
-
-    keys: Sequence[str] = [repr(field.key) for field in fields_of(kind.Config) if leads(field)]
+    keys: Sequence[str] = [repr(field.key) for field in fields_of(kind.Config) if holds(field.form, TargetForm)]
     return " and ".join(keys) or "its own keys"
 
 

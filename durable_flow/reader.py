@@ -61,13 +61,13 @@ class Reader(ABC):
         self.file = file
         self.problems: list[Problem] = []
         self.step: str | None = None
-        self.count = 0
-        """How many problems the step that is being read has; those of the steps inside it do not count."""
+        self.doubtful: set[str] = set()
+        """The keys with problems of the step that is being read; those of the steps inside it do not count."""
         self._hints = 0
 
     def problem(self, at: Node | Position, message: str, *, key: str = "", hint: str | None = None) -> None:
         place = at if isinstance(at, Position) else at.at
-        self.count += 1
+        self.doubtful.add(key.partition(".")[0].partition("[")[0])
         self.problems.append(
             Problem(
                 file=self.file,
@@ -128,6 +128,22 @@ def locate(node: Node, path: Iterable[str | int]) -> Position:
             case _:
                 return at
     return node.at if isinstance(node, ScalarNode) else at
+
+
+def find_name(node: Node, name: str, inside: frozenset[int]) -> Position | None:
+    """Where a name is written, as a key or as a text. The nodes in `inside` (by `id()`) are not entered."""
+    match node:
+        case ScalarNode():
+            return node.at if node.value == name else None
+        case SequenceNode():
+            found = (find_name(item, name, inside) for item in node.items if id(item) not in inside)
+        case _:
+            found = (
+                node.keys[key] if key == name else find_name(item, name, inside)
+                for key, item in node.items.items()
+                if id(item) not in inside
+            )
+    return next((at for at in found if at is not None), None)
 
 
 _STEP_OF_KEY = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
@@ -294,14 +310,14 @@ class UnionForm(Form):
     """One of several forms, told apart by the kind of node."""
 
     def __init__(self, forms: Sequence[Form]) -> None:
-        self._forms = forms
+        self.forms = forms
         self.expected = " or ".join(form.expected for form in forms)
 
     def takes(self, node: Node) -> bool:
-        return any(form.takes(node) for form in self._forms)
+        return any(form.takes(node) for form in self.forms)
 
     def read(self, reader: Reader, node: Node, key: str) -> Any:
-        return next(form for form in self._forms if form.takes(node)).read(reader, node, key)
+        return next(form for form in self.forms if form.takes(node)).read(reader, node, key)
 
     def read_any(self, reader: Reader, node: Node, key: str) -> Any:
         if self.takes(node):
@@ -312,7 +328,7 @@ class UnionForm(Form):
         return reader.expected(self.expected, node, key)
 
     def schema(self, definitions: Definitions) -> dict[str, Any]:
-        return {"anyOf": [form.schema(definitions) for form in self._forms]}
+        return {"anyOf": [form.schema(definitions) for form in self.forms]}
 
 
 class DurationForm(Form):
@@ -589,18 +605,18 @@ class TableForm(Form):
     expected = "mapping"
 
     def __init__(self, item: Form) -> None:
-        self._item = item
+        self.item = item
 
     def takes(self, node: Node) -> bool:
         return isinstance(node, MappingNode)
 
     def read(self, reader: Reader, node: Node, key: str) -> Any:
         assert isinstance(node, MappingNode)
-        values = {name: self._item.read_any(reader, item, f"{key}.{name}") for name, item in node.items.items()}
+        values = {name: self.item.read_any(reader, item, f"{key}.{name}") for name, item in node.items.items()}
         return {name: value for name, value in values.items() if value is not BAD}
 
     def schema(self, definitions: Definitions) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self._item.schema(definitions)}
+        return {"type": "object", "additionalProperties": self.item.schema(definitions)}
 
 
 class Field(NamedTuple):
@@ -662,11 +678,26 @@ class StructForm(Form):
         return {"anyOf": [self._short.form.schema(definitions), whole]}
 
 
+def holds(form: Form, *kinds: type[Form]) -> bool:
+    """Whether a form is of one of the kinds or has one of them inside."""
+    match form:
+        case ListForm() | TableForm():
+            return isinstance(form, kinds) or holds(form.item, *kinds)
+        case UnionForm():
+            return any(holds(inner, *kinds) for inner in form.forms)
+        case StructForm():
+            return any(holds(field.form, *kinds) for field in form.fields)
+        case _:
+            return isinstance(form, kinds)
+
+
 def check_keys(reader: Reader, node: MappingNode, allowed: Sequence[str], key: str = "") -> None:
     """Tells unknown keys."""
     for name, at in node.keys.items():
         if name not in allowed:
-            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=reader.suggest(name, allowed))
+            hint = reader.suggest(name, allowed)
+            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=hint)
+            reader.doubtful.update(word for word in allowed if hint and repr(word) in hint)
 
 
 def read_fields(reader: Reader, node: MappingNode, fields: Iterable[Field], key: str = "") -> dict[str, Any]:

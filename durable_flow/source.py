@@ -23,14 +23,15 @@ MAPPING = "<mapping>"
 
 def compose_source(source: Source, *, limits: Limits, base: str | os.PathLike[str] | None) -> tuple[str, MappingNode]:
     """What problems call the source, and its tree. Raises ValidationError."""
+    given: object = source
     if isinstance(source, Mapping):
         return MAPPING, compose_plain(dict(source), name=MAPPING, limits=limits)
     if isinstance(source, str) and is_text(source):
         return TEXT, compose(source, name=TEXT, limits=limits)
-    if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
+    name: object = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(name, str):
         message = f"expected a path, YAML text or a mapping, got {type(source).__name__}"
         raise ValidationError([Problem(file="<source>", message=message)])
-    name = os.fspath(source)
     return name, compose(_read(name, limits, base), name=name, limits=limits)
 
 

@@ -1,0 +1,497 @@
+"""What is wrong with a definition that can be read: by asking the step types, never switching on them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from durable_flow.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.expr.condition import Condition
+from durable_flow.expr.reference import (
+    Reference,
+    ReferenceSyntaxError,
+    Template,
+    compile_reference,
+    compile_template,
+)
+from durable_flow.expr.schema import Schema, compile_schema
+from durable_flow.expr.transform import Transform
+from durable_flow.flow import EVERYTHING, LAST_ERROR, Flow, Scope
+from durable_flow.flow import Node as FlowNode
+from durable_flow.limits import Limits
+from durable_flow.model.problem import Problem, suggest
+from durable_flow.model.workflow import StepDef, WorkflowDef
+from durable_flow.parser import Draft
+from durable_flow.reader import MAX_HINTS, ROOTS, find_name, key_path, locate
+from durable_flow.steps.base import VariableName, walk
+
+
+class Findings(msgspec.Struct, kw_only=True):
+    """What validation found; warnings do not keep a definition from running."""
+
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+
+
+def validate(workflow: WorkflowDef, *, limits: Limits | None = None) -> list[Problem]:
+    """Everything wrong with a definition, without the places inside of its steps, which only `load` knows."""
+    return examine(workflow, limits=limits).problems
+
+
+def examine(workflow: WorkflowDef, *, limits: Limits | None = None, draft: Draft | None = None) -> Findings:
+    """Problems and warnings. With the draft it comes from, they say where in a step they are."""
+    return _Validator(workflow, limits or Limits(), draft).run()
+
+
+class _Validator:
+    def __init__(self, workflow: WorkflowDef, limits: Limits, draft: Draft | None) -> None:
+        self._workflow = workflow
+        self._limits = limits
+        self._vague = frozenset[int]() if draft is None else draft.vague
+        self._places = _Places(draft)
+        self._flow = Flow(workflow, self._vague)
+        self._found = Findings(problems=[], warnings=[])
+        self._inputs = {declared.name: declared for declared in workflow.inputs}
+        self._hints = 0
+
+    def run(self) -> Findings:
+        flow = self._flow
+        self._handler()
+        for node in flow.nodes:
+            self._targets(node)
+            self._place(node)
+        flow.solve()
+        self._unreachable()
+        self._cycles()
+        self._writers = _writers(flow)
+        self._schemas = _Schemas(self._workflow, self._writers)
+        self._approvals = {node.step.id for node in flow.nodes if node.step.type.can_wait or node.vague}
+        for node in flow.nodes:
+            if node.step.config is not None:
+                self._reads(node)
+                self._secrets(node)
+                self._overlaps(node)
+        return self._found
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def _problem(
+        self, step: StepDef | None, at: Position, message: str, *, key: str = "", hint: str | None = None
+    ) -> None:
+        self._found.problems.append(self._told(step, at, message, key, hint))
+
+    def _told(self, step: StepDef | None, at: Position, message: str, key: str, hint: str | None) -> Problem:
+        return Problem(
+            file=self._workflow.source,
+            line=at.line,
+            column=at.column,
+            step=None if step is None else step.id,
+            message=f"{key}: {message}" if key else message,
+            hint=hint,
+        )
+
+    def _suggest(self, word: str, options: Iterable[str]) -> str | None:
+        self._hints += 1
+        return suggest(word, options) if self._hints <= MAX_HINTS else None
+
+    # -- targets and places --------------------------------------------------------------------------------------------
+
+    def _handler(self) -> None:
+        target = self._workflow.on_error
+        if target is None or target in self._flow.top.nodes:
+            return
+        at = self._places.document("on_error")
+        message, hint = self._unknown(target, self._flow.top)
+        self._problem(None, at, message, key="on_error", hint=hint)
+
+    def _targets(self, node: FlowNode) -> None:
+        for key, target in self._flow.outgoing(node):
+            at = self._places.key(node.step, key)
+            if key == "on_error" and target == node.step.id:
+                self._problem(node.step, at, "leads back to the step itself", key=key)
+                continue
+            reached = self._flow.reach(node, target)
+            if reached.problem:
+                self._problem(node.step, at, reached.problem, key=key)
+            elif reached.problem is not None:
+                message, hint = self._unknown(target, node.scope)
+                self._problem(node.step, at, message, key=key, hint=hint)
+
+    def _unknown(self, target: str, scope: Scope) -> tuple[str, str | None]:
+        """(message, hint) for a target that cannot be reached from a body."""
+        shown = target if len(target) <= 80 else target[:77] + "..."
+        for node in self._flow.nodes:
+            if node.step.id == target and node.scope.owner is not None:
+                owner = node.scope.owner.step.id
+                return f"step {shown!r} is inside of {owner!r} and cannot be reached from here", None
+        return f"there is no step {shown!r}", self._suggest(target, _visible(scope))
+
+    def _place(self, node: FlowNode) -> None:
+        """Whether a step of this type may stand here, with so many bodies."""
+        step = node.step
+        at = self._places.step(step)
+        if step.type.entry and (node.scope.parent is not None or node.index > 0):
+            message = f"a step of type {step.type.name!r} can only be the first step of the workflow"
+            self._problem(step, at, message)
+        scope = _isolated(node.scope)
+        if step.type.ends and scope is not None and scope.owner is not None:
+            message = f"a step of type {step.type.name!r} cannot stand in a branch or concurrent body"
+            hint = "end the branch with a step whose 'next' is '__FINISHED__'"
+            self._problem(step, at, f"{message} of {scope.owner.step.id!r}", hint=hint)
+        if len(node.scopes) > self._limits.branches and node.scopes[0].definition is not None:
+            key = node.scopes[0].definition.key.partition("[")[0]
+            message = f"{len(node.scopes):,} are more than {self._limits.branches:,}"
+            self._problem(step, self._places.key(step, key), message, key=key, hint="raise it with Limits(branches=…)")
+
+    # -- reachability --------------------------------------------------------------------------------------------------
+
+    def _unreachable(self) -> None:
+        doubtful = self._doubtful_scopes()
+        before: FlowNode | None = None
+        for node in self._flow.nodes:
+            if node.state is None and id(node.scope) not in doubtful and self._owner_runs(node):
+                self._problem(
+                    node.step,
+                    self._places.step(node.step),
+                    "unreachable: no step leads here",
+                    hint=_no_next(before, node),
+                )
+            before = node
+
+    def _doubtful_scopes(self) -> set[int]:
+        """The bodies (by `id()`) that have vague steps, inside of others too: any step of them may be meant."""
+        found: set[int] = set()
+        for node in self._flow.nodes:
+            scope: Scope | None = node.scope if node.vague else None
+            while scope is not None and id(scope) not in found:
+                found.add(id(scope))
+                scope = scope.parent
+        return found
+
+    def _owner_runs(self, node: FlowNode) -> bool:
+        return node.scope.owner is None or node.scope.owner.state is not None
+
+    def _cycles(self) -> None:
+        for nodes in self._flow.endless():
+            names = [node.step.id for node in nodes]
+            listed = ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+            what = f"the steps {listed} form a cycle" if len(names) > 1 else "the step follows itself"
+            message = f"{what} that never ends: nothing in it waits, ends the workflow or leads out"
+            if len(names) == 1:
+                message = f"{what} for ever: nothing in it waits, ends the workflow or leads out"
+            self._problem(nodes[0].step, self._places.step(nodes[0].step), message)
+
+    # -- references ----------------------------------------------------------------------------------------------------
+
+    def _reads(self, node: FlowNode) -> None:
+        step = node.step
+        state = EVERYTHING if node.state is None else node.state
+        bits = self._flow.bits
+        told: set[Reference] = set()
+        for reference in step.type.references(step.config):
+            if reference in told:
+                continue
+            found = self._root(node, reference) if reference.root in ROOTS else None
+            if reference.root not in ROOTS:
+                bit = bits.get(reference.root)
+                if bit is None or not state & bit:
+                    found = self._unset(node, reference)
+                elif reference.path:
+                    reason = self._schemas.contradiction(node, reference)
+                    found = None if reason is None else (f"{reference.text}: {reason}", None)
+            if found is not None:
+                told.add(reference)
+                at, key = self._places.reference(step, reference)
+                self._problem(step, at, found[0], key=key, hint=found[1])
+
+    def _root(self, node: FlowNode, reference: Reference) -> tuple[str, str | None] | None:
+        match reference.root, reference.path:
+            case "input", (name, *_) if name not in self._inputs:
+                near = self._near_input(name)
+                return None if near is None else (f"there is no input {name!r}", f"did you mean {near!r}?")
+            case "approvals", (name, *_) if name not in self._approvals:
+                waits = [other.step.id for other in self._flow.nodes if other.step.type.can_wait]
+                return f"there is no approval step {name!r}", self._suggest(name, waits)
+            case "secrets", ():
+                return "name one secret, such as $secrets.api_key", None
+            case _:
+                reason = self._schemas.contradiction(node, reference)
+                return None if reason is None else (f"{reference.text}: {reason}", None)
+
+    def _near_input(self, name: str) -> str | None:
+        """The input that was meant by a misspelt name. Others pass: a caller may give more than is declared."""
+        close = difflib.get_close_matches(name, self._inputs, n=1, cutoff=0.75) if len(name) <= 128 else []
+        return close[0] if close and _DIGITS.sub("", close[0]) != _DIGITS.sub("", name) else None
+
+    def _unset(self, node: FlowNode, reference: Reference) -> tuple[str, str | None]:
+        """(message, hint) for a variable that may not be set."""
+        name = reference.root
+        writers = [writer.step for writer, _ in self._writers.get(name, ())]
+        if writers:
+            if all(writer is node.step for writer in writers):
+                hint = "only this step sets it"
+            else:
+                others = [repr(writer.id) for writer in writers if writer is not node.step]
+                hint = f"set by {', '.join(others[:3])}" + (", …" if len(others) > 3 else "")
+            return f"${name} is not set on every path to this step", hint
+        if name == LAST_ERROR:
+            return f"${name} is only set where 'on_error' leads", None
+        if name in self._inputs:
+            return f"nothing sets ${name}", f"did you mean $input.{'.'.join((name, *reference.path))}?"
+        for other in self._flow.nodes:
+            for scope in other.scopes:
+                if scope.definition is not None and name in scope.definition.locals:
+                    return f"${name} is only set in the body of {other.step.id!r}", None
+        near = self._suggest(name, [*self._writers, *_locals(node.scope), *ROOTS])
+        if near is None and (meant := self._near_input(name)) is not None:
+            near = f"did you mean $input.{meant}?"
+        return f"nothing sets ${name}", near
+
+    def _secrets(self, node: FlowNode) -> None:
+        """Secrets exist only while a service is called."""
+        step = node.step
+        for key, value in walk(step.config):
+            if isinstance(value, Reference):
+                references: tuple[Reference, ...] = (value,)
+            elif isinstance(value, Template | Condition | Transform):
+                references = value.references
+            else:
+                continue
+            if step.type.works_outside and key.partition(".")[0] == "input":
+                continue
+            for reference in references:
+                if reference.root == "secrets":
+                    message = (
+                        f"{reference.text}: secrets can only be used in the 'input' of a step that calls a service"
+                    )
+                    self._problem(step, self._places.reference(step, reference, under=key)[0], message, key=key)
+
+    # -- warnings ------------------------------------------------------------------------------------------------------
+
+    def _overlaps(self, node: FlowNode) -> None:
+        """Two branches that set one variable: the later one in the document wins."""
+        branches = [scope for scope in node.scopes if scope.isolated and scope.definition and scope.definition.merges]
+        if len(branches) < 2:
+            return
+        first: dict[str, Scope] = {}
+        for scope in branches:
+            for name in sorted(_set_in(scope)):
+                if name in first:
+                    message = f"{_called(first[name])} and {_called(scope)} both set ${name}; the later branch wins"
+                    at = self._places.step(node.step)
+                    self._found.warnings.append(self._told(node.step, at, message, "", None))
+                first[name] = scope
+
+
+_DIGITS = re.compile(r"\d+")
+
+
+def _visible(scope: Scope | None) -> Iterator[str]:
+    """The ids a step can go to."""
+    while scope is not None:
+        yield from scope.nodes
+        scope = None if scope.isolated else scope.parent
+
+
+def _isolated(scope: Scope | None) -> Scope | None:
+    """The nearest body around that runs side by side with others."""
+    while scope is not None and not scope.isolated:
+        scope = scope.parent
+    return scope
+
+
+def _locals(scope: Scope | None) -> Iterator[str]:
+    while scope is not None:
+        if scope.definition is not None:
+            yield from scope.definition.locals
+        scope = scope.parent
+
+
+def _no_next(before: FlowNode | None, node: FlowNode) -> str | None:
+    """The usual reason: at the top level, steps do not follow one another by themselves."""
+    if node.scope.parent is not None or before is None:
+        return None
+    while before.scope.owner is not None:
+        before = before.scope.owner
+    step = before.step
+    if step.next is not None or step.type.ends or not step.type.reaches_next:
+        return None
+    return f"{step.id!r} before it has no 'next'"
+
+
+def _called(scope: Scope) -> str:
+    assert scope.definition is not None
+    return f"{scope.definition.key} ({next(iter(scope.nodes))!r})"
+
+
+def _set_in(scope: Scope) -> set[str]:
+    """The variables that are set in a body under a name that was chosen in the document."""
+    found: set[str] = set()
+    for node in scope.nodes.values():
+        if node.step.config is not None:
+            chosen = {str(value) for _, value in walk(node.step.config) if isinstance(value, VariableName)}
+            chosen |= {key.rpartition(".")[2] for key, _ in walk(node.step.config) if "." in key}
+            found |= node.step.type.writes(node.step.config) & chosen
+        for inner in node.scopes:
+            if inner.definition is not None and inner.definition.merges:
+                found |= _set_in(inner) - inner.definition.locals
+    return found
+
+
+Writers = Mapping[str, list[tuple[FlowNode, Schema | None]]]
+
+
+def _writers(flow: Flow) -> Writers:
+    """Who sets each variable, with the schema of what is set where there is one."""
+    found: dict[str, list[tuple[FlowNode, Schema | None]]] = {}
+    for node in flow.nodes:
+        if node.step.config is None:
+            continue
+        described = _described(node.step)
+        for name in node.step.type.writes(node.step.config):
+            found.setdefault(name, []).append((node, described.get(name)))
+    return found
+
+
+def _described(step: StepDef) -> dict[str, Schema]:
+    """The schemas of the variables a step sets: a Schema describes the VariableName that stands next to it."""
+    schemas: dict[str, Schema] = {}
+    names: list[tuple[str, str]] = []
+    for key, value in walk(step.config):
+        if isinstance(value, Schema):
+            schemas[key.rpartition(".")[0]] = value
+        elif isinstance(value, VariableName):
+            names.append((key.rpartition(".")[0], value))
+    return {name: schemas[group] for group, name in names if group and group in schemas}
+
+
+class _Schemas:
+    """What is known about the inside of variables and roots."""
+
+    def __init__(self, workflow: WorkflowDef, writers: Writers) -> None:
+        self._writers = writers
+        self._roots: dict[str, Schema] = {}
+        self._declared = {declared.name: declared for declared in workflow.inputs}
+        self._inputs: dict[str, list[Schema]] = {}
+
+    def contradiction(self, node: FlowNode, reference: Reference) -> str | None:
+        """Why there can be nothing at the path of a reference."""
+        root, path = reference.root, reference.path
+        if root == "input":
+            return self._in_input(path)
+        if root in _ROOT_SCHEMAS:
+            if root not in self._roots:
+                self._roots[root] = compile_schema(_ROOT_SCHEMAS[root])
+            return self._roots[root].contradicts(path)
+        if root in ROOTS or root in set(_locals(node.scope)):
+            return None
+        schemas = [schema for _, schema in self._writers.get(root, ())]
+        reasons = [None if schema is None else schema.contradicts(path) for schema in schemas]
+        return reasons[0] if reasons and all(reasons) else None
+
+    def _in_input(self, path: tuple[str, ...]) -> str | None:
+        if len(path) < 2 or path[0] not in self._declared:
+            return None
+        name, *rest = path
+        if name not in self._inputs:
+            declared = self._declared[name]
+            schemas = [] if declared.type == "any" else [compile_schema({"type": declared.type})]
+            if declared.schema is not None:
+                schemas.append(compile_schema(declared.schema))
+            self._inputs[name] = schemas
+        reasons = (schema.contradicts(tuple(rest)) for schema in self._inputs[name])
+        return next((reason for reason in reasons if reason is not None), None)
+
+
+_TEXT = {"type": "string"}
+_ROOT_SCHEMAS = {
+    "now": _TEXT,
+    "history": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"step_id": _TEXT, "path": _TEXT, "action": _TEXT, "timestamp": _TEXT},
+            "additionalProperties": False,
+        },
+    },
+    "execution": {
+        "type": "object",
+        "properties": {
+            "id": _TEXT,
+            "workflow_id": _TEXT,
+            "workflow_version": _TEXT,
+            "parent_id": _TEXT,
+            "started_at": _TEXT,
+            "step_key": _TEXT,
+        },
+        "additionalProperties": False,
+    },
+}
+
+
+class _Places:
+    """Where things stand, as far as it is known."""
+
+    def __init__(self, draft: Draft | None) -> None:
+        self._draft = draft
+        self._nodes: Mapping[int, MappingNode] = {} if draft is None else draft.nodes
+        self._inside = frozenset(id(node) for node in self._nodes.values())
+
+    def document(self, key: str) -> Position:
+        return Position(None, None) if self._draft is None else locate(self._draft.tree, [key])
+
+    def step(self, step: StepDef) -> Position:
+        return Position(step.position.line, step.position.column)
+
+    def key(self, step: StepDef, key: str) -> Position:
+        node = self._nodes.get(id(step))
+        return self.step(step) if node is None else locate(node, key_path(key))
+
+    def name(self, step: StepDef, name: str) -> Position:
+        node = self._nodes.get(id(step))
+        return (None if node is None else find_name(node, name, self._inside)) or self.step(step)
+
+    def reference(self, step: StepDef, reference: Reference, *, under: str = "") -> tuple[Position, str]:
+        """(where a reference stands, its key)."""
+        node = self._nodes.get(id(step))
+        if node is None:
+            return self.step(step), ""
+        start: Node = node
+        for part in key_path(under):
+            match start:
+                case MappingNode() if part in start.items:
+                    start = start.items[str(part)]
+                case SequenceNode() if isinstance(part, int) and part < len(start.items):
+                    start = start.items[part]
+        for key, scalar in self._texts(start, ""):
+            if _mentions(scalar, reference):
+                return scalar.at, key
+        return self.step(step), ""
+
+    def _texts(self, node: Node, key: str) -> Iterator[tuple[str, ScalarNode]]:
+        match node:
+            case ScalarNode():
+                yield key, node
+            case SequenceNode():
+                for index, item in enumerate(node.items):
+                    if id(item) not in self._inside:
+                        yield from self._texts(item, f"{key}[{index}]")
+            case _:
+                for name, item in node.items.items():
+                    if id(item) not in self._inside:
+                        yield from self._texts(item, f"{key}.{name}" if key else name)
+
+
+def _mentions(node: ScalarNode, reference: Reference) -> bool:
+    text = node.value
+    if not isinstance(text, str) or reference.root not in text:
+        return False
+    try:
+        if reference in compile_template(text).references:
+            return True
+        return compile_reference(text) == reference
+    except ReferenceSyntaxError:
+        return False
