@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from durable_flow.clock import Timer
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import Appended, Blob, Commit, Filter, New, Row, Store, Stored
@@ -29,6 +30,9 @@ class SettableClock:
 
     async def sleep(self, seconds: float) -> None:
         self.time += seconds
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        raise NotImplementedError("no store sets a timer")
 
 
 def creation(execution_id: str = "e", *, new: dict[str, Any] | None = None, **changes: Any) -> Commit:

@@ -403,7 +403,8 @@ async def test_times_come_back_exactly(store: Store, time: float) -> None:
 
 
 ALIKE = [
-    "a", "A", "a:", "a:1", "a/", "a%", "a_", "a*", "a'", 'a"', "a\\", "a.", "a{b}", "ä", "a\u0308", "😀", "0", "00", "a" * 255,
+    "a", "A", "a:", "a:1", "a/", "a%", "a_", "a*", "a'", 'a"', "a\\", "a.", "a{b}", "ä", "a\u0308", "😀", "0", "00",
+    "a" * 255,
 ]  # fmt: skip
 
 
@@ -851,7 +852,7 @@ async def test_a_wait_without_a_deadline_does_not_time_out(store: Store, clock: 
 async def test_an_answer_and_a_timeout_at_once_have_one_winner(store: Store, clock: SettableClock) -> None:
     await create(store, opened=[("wait", 1, START + 10)])
     clock.time = START + 10
-    outcomes = await asyncio.gather(answer(store), timeout(store), answer(store, "b"))
+    outcomes = list(await asyncio.gather(answer(store), timeout(store), answer(store, "b")))
     assert outcomes == ["closed", "accepted", "closed"]
 
 

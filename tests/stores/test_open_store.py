@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from durable_flow import stores
+from durable_flow.errors import ConfigError
+from durable_flow.stores import open_store
+from durable_flow.stores.base import Store
+from durable_flow.stores.sqlite import SqliteStore
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///flow.db", Path("flow.db")),
+        ("sqlite:///data/flow.db", Path("data/flow.db")),
+        ("sqlite:////var/flow.db", Path("/var/flow.db")),
+        ("sqlite:///with space & ümlaut%20.db", Path("with space & ümlaut%20.db")),
+        ("sqlite://:memory:", None),
+    ],
+)
+def test_a_url_names_a_file_or_memory(url: str, path: Path | None) -> None:
+    store = open_store(url)
+    assert isinstance(store, SqliteStore)
+    assert store.path == path
+
+
+def test_options_go_to_the_store() -> None:
+    store = open_store("sqlite://:memory:", durability="normal", busy_timeout=1.5, auto_migrate=False)
+    assert isinstance(store, SqliteStore)
+    assert (store.durability, store.busy_timeout, store.auto_migrate) == ("normal", 1.5, False)
+
+
+def test_an_unknown_durability_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'full' or 'normal'"):
+        open_store("sqlite://:memory:", durability="none")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://flow.db",
+        "sqlite:flow.db",
+        "sqlite:/flow.db",
+        "sqlite:///f.db?a=1",
+    ],
+)
+def test_a_misspelt_sqlite_url_says_how_it_is_written(url: str) -> None:
+    with pytest.raises(ConfigError, match="not a store URL"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["", "flow.db", "/var/flow.db", "://flow.db"])
+def test_what_is_no_url_says_what_one_looks_like(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"sqlite:///durable_flow\.db"):
+        open_store(url)
+
+
+def test_an_unknown_scheme_says_which_are_known() -> None:
+    with pytest.raises(ConfigError, match="known are: sqlite"):
+        open_store("mongodb://localhost")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    points = EntryPoints([EntryPoint("elsewhere", f"{__name__}:{target}", stores.ENTRY_POINTS)])
+    monkeypatch.setattr(stores, "entry_points", lambda *, group: points.select(group=group))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[self.attr])
+
+
+def elsewhere(url: str, **options: str) -> Store:
+    return SqliteStore(url.removeprefix("elsewhere://"), **options)  # type: ignore[arg-type]
+
+
+def nowhere(url: str, **options: str) -> object:
+    return url
+
+
+def test_another_package_brings_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "elsewhere")
+    store = open_store("elsewhere://flow.db", durability="normal")
+    assert isinstance(store, SqliteStore)
+    assert (store.path, store.durability) == (Path("flow.db"), "normal")
+
+
+def test_what_another_package_brings_must_be_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "nowhere")
+    with pytest.raises(ConfigError, match="did not return a Store"):
+        open_store("elsewhere://flow.db")
