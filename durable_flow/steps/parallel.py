@@ -52,34 +52,32 @@ class Parallel(StepType[ParallelConfig]):
     async def run(self, visit: Visit, config: ParallelConfig) -> Outcome:
         total = len(config.branches)
         needed = total if config.wait == "all" else 1 if config.wait == "any" else config.wait
-        strict = needed == total
         ends: dict[int | str, ChildEnd] = {end.key: end for end in visit.ended()}
-        waiting = [branch for branch in config.branches if branch.id not in ends]
-        waiting.reverse()
+        succeeded = sum(end.error is None for end in ends.values())
+        waiting = [branch for branch in reversed(config.branches) if branch.id not in ends]
 
-        def enough() -> bool:
-            succeeded = sum(end.error is None for end in ends.values())
-            failed = len(ends) - succeeded
-            if strict:
-                return bool(failed) and config.fail_fast
-            return succeeded >= needed or (total - failed < needed and config.fail_fast)
+        def decided() -> str | None:
+            """Why the branches that still run are not needed any more."""
+            if succeeded >= needed:
+                return "enough" if needed < total else None
+            return "fail_fast" if config.fail_fast and total - (len(ends) - succeeded) < needed else None
 
-        if waiting and not enough():
+        if waiting and decided() is None:
             async with visit.group() as group:
                 for _ in range(min(len(waiting), config.max_concurrency or total)):
                     branch = waiting.pop()
                     group.start(branch.id, branch.do, {})
                 async for end in group:
                     ends[end.key] = end
+                    succeeded += end.error is None
                     visit.settle(end)
-                    if enough():
-                        succeeded = sum(end.error is None for end in ends.values())
-                        group.cancel("enough" if succeeded >= needed else "fail_fast")
+                    if (reason := decided()) is not None:
+                        group.cancel(reason)
                         break
                     if waiting:
                         branch = waiting.pop()
                         group.start(branch.id, branch.do, {})
-        done = [branch.id for branch in config.branches if branch.id in ends and ends[branch.id].error is None]
+        done = {branch.id: None for branch in config.branches if branch.id in ends and ends[branch.id].error is None}
         failures = [
             (branch.id, error)
             for branch in config.branches
