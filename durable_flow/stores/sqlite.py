@@ -146,12 +146,12 @@ CREATE_FACTS = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 CREATE_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)"
 CREATE_DEFINITION = "INSERT INTO definitions VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
 # Most commits change neither the status nor the end: leaving these columns out leaves every index alone.
-STEP = """UPDATE executions SET version = ?1, nonce = ?2, seq = ?3, result_seq = ?4, current_step = ?5, updated_at = ?6,
-    wake_at = ?7, root = ?8, recoveries = 0
-    WHERE n = ?11 AND id = ?12 AND generation = ?13 AND version = ?14 AND status = ?9 AND finished_at IS ?10"""
-TURN = """UPDATE executions SET version = ?1, nonce = ?2, seq = ?3, result_seq = ?4, current_step = ?5, updated_at = ?6,
-    wake_at = ?7, root = ?8, recoveries = 0, status = ?9, finished_at = ?10
-    WHERE n = ?11 AND id = ?12 AND generation = ?13 AND version = ?14"""
+STEP = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
+    wake_at = ?, root = ?, recoveries = 0
+    WHERE n = ? AND id = ? AND generation = ? AND version = ? AND status = ? AND finished_at IS ?"""
+TURN = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
+    wake_at = ?, root = ?, recoveries = 0, status = ?, finished_at = ?
+    WHERE n = ? AND id = ? AND generation = ? AND version = ?"""
 RELABEL = "UPDATE labels SET status = ? WHERE n = ?"
 SET_INFO = "INSERT OR REPLACE INTO info VALUES (?, ?)"
 ADD_ENTRY = "INSERT INTO entries (n, seq, body) VALUES (?, ?, ?)"
@@ -310,13 +310,14 @@ class Connection:
         if n is None:
             raise LeaseLost(name)
         change = (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
-                  commit.updated_at, commit.wake_at, commit.root, commit.status, commit.finished_at)  # fmt: skip
+                  commit.updated_at, commit.wake_at, commit.root)  # fmt: skip
+        standing = (commit.status, commit.finished_at)
         condition = (n, name, commit.generation, commit.version)
         if commit.finished_at is None:
-            execute(STEP, (*change, *condition))
+            execute(STEP, (*change, *condition, *standing))
             if self.cursor.rowcount:
                 return n
-        execute(TURN, (*change, *condition))
+        execute(TURN, (*change, *standing, *condition))
         if not self.cursor.rowcount:
             self.numbers.pop(name, None)
             row = execute(LEASE, (name,)).fetchone()
