@@ -34,6 +34,10 @@ from durable_flow.errors import (
     ValidationError,
     WorkflowFailed,
 )
+from durable_flow.expr.condition import Condition
+from durable_flow.expr.reference import Reference, Template
+from durable_flow.expr.schema import Schema
+from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
 from durable_flow.loading import load, parse
 from durable_flow.model.execution import (
@@ -46,10 +50,25 @@ from durable_flow.model.execution import (
     Halt,
     Status,
 )
-from durable_flow.model.workflow import WorkflowDef
+from durable_flow.model.frame import Message
+from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runtime import Extension, Runtime
 from durable_flow.services import StepContext
+from durable_flow.steps.base import (
+    KEEP,
+    BodyDef,
+    ChildEnd,
+    Done,
+    Duration,
+    Failed,
+    Outcome,
+    StepType,
+    Suspend,
+    TargetName,
+    VariableName,
+    Visit,
+)
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Page, Store
 
@@ -57,11 +76,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Action",
+    "Body",
+    "BodyDef",
+    "ChildEnd",
     "Clock",
+    "Condition",
     "ConfigError",
     "ConflictError",
     "CorruptState",
+    "Done",
     "DurableFlowError",
+    "Duration",
     "Entry",
     "ErrorInfo",
     "Event",
@@ -69,28 +94,42 @@ __all__ = [
     "ExecutionNotFound",
     "ExecutionResult",
     "Extension",
+    "Failed",
     "Halt",
     "InputError",
+    "KEEP",
     "LeaseLost",
     "LimitExceeded",
     "Limits",
+    "Message",
     "MissingExtraError",
     "NonRetryableError",
     "NotAllowed",
+    "Outcome",
     "OutputError",
     "Page",
+    "Reference",
     "RetryAfter",
+    "RetryPolicy",
     "Runner",
     "Runtime",
+    "Schema",
     "SchemaTooNew",
     "Status",
     "StepContext",
     "StepError",
+    "StepType",
     "Store",
     "StoreError",
     "StoreUnavailable",
+    "Suspend",
     "SystemClock",
+    "TargetName",
+    "Template",
+    "Transform",
     "ValidationError",
+    "VariableName",
+    "Visit",
     "Why",
     "WorkflowDef",
     "WorkflowFailed",

@@ -173,6 +173,8 @@ class Engine:
                         await self.collect(found)
             except StoreError as error:
                 logger.warning("renewing leases failed: %s", error)
+            except Exception:
+                logger.exception("renewing leases failed")
             if self.clock.monotonic() - self._renewed >= self.lease_ttl * 0.9:
                 # The store is silent and the leases may run out: whoever takes over must find nobody at work.
                 for run in list(self.runs.values()):

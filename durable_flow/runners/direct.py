@@ -309,6 +309,11 @@ class Runner:
                 error=None if run.info.error is None else run.info.error.text,
                 error_info=run.info.error,
             )
+        waits = list(run.waiting.values())
+        if run.status is Status.HALTED and not any(isinstance(wait, ChildWait) for wait in waits):
+            return ExecutionResult(
+                status=run.status, execution_id=run.id, halts=[_halt(masked(wait, run.masks)) for wait in waits]
+            )
         return await self._follow(run.id)
 
     async def _follow(self, execution_id: str) -> ExecutionResult:
