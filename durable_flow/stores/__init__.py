@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
 from durable_flow.errors import ConfigError
@@ -36,6 +35,8 @@ sqlite:////absolute/path.db or sqlite://:memory:
         return SqliteStore(_sqlite_path(url, rest), **options)
     if not separator or not scheme:
         raise ConfigError(f"{url!r} is not a store URL; write for example sqlite:///durable_flow.db")
+    from importlib.metadata import entry_points  # slow to import, and only third-party stores need it
+
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if scheme not in found:
         known = ", ".join(sorted({"sqlite", *found}))
