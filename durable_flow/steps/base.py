@@ -241,6 +241,8 @@ class StepType(Generic[ConfigT]):
     can_wait: ClassVar[bool] = False
     entry: ClassVar[bool] = False
     """Marks the entry: it may only be the first step of the workflow."""
+    bare: ClassVar[frozenset[str]] = frozenset({"on_timeout"})
+    """The keys by whose targets it goes on without having set anything."""
 
     # -- the definition ------------------------------------------------------------------------------------------------
 
@@ -262,10 +264,6 @@ class StepType(Generic[ConfigT]):
     def writes(self, config: ConfigT) -> frozenset[str]:
         """The variables it has set whenever it completes and goes on."""
         return frozenset(str(value) for _, value in walk(config) if isinstance(value, VariableName))
-
-    def writes_to(self, config: ConfigT, key: str) -> frozenset[str]:
-        """The variables it has set when it goes where the key says; nothing when its time is up."""
-        return frozenset() if key == "on_timeout" else self.writes(config)
 
     def bodies(self, config: ConfigT) -> Iterable[BodyDef]:
         """The step lists in it."""
@@ -297,7 +295,9 @@ class StepType(Generic[ConfigT]):
 def walk(config: msgspec.Struct, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of a config and its nested structs and lists, with its dotted key; bodies are not entered."""
     for field in config.__struct_fields__:
-        yield from _walk(getattr(config, field), f"{key}.{field}" if key else field)
+        value = getattr(config, field)
+        if value is not None:
+            yield from _walk(value, f"{key}.{field}" if key else field)
 
 
 def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
