@@ -283,7 +283,7 @@ class Flow:
 
     def _go_on(self, node: Node, state: int) -> None:
         for key, target in self._goes_on(node):
-            sets = node.sets if key is None else self.mask(node.step.type.writes_to(node.step.config, key))
+            sets = 0 if key in node.step.type.bare else node.sets
             self._leave(node.scope, target, state | sets)
 
     def _leave(self, scope: Scope, target: str, state: int) -> None:

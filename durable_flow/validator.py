@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -25,8 +27,11 @@ from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem, suggest
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.parser import Draft
-from durable_flow.reader import MAX_HINTS, ROOTS, find_name, key_path, locate
+from durable_flow.reader import ROOTS, SchemaForm, fields_of, find_name, holds, key_path, locate
 from durable_flow.steps.base import VariableName, walk
+
+MAX_COMPARISONS = 20_000
+"""Looking for near words takes about 10 µs for each: after so many, hints are left out."""
 
 
 class Findings(msgspec.Struct, kw_only=True):
@@ -54,8 +59,9 @@ class _Validator:
         self._places = _Places(draft)
         self._flow = Flow(workflow, self._vague)
         self._found = Findings(problems=[], warnings=[])
+        self._owners = {node.step.id: node.scope.owner.step.id for node in self._flow.nodes if node.scope.owner}
         self._inputs = {declared.name: declared for declared in workflow.inputs}
-        self._hints = 0
+        self._comparisons = 0
 
     def run(self) -> Findings:
         flow = self._flow
@@ -68,11 +74,17 @@ class _Validator:
         self._cycles()
         self._writers = _writers(flow)
         self._schemas = _Schemas(self._workflow, self._writers)
+        self._local_to = {
+            name: node.step.id
+            for node in flow.nodes
+            for scope in node.scopes
+            if scope.definition is not None
+            for name in scope.definition.locals
+        }
         self._approvals = {node.step.id for node in flow.nodes if node.step.type.can_wait or node.vague}
         for node in flow.nodes:
             if node.step.config is not None:
                 self._reads(node)
-                self._secrets(node)
                 self._overlaps(node)
         return self._found
 
@@ -94,8 +106,11 @@ class _Validator:
         )
 
     def _suggest(self, word: str, options: Iterable[str]) -> str | None:
-        self._hints += 1
-        return suggest(word, options) if self._hints <= MAX_HINTS else None
+        if self._comparisons > MAX_COMPARISONS:
+            return None
+        known = list(options)
+        self._comparisons += len(known)
+        return suggest(word, known)
 
     # -- targets and places --------------------------------------------------------------------------------------------
 
@@ -123,10 +138,8 @@ class _Validator:
     def _unknown(self, target: str, scope: Scope) -> tuple[str, str | None]:
         """(message, hint) for a target that cannot be reached from a body."""
         shown = target if len(target) <= 80 else target[:77] + "..."
-        for node in self._flow.nodes:
-            if node.step.id == target and node.scope.owner is not None:
-                owner = node.scope.owner.step.id
-                return f"step {shown!r} is inside of {owner!r} and cannot be reached from here", None
+        if (owner := self._owners.get(target)) is not None:
+            return f"step {shown!r} is inside of {owner!r} and cannot be reached from here", None
         return f"there is no step {shown!r}", self._suggest(target, _visible(scope))
 
     def _place(self, node: FlowNode) -> None:
@@ -191,7 +204,9 @@ class _Validator:
         state = EVERYTHING if node.state is None else node.state
         bits = self._flow.bits
         told: set[Reference] = set()
+        secret = False
         for reference in step.type.references(step.config):
+            secret = secret or reference.root == "secrets"
             if reference in told:
                 continue
             found = self._root(node, reference) if reference.root in ROOTS else None
@@ -206,6 +221,8 @@ class _Validator:
                 told.add(reference)
                 at, key = self._places.reference(step, reference)
                 self._problem(step, at, found[0], key=key, hint=found[1])
+        if secret:
+            self._secrets(node)
 
     def _root(self, node: FlowNode, reference: Reference) -> tuple[str, str | None] | None:
         match reference.root, reference.path:
@@ -213,8 +230,7 @@ class _Validator:
                 near = self._near_input(name)
                 return None if near is None else (f"there is no input {name!r}", f"did you mean {near!r}?")
             case "approvals", (name, *_) if name not in self._approvals:
-                waits = [other.step.id for other in self._flow.nodes if other.step.type.can_wait]
-                return f"there is no approval step {name!r}", self._suggest(name, waits)
+                return f"there is no approval step {name!r}", self._suggest(name, self._approvals)
             case "secrets", ():
                 return "name one secret, such as $secrets.api_key", None
             case _:
@@ -229,7 +245,7 @@ class _Validator:
     def _unset(self, node: FlowNode, reference: Reference) -> tuple[str, str | None]:
         """(message, hint) for a variable that may not be set."""
         name = reference.root
-        writers = [writer.step for writer, _ in self._writers.get(name, ())]
+        writers = [writer.step for writer, _ in self._writers.get(name, ())[:5]]
         if writers:
             if all(writer is node.step for writer in writers):
                 hint = "only this step sets it"
@@ -241,11 +257,9 @@ class _Validator:
             return f"${name} is only set where 'on_error' leads", None
         if name in self._inputs:
             return f"nothing sets ${name}", f"did you mean $input.{'.'.join((name, *reference.path))}?"
-        for other in self._flow.nodes:
-            for scope in other.scopes:
-                if scope.definition is not None and name in scope.definition.locals:
-                    return f"${name} is only set in the body of {other.step.id!r}", None
-        near = self._suggest(name, [*self._writers, *_locals(node.scope), *ROOTS])
+        if (owner := self._local_to.get(name)) is not None:
+            return f"${name} is only set in the body of {owner!r}", None
+        near = self._suggest(name, itertools.chain(self._writers, _locals(node.scope), ROOTS))
         if near is None and (meant := self._near_input(name)) is not None:
             near = f"did you mean $input.{meant}?"
         return f"nothing sets ${name}", near
@@ -358,6 +372,8 @@ def _writers(flow: Flow) -> Writers:
 
 def _described(step: StepDef) -> dict[str, Schema]:
     """The schemas of the variables a step sets: a Schema describes the VariableName that stands next to it."""
+    if not _has_schemas(type(step.config)):
+        return {}
     schemas: dict[str, Schema] = {}
     names: list[tuple[str, str]] = []
     for key, value in walk(step.config):
@@ -366,6 +382,11 @@ def _described(step: StepDef) -> dict[str, Schema]:
         elif isinstance(value, VariableName):
             names.append((key.rpartition(".")[0], value))
     return {name: schemas[group] for group, name in names if group and group in schemas}
+
+
+@functools.cache
+def _has_schemas(struct: type[msgspec.Struct]) -> bool:
+    return any(holds(field.form, SchemaForm) for field in fields_of(struct))
 
 
 class _Schemas:
