@@ -309,15 +309,14 @@ class Connection:
         n = self.numbers.get(name) or self._number(name)
         if n is None:
             raise LeaseLost(name)
-        change = (commit.version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step,
-                  commit.updated_at, commit.wake_at, commit.root)  # fmt: skip
-        standing = (commit.status, commit.finished_at)
-        condition = (n, name, commit.generation, commit.version)
-        if commit.finished_at is None:
-            execute(STEP, (*change, *condition, *standing))
+        version, status, end = commit.version, commit.status, commit.finished_at
+        change = (version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step, commit.updated_at,
+                  commit.wake_at, commit.root)  # fmt: skip
+        if end is None:
+            execute(STEP, (*change, n, name, commit.generation, version, status, end))
             if self.cursor.rowcount:
                 return n
-        execute(TURN, (*change, *standing, *condition))
+        execute(TURN, (*change, status, end, n, name, commit.generation, version))
         if not self.cursor.rowcount:
             self.numbers.pop(name, None)
             row = execute(LEASE, (name,)).fetchone()
