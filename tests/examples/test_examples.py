@@ -1,0 +1,81 @@
+"""Every example runs as its reader would run it, prints what it promises, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import durable_flow as df
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+PRINTED = {
+    "hello/main.py": ["Hello, Ada!", "4. the workflow finished", "InputError: input.name: expected string"],
+    "calculator/main.py": ["6 * 7 = 42", "choose → multiply", "6 / 0 = 6 / 0 has no answer", "choose → refuse"],
+    "approval/main.py": [
+        "halted: Carol asks for $120: a better chair. Pay it?",
+        "NotAllowed: 'carol@example.com' may not answer",
+        "ValidationError: approved must be exactly True or False, not 'yes'",
+        "completed: paid $120, approved by alice@example.com",
+        "ConflictError",
+        "alice@example.com answered review",
+    ],
+    "parallel_fetch/main.py": ["'name': 'Ada Lovelace', 'spent': 42, 'forecast': 'Weather: unknown'", "which saves"],
+    "item_processor/main.py": [
+        "completed: 3 saved, 1 failed",
+        "ValueError: 'not an address' is not an e-mail address",
+        "each_contact[2]/save   retried    attempt 2",
+        "each_contact[2]/save   completed  attempt 3",
+    ],
+    "order_fulfillment/main.py": [
+        "an ordinary order        shipped",
+        "charge ↻ → charge → ship → shipped",
+        "charge → ship → refund → release → refuse",
+        "because it was rejected by bob@example.com: no, thank you",
+        "the stored input shows '***'",
+        "240.00 EUR  and refunded",
+    ],
+}
+
+
+def run(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder)}
+    return subprocess.run(
+        [sys.executable, program], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def files() -> set[Path]:
+    return {path for path in EXAMPLES.rglob("*") if "__pycache__" not in path.parts}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_prints_what_it_teaches(name: str, tmp_path: Path) -> None:
+    before = files()
+    done = run(EXAMPLES / name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    missing = [text for text in PRINTED[name] if text not in done.stdout]
+    assert not missing, done.stdout
+    assert files() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_example_is_run() -> None:
+    assert {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.glob("*/main.py")} == set(PRINTED)
+    assert all((path / "main.py").is_file() for path in EXAMPLES.iterdir() if (path / "workflow.yml").is_file())
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/workflow.yml")), ids=lambda path: path.parent.name)
+def test_definitions_of_examples_are_valid(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    df.load(path)
+    assert not caplog.records
+
+
+def test_side_by_side_is_faster_than_one_after_the_other(tmp_path: Path) -> None:
+    lines = run(EXAMPLES / "parallel_fetch/main.py", tmp_path).stdout.splitlines()
+    told = {line[:20].strip(): line[20:].split("ms")[0] for line in lines}
+    assert float(told["side by side"]) < 0.75 * float(told["one after the other"])
