@@ -372,7 +372,8 @@ def _writers(flow: Flow) -> Writers:
 
 def _described(step: StepDef) -> dict[str, Schema]:
     """The schemas of the variables a step sets: a Schema describes the VariableName that stands next to it."""
-    if not _has_schemas(type(step.config)):
+    struct: type[msgspec.Struct] = type(step.config)
+    if not _has_schemas(struct):
         return {}
     schemas: dict[str, Schema] = {}
     names: list[tuple[str, str]] = []
