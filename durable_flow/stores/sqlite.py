@@ -128,10 +128,10 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             wait_id TEXT, body BLOB NOT NULL)""",
         "CREATE UNIQUE INDEX inbox_by_key ON inbox (n, key)",
         "CREATE INDEX inbox_by_age ON inbox (n)",
-        """CREATE TABLE waits (wait_id TEXT PRIMARY KEY, n INTEGER NOT NULL, remaining INTEGER NOT NULL, deadline REAL)
-            WITHOUT ROWID""",
-        "CREATE INDEX waits_by_execution ON waits (n)",
-        "CREATE TABLE answers (wait_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (wait_id, key)) WITHOUT ROWID",
+        """CREATE TABLE waits (n INTEGER NOT NULL, wait_id TEXT NOT NULL, remaining INTEGER NOT NULL, deadline REAL,
+            PRIMARY KEY (n, wait_id)) WITHOUT ROWID""",
+        """CREATE TABLE answers (n INTEGER NOT NULL, wait_id TEXT NOT NULL, key TEXT NOT NULL,
+            PRIMARY KEY (n, wait_id, key)) WITHOUT ROWID""",
         "CREATE TABLE definitions (hash TEXT PRIMARY KEY, body BLOB NOT NULL)",
     ),
 )
@@ -162,8 +162,13 @@ DROP_VARIABLE = "DELETE FROM variables WHERE n = ? AND frame = ? AND name = ?"
 DROP_FRAMES = "DELETE FROM frames WHERE n = ? AND path >= ? AND path < ?"
 DROP_VARIABLES = "DELETE FROM variables WHERE n = ? AND frame >= ? AND frame < ?"
 OPEN_WAIT = "INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?)"
-CLOSE_WAIT = "DELETE FROM waits WHERE wait_id = ? AND n = ?"
-FORGET_ANSWERS = "DELETE FROM answers WHERE wait_id = ?"
+CLOSE_WAIT = "DELETE FROM waits WHERE n = ? AND wait_id = ?"
+FORGET_ANSWERS = "DELETE FROM answers WHERE n = ? AND wait_id = ?"
+WAIT = "SELECT remaining, deadline FROM waits WHERE n = ? AND wait_id = ?"
+TAKE = "UPDATE waits SET remaining = ? WHERE n = ? AND wait_id = ?"
+ANSWERED = "SELECT 1 FROM answers WHERE n = ? AND wait_id = ? AND key = ?"
+REMEMBER_ANSWER = "INSERT INTO answers VALUES (?, ?, ?)"
+DELIVER = "INSERT INTO inbox (n, key, wait_id, body) VALUES (?, ?, ?, ?) ON CONFLICT (n, key) DO NOTHING"
 CONSUME = "DELETE FROM inbox WHERE id = ? AND n = ?"
 GIVE_BACK = """UPDATE executions SET owner = NULL, lease_until = NULL
     WHERE n = ? AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
@@ -192,8 +197,8 @@ LEASE = "SELECT n, status, owner, lease_until FROM executions WHERE id = ?"
 RENEW = "UPDATE executions SET lease_until = ? WHERE owner = ? RETURNING id, generation"
 RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? AND owner = ? AND generation = ?"
 
-PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits")
-"""Every table with rows that belong to an execution, apart from `answers`, which belong to a wait."""
+PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers")
+"""Every table with rows that belong to an execution."""
 
 UNAVAILABLE = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR,
@@ -260,12 +265,11 @@ class Connection:
             else:
                 execute(DROP_VARIABLE, (n, path, name))
         for wait_id in commit.closed:
-            execute(CLOSE_WAIT, (wait_id, n))
-            if self.cursor.rowcount:
-                execute(FORGET_ANSWERS, (wait_id,))
+            execute(CLOSE_WAIT, (n, wait_id))
+            execute(FORGET_ANSWERS, (n, wait_id))
         for wait_id, needed, deadline in commit.opened:
-            execute(FORGET_ANSWERS, (wait_id,))
-            execute(OPEN_WAIT, (wait_id, n, needed, deadline))
+            execute(FORGET_ANSWERS, (n, wait_id))
+            execute(OPEN_WAIT, (n, wait_id, needed, deadline))
         for inbox_id in commit.consumed:
             execute(CONSUME, (inbox_id, n))
         for message, body in commit.messages:
@@ -335,23 +339,20 @@ class Connection:
         execute = self.cursor.execute
         wait_id, key, wait = message.wait_id, message.key, None
         if wait_id is not None:
-            wait = execute("SELECT remaining, deadline FROM waits WHERE wait_id = ? AND n = ?", (wait_id, n)).fetchone()
+            wait = execute(WAIT, (n, wait_id)).fetchone()
             # A child may end before the commit that opens the wait for it.
             if message.kind != "child" and not self._open(message.kind, wait):
                 return "closed"
-            if execute("SELECT 1 FROM answers WHERE wait_id = ? AND key = ?", (wait_id, key)).fetchone():
+            if execute(ANSWERED, (n, wait_id, key)).fetchone():
                 return "duplicate"
-        execute(
-            "INSERT INTO inbox (n, key, wait_id, body) VALUES (?, ?, ?, ?) ON CONFLICT (n, key) DO NOTHING",
-            (n, key, wait_id, body),
-        )
+        execute(DELIVER, (n, key, wait_id, body))
         if not self.cursor.rowcount:
             return "duplicate"
         if wait is not None:
             remaining = max(0, wait[0] - message.takes) if message.takes else 0
-            execute("UPDATE waits SET remaining = ? WHERE wait_id = ?", (remaining, wait_id))
+            execute(TAKE, (remaining, n, wait_id))
             if remaining:  # the message will be consumed while the wait is still open
-                execute("INSERT INTO answers VALUES (?, ?)", (wait_id, key))
+                execute(REMEMBER_ANSWER, (n, wait_id, key))
         return "accepted"
 
     def _open(self, kind: str, wait: tuple[int, float | None] | None) -> bool:
@@ -400,7 +401,6 @@ class Connection:
     def _delete(self, numbers: Sequence[int]) -> None:
         many = self.cursor.executemany
         keys = [(n,) for n in numbers]
-        many("DELETE FROM answers WHERE wait_id IN (SELECT wait_id FROM waits WHERE n = ?)", keys)
         for table in PARTS:
             many(f"DELETE FROM {table} WHERE n = ?", keys)
         many("DELETE FROM executions WHERE n = ?", keys)

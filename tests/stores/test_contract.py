@@ -738,6 +738,15 @@ async def test_the_wait_of_another_execution_is_closed(store: Store) -> None:
     assert (await append(store, execution_id="f", wait_id="wait")).outcome == "accepted"
 
 
+async def test_waits_of_two_executions_under_one_id_do_not_meet(store: Store) -> None:
+    for name in "ab":
+        await create(store, name, opened=[("wait", 2, None)])
+    outcomes = [(await append(store, "v", execution_id=name, wait_id="wait", takes=1)).outcome for name in "abab"]
+    assert outcomes == ["accepted", "accepted", "duplicate", "duplicate"]
+    await advance(store, "a", closed=["wait"])
+    assert (await append(store, "w", execution_id="b", wait_id="wait", takes=1)).outcome == "accepted"
+
+
 async def test_a_wait_that_the_owner_closed_is_closed(store: Store) -> None:
     await create(store, opened=[("wait", 1, None)])
     await advance(store, closed=["wait"])

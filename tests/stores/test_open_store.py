@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_an_unknown_scheme_says_which_are_known() -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     points = EntryPoints([EntryPoint("elsewhere", f"{__name__}:{target}", stores.ENTRY_POINTS)])
-    monkeypatch.setattr(stores, "entry_points", lambda *, group: points.select(group=group))
+    monkeypatch.setattr(metadata, "entry_points", lambda *, group: points.select(group=group))
     monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[self.attr])
 
 

@@ -42,7 +42,7 @@ from tests.stores.build import (
     vote,
 )
 
-TABLES = ("executions", "answers", *sqlite.PARTS)
+TABLES = ("executions", *sqlite.PARTS)
 
 
 @pytest.fixture
@@ -744,6 +744,7 @@ async def test_every_search_reads_a_range_of_an_index(
         *(f"{sqlite.ROW} {condition}" for condition in ("e.id = ?", "e.n = ?")),
         sqlite.STEP, sqlite.TURN, sqlite.RENEW, sqlite.RELEASE, sqlite.CLAIM, sqlite.GIVE_BACK, sqlite.POINTED,
         sqlite.ENDED, sqlite.INBOX, sqlite.LEASE, sqlite.CONSUME, sqlite.CLOSE_WAIT, sqlite.FORGET_ANSWERS,
+        sqlite.WAIT, sqlite.TAKE, sqlite.ANSWERED,
         sqlite.DROP_FRAMES, sqlite.DROP_VARIABLES, sqlite.RELABEL,
         *(f"DELETE FROM {table} WHERE n = ?" for table in sqlite.PARTS),
     ],
