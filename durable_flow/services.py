@@ -37,7 +37,10 @@ class StepContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """How to call one callable: `style` is none, single or keywords; `context` the parameter that takes the context."""
+    """How to call one callable: `style` is none, single or keywords; `context` the parameter that takes the context.
+
+    `single` is the parameter that takes a value which is no mapping; where it is the `only` one, it takes any value.
+    """
 
     function: Callable[..., Any]
     is_async: bool
@@ -46,6 +49,7 @@ class _Plan(msgspec.Struct, frozen=True):
     required: frozenset[str]
     accepted: frozenset[str] | None
     single: str | None
+    only: bool = False
 
 
 class Services:
@@ -61,7 +65,7 @@ class Services:
         for name, service in (registered or {}).items():
             self.register(name, service)
 
-    def register(self, name: str, service: Any) -> None:
+    def register(self, name: object, service: Any) -> None:
         """Adds a service. Raises ConfigError for a name that is taken, is not a name, or begins with an underscore."""
         if not isinstance(name, str) or not name or name.startswith("_"):
             raise ConfigError(f"{name!r} is not a name for a service: it must be text that does not begin with '_'")
@@ -88,7 +92,7 @@ class Services:
             else:
                 arguments = (value,)
         elif plan.style == "keywords":
-            if plan.required:
+            if plan.required or value is not None:
                 raise _mismatch(plan, service, method, missing=plan.required, got=value)
         elif value is not None and value != {}:
             raise StepError(f"{service}.{method} takes no parameters, but the step has an input", kind="ServiceError")
@@ -108,7 +112,7 @@ class Services:
     def _fit(self, plan: _Plan, service: str, method: str, given: dict[str, Any]) -> dict[str, Any]:
         names = given.keys()
         if not plan.required <= names or (plan.accepted is not None and not names <= plan.accepted):
-            if plan.single is not None and len(plan.required) <= 1 and not (plan.required & names):
+            if plan.only and plan.single is not None and plan.single not in names:
                 return {plan.single: given}
             raise _mismatch(
                 plan,
@@ -164,7 +168,7 @@ def _offered(target: Any) -> list[str]:
 
 
 def _inspect(function: Callable[..., Any]) -> _Plan:
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -189,9 +193,9 @@ def _inspect(function: Callable[..., Any]) -> _Plan:
     if any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in plain):
         return _Plan(function, is_async, "single", context, frozenset(), frozenset(), None)
     required = frozenset(parameter.name for parameter in plain if parameter.default is parameter.empty)
-    single = plain[0].name if plain and len(required) <= 1 else None
+    single = next(iter(required), plain[0].name) if plain and len(required) <= 1 and not takes_all else None
     accepted = None if takes_all else frozenset(parameter.name for parameter in plain)
-    return _Plan(function, is_async, "keywords", context, required, accepted, None if takes_all else single)
+    return _Plan(function, is_async, "keywords", context, required, accepted, single, only=len(plain) == 1)
 
 
 def _mismatch(
