@@ -229,6 +229,12 @@ class Flow:
             self._enter(self.handler, self._last_error)
             self._run()
 
+    def assume(self, node: Node) -> None:
+        """Takes it that something leads to a step, and that everything is set there."""
+        if node.state is None:
+            self._enter(node, EVERYTHING)
+            self._run()
+
     def _run(self) -> None:
         while self._heap:
             _, point = heapq.heappop(self._heap)

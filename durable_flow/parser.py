@@ -357,9 +357,11 @@ class _Parser(Reader):
             self.problem(node, f"{key}: missing key 'id'")
         elif not isinstance(written, ScalarNode) or not isinstance(written.value, str):
             self.problem(written, f"expected the id of the step as text, got {kind_of(written)}", key="id")
-        elif self.claim(written.value, written.at) or _STEP_ID.fullmatch(written.value):
-            self.step = written.value
-            return written.value
+        else:
+            sound = _STEP_ID.fullmatch(written.value) is not None
+            self.step = written.value if sound else None
+            if self.claim(written.value, written.at) or sound:
+                return written.value
         return f"?{len(self._nodes)}"  # no document can refer to it
 
     def claim(self, identifier: str, at: Position) -> bool:

@@ -59,8 +59,9 @@ class _Validator:
         self._places = _Places(draft)
         self._flow = Flow(workflow, self._vague)
         self._found = Findings(problems=[], warnings=[])
-        self._owners = {node.step.id: node.scope.owner.step.id for node in self._flow.nodes if node.scope.owner}
+        self._inside = {node.step.id: node for node in self._flow.nodes if node.scope.owner is not None}
         self._inputs = {declared.name: declared for declared in workflow.inputs}
+        self._meant: list[FlowNode] = []
         self._comparisons = 0
 
     def run(self) -> Findings:
@@ -70,6 +71,8 @@ class _Validator:
             self._targets(node)
             self._place(node)
         flow.solve()
+        for meant in self._meant:
+            flow.assume(meant)
         self._unreachable()
         self._cycles()
         self._writers = _writers(flow)
@@ -138,9 +141,14 @@ class _Validator:
     def _unknown(self, target: str, scope: Scope) -> tuple[str, str | None]:
         """(message, hint) for a target that cannot be reached from a body."""
         shown = target if len(target) <= 80 else target[:77] + "..."
-        if (owner := self._owners.get(target)) is not None:
-            return f"step {shown!r} is inside of {owner!r} and cannot be reached from here", None
-        return f"there is no step {shown!r}", self._suggest(target, _visible(scope))
+        if (inside := self._inside.get(target)) is not None and inside.scope.owner is not None:
+            owner = inside.scope.owner
+            self._meant.append(owner)
+            return f"step {shown!r} is inside of {owner.step.id!r} and cannot be reached from here", None
+        hint = self._suggest(target, _visible(scope))
+        if hint is not None:
+            self._meant += [node for node in _nodes(scope) if repr(node.step.id) in hint]
+        return f"there is no step {shown!r}", hint
 
     def _place(self, node: FlowNode) -> None:
         """Whether a step of this type may stand here, with so many bodies."""
@@ -303,11 +311,15 @@ class _Validator:
 _DIGITS = re.compile(r"\d+")
 
 
-def _visible(scope: Scope | None) -> Iterator[str]:
-    """The ids a step can go to."""
+def _nodes(scope: Scope | None) -> Iterator[FlowNode]:
+    """The steps that a step of this body can go to."""
     while scope is not None:
-        yield from scope.nodes
+        yield from scope.nodes.values()
         scope = None if scope.isolated else scope.parent
+
+
+def _visible(scope: Scope) -> Iterator[str]:
+    return (node.step.id for node in _nodes(scope))
 
 
 def _isolated(scope: Scope | None) -> Scope | None:
