@@ -192,23 +192,26 @@ class Flow:
 
     def _order(self) -> list[int]:
         """The rank of each point: reverse postorder from the entry, then from the handler."""
-        rank = [0] * len(self._edges)
-        seen = [False] * len(self._edges)
-        count = len(self._edges)
+        edges = self._edges
+        rank = [0] * len(edges)
+        seen = [False] * len(edges)
+        done = [0] * len(edges)  # how many edges of a point were followed; iterators would wake the garbage collector
+        count = len(edges)
         starts = [2 * node.index for node in self.nodes[:1]]
         starts += [] if self.handler is None else [2 * self.handler.index]
         for start in reversed(starts):
             if seen[start]:
                 continue
             seen[start] = True
-            stack = [(start, iter(self._edges[start]))]
+            stack = [start]
             while stack:
-                point, rest = stack[-1]
-                for other in rest:
+                point = stack[-1]
+                if done[point] < len(edges[point]):
+                    other = edges[point][done[point]]
+                    done[point] += 1
                     if not seen[other]:
                         seen[other] = True
-                        stack.append((other, iter(self._edges[other])))
-                        break
+                        stack.append(other)
                 else:
                     stack.pop()
                     count -= 1
@@ -351,6 +354,7 @@ class Flow:
         index = [-1] * len(edges)
         low = [0] * len(edges)
         component = [-1] * len(edges)
+        done = [0] * len(edges)
         stack: list[int] = []
         counter = 0
         for root in range(len(edges)):
@@ -359,26 +363,27 @@ class Flow:
             index[root] = low[root] = counter
             counter += 1
             stack.append(root)
-            work = [(root, iter(edges[root]))]
+            work = [root]
             while work:
-                point, rest = work[-1]
-                for other in rest:
+                point = work[-1]
+                if done[point] < len(edges[point]):
+                    other = edges[point][done[point]]
+                    done[point] += 1
                     if index[other] < 0:
                         index[other] = low[other] = counter
                         counter += 1
                         stack.append(other)
-                        work.append((other, iter(edges[other])))
-                        break
-                    if component[other] < 0:
+                        work.append(other)
+                    elif component[other] < 0:
                         low[point] = min(low[point], index[other])
-                else:
-                    work.pop()
-                    if work:
-                        low[work[-1][0]] = min(low[work[-1][0]], low[point])
-                    if low[point] == index[point]:
-                        while True:
-                            member = stack.pop()
-                            component[member] = index[point]
-                            if member == point:
-                                break
+                    continue
+                work.pop()
+                if work:
+                    low[work[-1]] = min(low[work[-1]], low[point])
+                if low[point] == index[point]:
+                    while True:
+                        member = stack.pop()
+                        component[member] = index[point]
+                        if member == point:
+                            break
         return component

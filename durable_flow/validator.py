@@ -126,17 +126,17 @@ class _Validator:
         self._problem(None, at, message, key="on_error", hint=hint)
 
     def _targets(self, node: FlowNode) -> None:
+        step = node.step
         for key, target in self._flow.outgoing(node):
-            at = self._places.key(node.step, key)
-            if key == "on_error" and target == node.step.id:
-                self._problem(node.step, at, "leads back to the step itself", key=key)
+            if key == "on_error" and target == step.id:
+                self._problem(step, self._places.key(step, key), "leads back to the step itself", key=key)
                 continue
-            reached = self._flow.reach(node, target)
-            if reached.problem:
-                self._problem(node.step, at, reached.problem, key=key)
-            elif reached.problem is not None:
+            problem = self._flow.reach(node, target).problem
+            if problem:
+                self._problem(step, self._places.key(step, key), problem, key=key)
+            elif problem is not None:
                 message, hint = self._unknown(target, node.scope)
-                self._problem(node.step, at, message, key=key, hint=hint)
+                self._problem(step, self._places.key(step, key), message, key=key, hint=hint)
 
     def _unknown(self, target: str, scope: Scope) -> tuple[str, str | None]:
         """(message, hint) for a target that cannot be reached from a body."""
@@ -153,15 +153,14 @@ class _Validator:
     def _place(self, node: FlowNode) -> None:
         """Whether a step of this type may stand here, with so many bodies."""
         step = node.step
-        at = self._places.step(step)
         if step.type.entry and (node.scope.parent is not None or node.index > 0):
             message = f"a step of type {step.type.name!r} can only be the first step of the workflow"
-            self._problem(step, at, message)
-        scope = _isolated(node.scope)
-        if step.type.ends and scope is not None and scope.owner is not None:
+            self._problem(step, self._places.step(step), message)
+        scope = _isolated(node.scope) if step.type.ends else None
+        if scope is not None and scope.owner is not None:
             message = f"a step of type {step.type.name!r} cannot stand in a branch or concurrent body"
             hint = "end the branch with a step whose 'next' is '__FINISHED__'"
-            self._problem(step, at, f"{message} of {scope.owner.step.id!r}", hint=hint)
+            self._problem(step, self._places.step(step), f"{message} of {scope.owner.step.id!r}", hint=hint)
         if len(node.scopes) > self._limits.branches and node.scopes[0].definition is not None:
             key = node.scopes[0].definition.key.partition("[")[0]
             message = f"{len(node.scopes):,} are more than {self._limits.branches:,}"
@@ -234,7 +233,7 @@ class _Validator:
 
     def _root(self, node: FlowNode, reference: Reference) -> tuple[str, str | None] | None:
         match reference.root, reference.path:
-            case "input", (name, *_) if name not in self._inputs:
+            case "input", (name, *_) if self._inputs and name not in self._inputs:
                 near = self._near_input(name)
                 return None if near is None else (f"there is no input {name!r}", f"did you mean {near!r}?")
             case "approvals", (name, *_) if name not in self._approvals:
