@@ -117,7 +117,7 @@ class StepVisit:
                     "workflow_id": run.definition.id,
                     "workflow_version": run.definition.version,
                     "parent_id": run.parent_id,
-                    "started_at": None if run.info.started_at is None else moment(run.info.started_at).isoformat(),
+                    "started_at": None if run.info.started_at is None else moment(run.info.started_at),
                     "step_key": self.path,
                 }
             case "history":
@@ -237,7 +237,13 @@ class StepVisit:
     def ended(self) -> Sequence[ChildEnd]:
         run = self._run
         found = [
-            ChildEnd(key=_key(path, self.path), state=frame.state, exit=frame.at, output=run.output_of(frame), error=frame.error)
+            ChildEnd(
+                key=_key(path, self.path),
+                state=frame.state,
+                exit=frame.at,
+                output=run.output_of(frame),
+                error=frame.error,
+            )
             for path, frame in run.bodies_of(self.path)
             if frame.settled
         ]
@@ -248,9 +254,9 @@ class StepVisit:
         return self.frame_path(key) in self._run.frames
 
     async def body(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> ChildEnd:
-        return _bearable(await self._engine.body(self._run, self._open(key, body, variables), key))
+        return _bearable(await self._engine.body(self._run, self.open(key, body, variables), key))
 
-    def _open(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> LiveFrame:
+    def open(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> LiveFrame:
         path = self.frame_path(key)
         base = f"{self.path}/" if body.bare else f"{path}/"
         return self._run.open_frame(path, body, self._live, step_path=self.path, base=base, given=variables)
@@ -333,7 +339,7 @@ class BodyGroup:
             raise _first(group) from None
 
     def start(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> None:
-        live = self._visit._open(key, body, variables)
+        live = self._visit.open(key, body, variables)
         self._frames.append(live)
         self._running += 1
         self._run.active += 1

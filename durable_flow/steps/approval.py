@@ -10,7 +10,7 @@ import msgspec
 
 from durable_flow.clock import moment
 from durable_flow.errors import StepError
-from durable_flow.expr.reference import Template
+from durable_flow.expr.reference import Template, to_text
 from durable_flow.model.execution import ApprovalWait, Vote
 from durable_flow.model.frame import Message
 from durable_flow.steps.base import Done, Duration, Outcome, StepType, Suspend, TargetName, Visit
@@ -69,7 +69,7 @@ class Approval(StepType[ApprovalConfig]):
             "options": options,
             "required": config.required,
             "timeout": None if config.timeout is None else float(config.timeout),
-            "requested_at": moment(now).isoformat(),
+            "requested_at": to_text(moment(now)),
         }
         wait = ApprovalWait(
             wait_id=visit.wait_id,
