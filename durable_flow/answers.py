@@ -41,7 +41,9 @@ def choose(waits: Sequence[AnyWait], *, execution_id: str, step: str | None, wai
         raise ConflictError(
             f"execution {execution_id!r} waits for {len(fits)} answers; say which with wait_id= or step= ({pending})"
         )
-    asked = f"wait {wait_id!r}" if wait_id is not None else f"a wait of step {step!r}" if step is not None else "anything"
+    asked = (
+        f"wait {wait_id!r}" if wait_id is not None else f"a wait of step {step!r}" if step is not None else "anything"
+    )
     raise ConflictError(f"execution {execution_id!r} does not wait for {asked} (it waits for {pending})")
 
 
@@ -63,7 +65,7 @@ def message_for(wait: AnyWait, answer: Answer, *, now: float) -> Message:
 def _response(wait: HaltWait, answer: Answer, now: float) -> Message:
     if answer.approved is not GIVEN or answer.selections is not None:
         raise ValidationError(
-            [f"wait {wait.wait_id!r} is a halt, not an approval: answer it with response=, not approved= or selections="]
+            [f"wait {wait.wait_id!r} is a halt: answer it with response=, not with approved= or selections="]
         )
     response = None if answer.response is GIVEN else answer.response
     body: dict[str, Any] = {"response": normalise(response, limits=Limits(), what="response")}
@@ -79,12 +81,15 @@ def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
         given = "nothing" if answer.approved is GIVEN else repr(answer.approved)
         raise ValidationError([f"approved must be exactly True or False, not {given}"])
     by = answer.by
-    if by is not None and (not isinstance(by, str) or not by):
+    if by is not None and (type(by) is not str or not by):
         raise ValidationError([f"by must be the name of a person, not {by!r}"])
     if wait.approvers is not None and by not in wait.approvers:
         who = "an unnamed person" if by is None else repr(by)
-        raise NotAllowed(f"{who} may not answer {wait.wait_id!r}; approvers are {', '.join(wait.approvers)}", by=by,
-                         wait_id=wait.wait_id)
+        raise NotAllowed(
+            f"{who} may not answer {wait.wait_id!r}; approvers are {', '.join(wait.approvers)}",
+            by=by,
+            wait_id=wait.wait_id,
+        )
     if wait.required > 1 and by is None:
         raise ValidationError([f"{wait.required} people must approve {wait.wait_id!r}: say who you are with by="])
     body: dict[str, Any] = {"approved": answer.approved}
@@ -101,9 +106,7 @@ def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
             raise ValidationError([f"{unknown[0]!r} is not one of the options: {wait.options}"])
         body["selections"] = selections
     body["shown"] = wait.shown
-    return _message(
-        wait, answer, body, now, key=f"vote:{wait.wait_id}:{by or ''}", takes=1 if answer.approved else 0
-    )
+    return _message(wait, answer, body, now, key=f"vote:{wait.wait_id}:{by or ''}", takes=1 if answer.approved else 0)
 
 
 def _message(wait: AnyWait, answer: Answer, body: dict[str, Any], now: float, *, key: str, takes: int) -> Message:

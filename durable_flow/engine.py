@@ -20,7 +20,7 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -28,13 +28,11 @@ import anyio.abc
 from msgspec.structs import replace
 
 from durable_flow import machine
-from durable_flow.clock import Clock, SystemClock, Timer, moment
+from durable_flow.clock import Clock, Timer, moment
 from durable_flow.context import Fatal, StepVisit, step_error
 from durable_flow.errors import (
-    ConfigError,
     ConflictError,
     DurableFlowError,
-    ExecutionNotFound,
     LeaseLost,
     LimitExceeded,
     NonRetryableError,
@@ -48,14 +46,14 @@ from durable_flow.inputs import check_input
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
-from durable_flow.model.execution import Action, ChildWait, ErrorInfo, Event, ExecutionResult, Halt, Status
-from durable_flow.model.frame import FINISHED, FrameState, Message, Record
+from durable_flow.model.execution import Action, ChildWait, ErrorInfo, Event, Status
+from durable_flow.model.frame import FrameState, Message, Record
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.services import Services
 from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
-from durable_flow.stores.base import Busy, Commit, Committed, New, Row, Store, Stored
+from durable_flow.stores.base import Commit, Committed, New, Row, Store, Stored
 
 logger = logging.getLogger("durable_flow.engine")
 
@@ -326,10 +324,14 @@ class Engine:
                 raise Stopped
             state = record.state
             if state is FrameState.FAILED or state is FrameState.CANCELLED:
-                error = record.error or ErrorInfo(type="Cancelled", message="cancelled", step=at, path=live.step_path(step.id))
+                error = record.error or ErrorInfo(
+                    type="Cancelled", message="cancelled", step=at, path=live.step_path(step.id)
+                )
                 return ChildEnd(key=key, state=state, error=error)
             if run.seq >= self.limits.transitions:
-                self.fail(run, live, step, StepVisit(self, run, live, step), machine.too_many(self.limits, step, record))
+                self.fail(
+                    run, live, step, StepVisit(self, run, live, step), machine.too_many(self.limits, step, record)
+                )
                 continue
             if step.needs_history:
                 await self._load_history(run)
@@ -340,15 +342,18 @@ class Engine:
                 self._instant(run, live, step)
                 if run.buffered >= BUFFER:
                     await self.flush(run)
-                    await asyncio.sleep(0)
+                    await self.clock.sleep(0)
             elif kind.works_outside:
                 await self._work(run, live, step)
             else:
                 await self._compose(run, live, step)
         state = FrameState.COMPLETED
         return ChildEnd(
-            key=key, state=state, exit=live.record.at, output=live.output, breaks=live.values.get("break_loop") is True
-            and "break_loop" in live.seqs,
+            key=key,
+            state=state,
+            exit=live.record.at,
+            output=live.output,
+            breaks=live.values.get("break_loop") is True and "break_loop" in live.seqs,
         )
 
     def _instant(self, run: Run, live: LiveFrame, step: StepDef) -> None:
@@ -427,7 +432,14 @@ class Engine:
                 return
             run.emit(
                 machine.retried(
-                    live.record, step, failure, path=visit.path, now=self.clock.now(), began=began, delay=delay, ms=ms,
+                    live.record,
+                    step,
+                    failure,
+                    path=visit.path,
+                    now=self.clock.now(),
+                    began=began,
+                    delay=delay,
+                    ms=ms,
                     shown=visit.shown,
                 )
             )
@@ -479,7 +491,9 @@ class Engine:
             return
         self._conclude(run, live, step, visit, outcome, ms=(self.clock.monotonic() - start) * 1000)
 
-    def _cut(self, run: Run, live: LiveFrame, step: StepDef, visit: StepVisit, start: float, *, in_flight: bool) -> bool:
+    def _cut(
+        self, run: Run, live: LiveFrame, step: StepDef, visit: StepVisit, start: float, *, in_flight: bool
+    ) -> bool:
         """A step got a CancelledError. True if we are being cancelled (and it leaves an entry if the execution or
         its branch is); False if the step raised it by itself."""
         branch = live.cut()
@@ -487,7 +501,9 @@ class Engine:
             task = asyncio.current_task()
             return task is None or task.cancelling() > 0
         if branch is not None or run.stop_reason in ("cancelled", "timeout"):
-            reason = branch or (run.stop_reason if run.stop_reason == "timeout" else run.stop_detail or "user_requested")
+            reason = branch or (
+                run.stop_reason if run.stop_reason == "timeout" else run.stop_detail or "user_requested"
+            )
             if live.record.state in (FrameState.RUNNING, FrameState.WAITING):
                 run.emit(
                     machine.cut(
@@ -564,7 +580,13 @@ class Engine:
             if live.record.wait is not None and live.record.wait.wait_id == wait.wait_id:
                 run.emit(
                     machine.voted(
-                        live.record, step, wait, path=visit.path, now=self.clock.now(), actor=actor, body=metadata,
+                        live.record,
+                        step,
+                        wait,
+                        path=visit.path,
+                        now=self.clock.now(),
+                        actor=actor,
+                        body=metadata,
                         consumed=consumed,
                     )
                 )
@@ -579,8 +601,10 @@ class Engine:
             self.fail(run, live, step, visit, outcome.error, ms=ms)
         else:
             error = ErrorInfo(
-                type="ConfigError", message=f"step type {step.type.name!r} returned {type(outcome).__name__}, not an outcome",
-                step=step.id, path=visit.path,
+                type="ConfigError",
+                message=f"step type {step.type.name!r} returned {type(outcome).__name__}, not an outcome",
+                step=step.id,
+                path=visit.path,
             )
             self.fail(run, live, step, visit, error, ms=ms)
 
@@ -679,12 +703,25 @@ class Engine:
                 outcome = self._normal(outcome)
         except Exception as error:
             self.fail(
-                run, live, step, visit, self.describe(run, step, visit, error), actor=message.actor, consumed=(number,),
+                run,
+                live,
+                step,
+                visit,
+                self.describe(run, step, visit, error),
+                actor=message.actor,
+                consumed=(number,),
                 metadata={"answer": told},
             )
             return
         self._conclude(
-            run, live, step, visit, outcome, action=Action.ANSWERED, actor=message.actor, consumed=(number,),
+            run,
+            live,
+            step,
+            visit,
+            outcome,
+            action=Action.ANSWERED,
+            actor=message.actor,
+            consumed=(number,),
             metadata={"answer": {name: value for name, value in (told or {}).items() if name != "response"}}
             if type(outcome) is Done
             else told,
@@ -729,13 +766,15 @@ class Engine:
     async def collect(self, run: Run) -> None:
         """Reads the inbox of an execution this process drives and wakes what it is for."""
         inbox = await self.store.inbox(run.id)
-        if not run.releasing and not run.ending:
+        if not run.leaving:
             run.take_mail(inbox)
             await self._sort(run)
 
     async def _sort(self, run: Run) -> None:
         """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten."""
-        parked = {live.record.wait.wait_id: live for live in run.lives.values() if live.wake is not None and live.record.wait}
+        parked = {
+            live.record.wait.wait_id: live for live in run.lives.values() if live.wake is not None and live.record.wait
+        }
         known = {wait.wait_id for wait in run.waiting.values()}
         for wait_id in list(run.mailbox):
             if (live := parked.get(wait_id)) is not None:
@@ -755,7 +794,11 @@ class Engine:
             elif message.kind == "note":
                 run.emit(
                     machine.noted(
-                        Action.NOTED, now=self.clock.now(), actor=message.actor, metadata=message.body, consumed=(number,)
+                        Action.NOTED,
+                        now=self.clock.now(),
+                        actor=message.actor,
+                        metadata=message.body,
+                        consumed=(number,),
                     )
                 )
             else:
@@ -779,7 +822,15 @@ class Engine:
     # -- child executions ----------------------------------------------------------------------------------------------
 
     async def child(
-        self, run: Run, live: LiveFrame, visit: StepVisit, workflow_id: str, given: Any, *, wait: bool, timeout: float | None
+        self,
+        run: Run,
+        live: LiveFrame,
+        visit: StepVisit,
+        workflow_id: str,
+        given: Any,
+        *,
+        wait: bool,
+        timeout: float | None,
     ) -> Any:
         """The result of the child execution of a visit, which is started, taken over, or waited for."""
         memo = visit.memo
@@ -871,10 +922,8 @@ class Engine:
             run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
 
     async def _execute_child(self, run: Run) -> None:
-        try:
+        with suppress(LeaseLost):  # somebody else drives it: its end comes by message
             await self.execute(run)
-        except LeaseLost:
-            pass  # somebody else drives it: its end comes by message
 
     async def _within(self, deadline: float | None, work: Awaitable[Any]) -> None:
         """Awaits the work of a child; when the deadline passes, it is left where it is."""
@@ -907,11 +956,13 @@ class Engine:
         children = [
             child
             for path, child in run.child_memos.items()
-            if step_paths is None or any(path == step or path.startswith((f"{step}[", f"{step}/")) for step in step_paths)
+            if step_paths is None
+            or any(path == step or path.startswith((f"{step}[", f"{step}/")) for step in step_paths)
         ]
         now = self.clock.now()
         messages = tuple(
-            Message(kind="cancel", execution_id=child, key="cancel", time=now, body={"reason": reason}) for child in children
+            Message(kind="cancel", execution_id=child, key="cancel", time=now, body={"reason": reason})
+            for child in children
         )
         run.farewells.extend(children)
         return messages
@@ -1057,14 +1108,14 @@ class Engine:
             return None
         error = ErrorInfo(
             type="Poisoned",
-            message=f"{run.recoveries} processes lost this execution at the same place (max_recoveries={self.max_recoveries})",
+            message=f"{run.recoveries} processes died at this place (max_recoveries={self.max_recoveries})",
             step=run.root.record.at,
             path=run.root.record.at or "",
         )
         return ChildEnd(key="", state=FrameState.FAILED, error=error)
 
     async def _abandon(self, run: Run) -> None:
-        """The caller is gone: what was done is committed, the lease given back, and the execution can go on anywhere."""
+        """The caller is gone: what was done is committed and the lease given back; anybody can go on with it."""
 
         async def leave() -> None:
             try:
@@ -1088,12 +1139,20 @@ class Engine:
         consumed = run.unread()
         if end.error is not None:
             transition = machine.finished(
-                run.root.record, Status.FAILED, now=now, error=end.error, consumed=consumed,
+                run.root.record,
+                Status.FAILED,
+                now=now,
+                error=end.error,
+                consumed=consumed,
                 messages=(*self._farewell(run, None, "parent_failed"), *self._report(run)),
             )
         else:
             transition = machine.finished(
-                run.root.record, Status.COMPLETED, now=now, result=run.root.seqs.get("result"), consumed=consumed,
+                run.root.record,
+                Status.COMPLETED,
+                now=now,
+                result=run.root.seqs.get("result"),
+                consumed=consumed,
                 messages=self._report(run),
             )
         run.emit(transition)
@@ -1118,13 +1177,21 @@ class Engine:
             timeout = run.definition.timeout or 0.0
             status, reason = Status.FAILED, "timeout"
             error = ErrorInfo(
-                type="TimeoutError", message=f"the workflow timed out after {timeout:g} s", step=run.root.record.at,
+                type="TimeoutError",
+                message=f"the workflow timed out after {timeout:g} s",
+                step=run.root.record.at,
                 path=run.root.record.at or "",
             )
         run.close_waits()
         run.emit(
             machine.finished(
-                run.root.record, status, now=now, error=error, actor=run.stop_actor, reason=reason, consumed=consumed,
+                run.root.record,
+                status,
+                now=now,
+                error=error,
+                actor=run.stop_actor,
+                reason=reason,
+                consumed=consumed,
                 messages=(*farewell, *self._report(run)),
             )
         )
@@ -1160,9 +1227,9 @@ class Engine:
     async def nudge(self, execution_id: str) -> None:
         """An execution has mail: it is read here if it is driven here, and driven if nobody does."""
         while (run := self.runs.get(execution_id)) is not None:
-            if not run.releasing and not run.ending:
+            if not run.leaving:
                 await self.collect(run)
-                if not run.releasing and not run.ending:
+                if not run.leaving:
                     return
             elif run.inflight is not None:
                 await asyncio.wait([run.inflight])
@@ -1198,7 +1265,7 @@ def child_id(parent_id: str, path: str) -> str:
 
 
 def _unrepeatable(error: ErrorInfo) -> bool:
-    """What would fail the same way again: the effect happened but its value cannot be stored, or nothing can be called."""
+    """What would fail the same way again: the value it returns cannot be stored, or nothing can be called."""
     return error.type in ("OutputError", "LimitExceeded", "ServiceNotFound", "ServiceError", "SecretNotFound")
 
 

@@ -36,7 +36,7 @@ class DurableFlowError(Exception):
 
 
 class ConfigError(DurableFlowError):
-    """The runtime was put together wrongly: an unknown store URL, a service name twice, a workflow nobody registered."""
+    """The runtime was put together wrongly: an unknown store URL, a service name twice, an unknown workflow."""
 
 
 class MissingExtraError(ConfigError):
@@ -91,7 +91,7 @@ class NotAllowed(DurableFlowError):
 
 
 class LimitExceeded(DurableFlowError):
-    """A limit of `durable_flow.Limits` was passed. `.limit` is its name, `.allowed` its value, `.actual` what was met."""
+    """A bound of `durable_flow.Limits` was passed. `.limit` names it, `.allowed` is its value, `.actual` what was met."""
 
     def __init__(self, limit: str, *, allowed: int, actual: int | None = None, where: str = "") -> None:
         self.limit = limit

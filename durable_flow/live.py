@@ -10,7 +10,16 @@ import anyio
 from msgspec.structs import replace
 
 from durable_flow.machine import kept_path
-from durable_flow.model.codec import Info, decode_frame, decode_info, decode_message, decode_record, decode_value, encode, value_of
+from durable_flow.model.codec import (
+    Info,
+    decode_frame,
+    decode_info,
+    decode_message,
+    decode_record,
+    decode_value,
+    encode,
+    value_of,
+)
 from durable_flow.model.execution import AnyWait, Status
 from durable_flow.model.frame import Frame, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
@@ -24,9 +33,7 @@ class LiveFrame:
     `shadows` are the names its parent step gave it (a loop's item): they hide outer ones and end with the frame.
     """
 
-    __slots__ = (
-        "base", "body", "cut_reason", "output", "parent", "record", "seqs", "shadows", "values", "wake"
-    )
+    __slots__ = ("base", "body", "cut_reason", "output", "parent", "record", "seqs", "shadows", "values", "wake")
 
     def __init__(self, record: Frame, body: Body, parent: LiveFrame | None, *, base: str) -> None:
         self.record = record
@@ -68,7 +75,7 @@ class LiveFrame:
 class Run:
     """One execution driven by this process.
 
-    Transitions are applied with `emit` and wait in a buffer; `batch` makes one commit of all of them. At most one commit
+    Transitions are applied with `emit` and wait in a buffer; `batch` makes one commit of them. At most one commit
     is under way; what comes meanwhile shares the next one.
     """
 
@@ -322,7 +329,9 @@ class Run:
 
     def has_bodies(self, step_path: str) -> bool:
         """Whether a step has frames or kept values that must go when it ends."""
-        return step_path in self._bodies or kept_path(step_path) in self.kept or kept_path(step_path) in self.stored_sets
+        return (
+            step_path in self._bodies or kept_path(step_path) in self.kept or kept_path(step_path) in self.stored_sets
+        )
 
     def body_of(self, path: str) -> LiveFrame:
         """A body whose variables are asked for: live, or as it was stored when it ended."""
@@ -331,6 +340,11 @@ class Run:
             live = LiveFrame(self.frames[path], self.root.body, None, base="")
             self._fill(live)
         return live
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the lease is being given back: whoever has something for the execution must wait and claim it."""
+        return self.releasing or self.ending
 
     @property
     def buffered(self) -> int:

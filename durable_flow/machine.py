@@ -95,7 +95,14 @@ def completed(
 
 
 def remembered(
-    frame: Frame, step: StepDef, *, seq: int, path: str, now: float, memo: dict[str, Any], kept: Mapping[str, Any] | None
+    frame: Frame,
+    step: StepDef,
+    *,
+    seq: int,
+    path: str,
+    now: float,
+    memo: dict[str, Any],
+    kept: Mapping[str, Any] | None,
 ) -> Transition:
     """A step that takes many transitions began: its memo, and values it keeps until it ends."""
     store = kept_path(path)
@@ -196,7 +203,16 @@ def retry_delay(
 
 
 def retried(
-    frame: Frame, step: StepDef, error: ErrorInfo, *, path: str, now: float, began: float, delay: float, ms: float, shown: Any
+    frame: Frame,
+    step: StepDef,
+    error: ErrorInfo,
+    *,
+    path: str,
+    now: float,
+    began: float,
+    delay: float,
+    ms: float,
+    shown: Any,
 ) -> Transition:
     """An attempt failed and another one will follow, not before `now + delay`."""
     record = Record(
@@ -292,7 +308,15 @@ def waiting(frame: Frame, step: StepDef, wait: AnyWait, *, path: str, now: float
 
 
 def voted(
-    frame: Frame, step: StepDef, wait: AnyWait, *, path: str, now: float, actor: str | None, body: Any, consumed: tuple[int, ...]
+    frame: Frame,
+    step: StepDef,
+    wait: AnyWait,
+    *,
+    path: str,
+    now: float,
+    actor: str | None,
+    body: Any,
+    consumed: tuple[int, ...],
 ) -> Transition:
     """An answer came, and more are needed."""
     record = Record(
@@ -309,7 +333,9 @@ def voted(
     return Transition(record=record, frame=replace(frame, wait=wait), consumed=consumed)
 
 
-def cut(frame: Frame, step: StepDef, *, path: str, now: float, reason: str, in_flight: bool, ms: float | None) -> Transition:
+def cut(
+    frame: Frame, step: StepDef, *, path: str, now: float, reason: str, in_flight: bool, ms: float | None
+) -> Transition:
     """A step was cancelled before it ended; `in_flight` says that its effect may have happened."""
     record = Record(
         action=Action.CANCELLED,
@@ -330,8 +356,15 @@ def cut(frame: Frame, step: StepDef, *, path: str, now: float, reason: str, in_f
     )
 
 
-def noted(action: Action, *, now: float, status: Status | None = None, actor: str | None = None,
-          metadata: dict[str, Any] | None = None, consumed: tuple[int, ...] = ()) -> Transition:
+def noted(
+    action: Action,
+    *,
+    now: float,
+    status: Status | None = None,
+    actor: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    consumed: tuple[int, ...] = (),
+) -> Transition:
     """An event of the workflow itself: halted, resumed, recovered, a note."""
     return Transition(
         record=Record(action=action, time=now, actor=actor, metadata=metadata), status=status, consumed=consumed
@@ -355,9 +388,7 @@ def finished(
     if reason is not None:
         metadata["reason"] = reason
     record = Record(action=Action.FINISHED, time=now, at=frame.at, error=error, actor=actor, metadata=metadata)
-    return Transition(
-        record=record, status=status, result=result, error=error, consumed=consumed, messages=messages
-    )
+    return Transition(record=record, status=status, result=result, error=error, consumed=consumed, messages=messages)
 
 
 def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) -> Transition:
@@ -367,9 +398,7 @@ def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) ->
         for frame in frames
         if frame.state in (FrameState.FAILED, FrameState.CANCELLED)
     )
-    return Transition(
-        record=Record(action=Action.RETRIED, time=now, actor=actor), others=again, status=Status.RUNNING
-    )
+    return Transition(record=Record(action=Action.RETRIED, time=now, actor=actor), others=again, status=Status.RUNNING)
 
 
 def too_many(limits: Limits, step: StepDef, frame: Frame) -> ErrorInfo:

@@ -153,7 +153,9 @@ class Runtime:
             raise ExecutionNotFound(execution_id)
         return Runner(self._engine, await self._definition(row.definition_hash, execution_id))
 
-    def subscribe(self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None) -> Callable[[], None]:
+    def subscribe(
+        self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None
+    ) -> Callable[[], None]:
         """Calls `handler` with every event of executions this runtime drives, after its commit; gives a function that
         ends that. `events` limits it to these types. What a handler raises is logged and changes nothing."""
         wanted = None if events is None else frozenset(events)
@@ -182,9 +184,7 @@ class Runtime:
     def _add(self, workflow: WorkflowDef) -> None:
         known = self._workflows.get(workflow.id)
         if known is not None and known.hash != workflow.hash:
-            raise ConfigError(
-                f"there are two workflows with id {workflow.id!r}: {known.source} and {workflow.source}"
-            )
+            raise ConfigError(f"there are two workflows with id {workflow.id!r}: {known.source} and {workflow.source}")
         self._workflows[workflow.id] = workflow
         self._pinned[workflow.hash] = workflow
 

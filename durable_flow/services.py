@@ -162,9 +162,13 @@ def _member(target: Any, method: str) -> Any:
 
 def _offered(target: Any) -> list[str]:
     names = target.keys() if isinstance(target, Mapping) else dir(target)
-    return sorted(name for name in names if isinstance(name, str) and not name.startswith("_") and callable(
-        target[name] if isinstance(target, Mapping) else getattr(target, name, None)
-    ))
+    return sorted(
+        name
+        for name in names
+        if isinstance(name, str)
+        and not name.startswith("_")
+        and callable(target[name] if isinstance(target, Mapping) else getattr(target, name, None))
+    )
 
 
 def _inspect(function: Callable[..., Any]) -> _Plan:

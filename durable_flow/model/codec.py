@@ -35,7 +35,6 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     given: str = ""
 
 
-
 def _plain(value: Any) -> Any:
     """Subclasses of text (the names in a definition) are written as text."""
     if isinstance(value, str):

@@ -1,8 +1,8 @@
 """What is durable about a running execution: frames, transitions, messages.
 
-A frame is a running list of steps: the workflow itself (path ``""``), an iteration of a loop (``orders[3]``) or a branch
-of a parallel (``fetch/profile``). Its cursor names the step it is at; a frame whose cursor is not one of its own steps
-is over, and the cursor says how: None (it ran to its end), a reserved target, or the id of a step outside.
+A frame is a running list of steps: the workflow itself (path ``""``), an iteration of a loop (``orders[3]``) or a
+branch of a parallel (``fetch/profile``). Its cursor names the step it is at; a frame whose cursor is not one of its own
+steps is over, and the cursor says how: None (it ran to its end), a reserved target, or the id of a step outside.
 """
 
 from __future__ import annotations

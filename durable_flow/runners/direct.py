@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -291,10 +292,8 @@ class Runner:
             )
 
     async def _nudge(self, execution_id: str) -> None:
-        try:
+        with suppress(LeaseLost):  # somebody else goes on with it: it is followed
             await self._engine.nudge(execution_id)
-        except LeaseLost:
-            pass  # somebody else goes on with it: it is followed
 
     async def _drive(self, run: Run) -> ExecutionResult:
         try:
@@ -403,9 +402,7 @@ def _fingerprint(given: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(given or {}, order="deterministic", enc_hook=repr)).hexdigest()
 
 
-def _check_labels(labels: Mapping[str, str] | None) -> None:
+def _check_labels(labels: Mapping[Any, Any] | None) -> None:
     for name, value in (labels or {}).items():
         if not isinstance(name, str) or not isinstance(value, str) or not name or len(name) > 255 or len(value) > 255:
             raise ValidationError([f"labels are texts of at most 255 characters, not {name!r}: {value!r}"])
-
-

@@ -62,7 +62,12 @@ class Loop(StepType[LoopConfig]):
         concurrent = (config.concurrency or 1) > 1
         names = {"iteration"} if config.over is None else {config.as_ or "item", config.index_as or "index"}
         yield BodyDef(
-            key="do", body=config.do, locals=frozenset({*names, "loop"}), isolated=concurrent, merges=not concurrent, loops=True
+            key="do",
+            body=config.do,
+            locals=frozenset({*names, "loop"}),
+            isolated=concurrent,
+            merges=not concurrent,
+            loops=True,
         )
 
     async def run(self, visit: Visit, config: LoopConfig) -> Outcome:

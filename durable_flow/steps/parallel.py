@@ -46,7 +46,10 @@ class Parallel(StepType[ParallelConfig]):
     def bodies(self, config: ParallelConfig) -> Iterable[BodyDef]:
         for index, branch in enumerate(config.branches):
             yield BodyDef(
-                key=f"branches[{index}]", body=branch.do, isolated=True, certain=config.wait in ("all", len(config.branches))
+                key=f"branches[{index}]",
+                body=branch.do,
+                isolated=True,
+                certain=config.wait in ("all", len(config.branches)),
             )
 
     async def run(self, visit: Visit, config: ParallelConfig) -> Outcome:
@@ -96,5 +99,3 @@ def _failure(failures: list[tuple[str, ErrorInfo]], needed: int, succeeded: int)
         raise StepError(f"{succeeded} of the {needed} branches needed succeeded", kind="ParallelError")
     told = "; ".join(f"{branch}: {error.text}" for branch, error in failures)
     raise StepError(f"{len(failures)} branches failed: {told}", kind="ParallelError")
-
-

@@ -114,7 +114,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored row: what `New` and the last `Commit` wrote, and its lease. `result` is the encoded entry of `result_seq`."""
+    """A stored row: what `New` and the last `Commit` wrote, and its lease. `result` is the entry of `result_seq`."""
 
     id: str
     workflow_id: str
@@ -170,7 +170,7 @@ class Busy(msgspec.Struct, frozen=True, kw_only=True):
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a message. `outcome` is accepted, closed (the wait is over or out of time), duplicate (the same
-    key is there) or unknown (no such execution). `owner` and `lease_until` are the row's, read in the same statement."""
+    key is there) or unknown (no such execution). `owner` and `lease_until` are the row's, read at once."""
 
     outcome: str
     owner: str | None = None
@@ -229,7 +229,9 @@ class Store(ABC):
         """Puts a message into an inbox, if its wait is open and nothing with its key is there."""
 
     @abstractmethod
-    async def claim(self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]) -> Stored | Busy | None:
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
         """Takes the lease for `ttl` seconds if it is free or expired and the row has one of `statuses`; None: no such
         row. Where a previous owner let its lease expire, `recoveries` goes up; every commit sets it back to 0."""
 
@@ -258,8 +260,9 @@ class Store(ABC):
         """One row with all that is needed to go on with it, as of one moment."""
 
     @abstractmethod
-    async def read(self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
-                   ) -> Sequence[tuple[int, Blob]]:
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
         """Entries in order: those behind `after`, or exactly `seqs`."""
 
     @abstractmethod
@@ -285,7 +288,9 @@ class Store(ABC):
         await self.open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def load(self, execution_id: str) -> Execution | None:
@@ -342,9 +347,7 @@ class Store(ABC):
         masks = masks_of(row)
         blobs = await self.read(execution_id, after=after, limit=limit)
         records = {seq: decode_record(blob, execution_id=execution_id) for seq, blob in blobs}
-        missing = {
-            seq for record in records.values() for seq in (record.merged or {}).values() if seq not in records
-        }
+        missing = {seq for record in records.values() for seq in (record.merged or {}).values() if seq not in records}
         earlier = dict(records)
         if missing:
             for seq, blob in await self.read(execution_id, seqs=sorted(missing)):
@@ -503,7 +506,11 @@ class Store(ABC):
         if row.result is None:
             return None
         record = decode_record(row.result, execution_id=row.id)
-        return record.output if "result" in record.same or not record.changes else record.changes.get("result", record.output)
+        return (
+            record.output
+            if "result" in record.same or not record.changes
+            else record.changes.get("result", record.output)
+        )
 
 
 def check_id(execution_id: object) -> str:
@@ -615,10 +622,8 @@ def masks_of(row: Row) -> tuple[str, ...]:
     return secret_texts(decode_value(row.input, execution_id=row.id), info.secrets) if info.secrets else ()
 
 
-def _entry(
-    execution_id: str, seq: int, record: Record, records: Mapping[int, Record], masks: Sequence[str]
-) -> Entry:
-    changes = {name: record.output for name in record.same}
+def _entry(execution_id: str, seq: int, record: Record, records: Mapping[int, Record], masks: Sequence[str]) -> Entry:
+    changes = dict.fromkeys(record.same, record.output)
     changes.update(record.changes or {})
     for name, source in (record.merged or {}).items():
         changes[name] = value_of(records[source], name)
