@@ -53,7 +53,7 @@ async def main(folder: Path) -> None:
         large = json.loads((HERE / "order.json").read_text())
         result = await runner.run(large)
         await show("a large one", result)
-        result = await runner.resume(result.execution_id, approved=False, by="bob@example.com", comment="no, thank you")
+        result = await runner.resume(result.execution_id, approved=False, by="bob", comment="no, thank you")
         await show("… is rejected", result)
         print(f"{'':<24} because it was {result.output['reason']}")
 

@@ -34,7 +34,7 @@ PRINTED = {
         "an ordinary order        shipped",
         "charge ↻ → charge → ship → shipped",
         "charge → ship → refund → release → refuse",
-        "because it was rejected by bob@example.com: no, thank you",
+        "because it was rejected by bob: no, thank you",
         "the stored input shows '***'",
         "240.00 EUR  and refunded",
     ],
