@@ -91,7 +91,7 @@ class NotAllowed(DurableFlowError):
 
 
 class LimitExceeded(DurableFlowError):
-    """A bound of `durable_flow.Limits` was passed. `.limit` names it, `.allowed` is its value, `.actual` what was met."""
+    """A bound of `durable_flow.Limits` was passed: `.limit` names it, `.allowed` is its value, `.actual` what came."""
 
     def __init__(self, limit: str, *, allowed: int, actual: int | None = None, where: str = "") -> None:
         self.limit = limit
