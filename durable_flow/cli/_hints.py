@@ -1,0 +1,69 @@
+"""Commands that people can copy: the next thing to type, with the options it needs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+import durable_flow as df
+
+CARRIED = {
+    "store": "--store",
+    "services": "--services",
+    "workflows": "--workflows",
+    "secrets": "--secret",
+}
+"""Options that a following command needs too, where they were given on the command line."""
+
+
+class Hints(msgspec.Struct, frozen=True):
+    """The name of the program, and the options to repeat: those of the store, and those that driving needs."""
+
+    program: str
+    store: tuple[str, ...]
+    host: tuple[str, ...]
+
+    @classmethod
+    def here(cls) -> Hints:
+        """The hints of the command that runs now."""
+        context = click.get_current_context()
+        store: list[str] = []
+        host: list[str] = []
+        for name, option in CARRIED.items():
+            if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                continue
+            value = context.params[name]
+            for one in (value,) if isinstance(value, str) else value:
+                (store if name == "store" else host).extend([option, str(one)])
+        return cls(context.find_root().command_path, tuple(store), tuple(host))
+
+    def look(self, command: str, *arguments: str) -> str:
+        """A command that only reads, or that runs no step."""
+        return self._line(command, arguments, self.store)
+
+    def drive(self, command: str, *arguments: str) -> str:
+        """A command that goes on with an execution."""
+        return self._line(command, arguments, (*self.store, *self.host))
+
+    def answers(self, halt: df.Halt, *, execution_id: str, several: bool) -> list[str]:
+        """The commands that answer a wait."""
+        which = ("--wait-id", halt.wait_id) if several else ()
+        if halt.type != "approval":
+            return [self.drive("resume", execution_id, "--response", "JSON", *which)]
+        asked = halt.data if isinstance(halt.data, dict) else {}
+        by: tuple[str, ...] = ()
+        if asked.get("approvers"):
+            by = ("--by", str(asked["approvers"][0]))
+        elif asked.get("required", 1) > 1:
+            by = ("--by", "NAME")
+        return [
+            self.drive("approve", execution_id, *by, *which),
+            self.drive("reject", execution_id, *by, *which, "--comment", "WHY"),
+        ]
+
+    def _line(self, command: str, arguments: Iterable[str], options: Iterable[str]) -> str:
+        return f"{self.program} {shlex.join([command, *arguments, *options])}"

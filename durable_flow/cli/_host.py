@@ -1,0 +1,339 @@
+"""What a command works with: the store, and where it drives executions, services and workflows too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+import durable_flow as df
+from durable_flow.cli import _render
+from durable_flow.cli._hints import Hints
+from durable_flow.cli._mistake import Mistake
+from durable_flow.cli._options import definition_files, store_option
+from durable_flow.cli._services import load_services, missing_services
+from durable_flow.cli._watch import Watch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Drive = Callable[[df.Runtime], Awaitable[df.ExecutionResult]]
+
+INTERRUPTED = 130
+TERMINATED = 143
+WAITING = 3
+
+EXIT_CODES: Mapping[df.Status, int] = {
+    df.Status.COMPLETED: 0,
+    df.Status.FAILED: 1,
+    df.Status.CANCELLED: 1,
+    df.Status.HALTED: WAITING,
+    df.Status.RUNNING: WAITING,
+    df.Status.PENDING: WAITING,
+}
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """The options a command that drives executions was given."""
+
+    store: str
+    services: tuple[str, ...]
+    workflows: tuple[Path, ...]
+    secrets: tuple[str, ...]
+    quiet: bool
+
+
+def host_options(function: Function) -> Function:
+    """Adds the options of a Host, and hands it over as `host`."""
+
+    @click.option("-q", "--quiet", is_flag=True, help="Do not show the steps while they run.")
+    @click.option(
+        "--secret",
+        "secrets",
+        multiple=True,
+        metavar="NAME",
+        help="An environment variable that the workflow may read as $secrets.NAME. May be repeated.",
+    )
+    @click.option(
+        "--workflows",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        envvar="DURABLE_FLOW_WORKFLOWS",
+        show_envvar=True,
+        metavar="PATH",
+        help="A file or folder with workflows that `workflow` steps start. May be repeated.",
+    )
+    @click.option(
+        "--services",
+        multiple=True,
+        envvar="DURABLE_FLOW_SERVICES",
+        show_envvar=True,
+        metavar="MODULE[:NAME]",
+        help="Where services come from: a module or a .py file, and a name in it. May be repeated.",
+    )
+    @store_option
+    @functools.wraps(function)
+    def with_host(
+        *,
+        store: str,
+        services: tuple[str, ...],
+        workflows: tuple[Path, ...],
+        secrets: tuple[str, ...],
+        quiet: bool,
+        **options: Any,
+    ) -> Any:
+        host = Host(store=store, services=services, workflows=workflows, secrets=secrets, quiet=quiet)
+        return function(host=host, **options)
+
+    return with_host  # type: ignore[return-value]
+
+
+@contextlib.asynccontextmanager
+async def existing_store(url: str) -> AsyncIterator[df.Store]:
+    """The open store, for commands that need one that is there. Raises Mistake instead of creating it."""
+    require_store(url)
+    async with df.open_store(url) as store:
+        yield store
+
+
+def require_store(url: str) -> None:
+    """Raises Mistake if there is no store at this URL."""
+    hint = "name it with --store or $DURABLE_FLOW_STORE; 'run' creates one"
+    if url == "sqlite://:memory:":
+        raise Mistake("a store in memory is empty for every new command", hint=hint, kind="StoreNotFound")
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).is_file():
+        raise Mistake(f"there is no store at {url}", hint=hint, kind="StoreNotFound")
+
+
+def read(url: str, work: Callable[[df.Store], Awaitable[int]]) -> int:
+    """Runs `work` with a store that must be there."""
+
+    async def main() -> int:
+        async with existing_store(url) as store:
+            return await work(store)
+
+    return asyncio.run(main())
+
+
+async def found(store: df.Store, execution_id: str) -> df.Execution:
+    """The execution. Raises ExecutionNotFound."""
+    one = await store.load(execution_id)
+    if one is None:
+        raise df.ExecutionNotFound(execution_id)
+    return one
+
+
+def drive(
+    host: Host,
+    work: Drive,
+    *,
+    as_json: bool,
+    workflow: df.WorkflowDef | None = None,
+    execution_id: str | None = None,
+    runs_steps: bool = True,
+    success: df.Status = df.Status.COMPLETED,
+) -> int:
+    """Opens a runtime, lets `work` drive an execution in it with its progress shown, and tells what became of it.
+
+    `workflow` is given by a command that starts an execution, `execution_id` by one that goes on with one. What
+    services print goes to standard error. An interruption leaves the execution where it can be recovered.
+    """
+    return _Drive(host, work, as_json, workflow, execution_id, runs_steps, success).run()
+
+
+class _Drive:
+    def __init__(
+        self,
+        host: Host,
+        work: Drive,
+        as_json: bool,
+        workflow: df.WorkflowDef | None,
+        execution_id: str | None,
+        runs_steps: bool,
+        success: df.Status,
+    ) -> None:
+        self.host = host
+        self.work = work
+        self.as_json = as_json
+        self.workflow = workflow
+        self.execution_id = execution_id
+        self.runs_steps = runs_steps
+        self.success = success
+        self.hints = Hints.here()
+        self.terminated = False
+        self.orphans: list[str] = []
+
+    def run(self) -> int:
+        if self.workflow is None:
+            require_store(self.host.store)
+        clock = df.SystemClock()
+        begun = clock.monotonic()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                services = load_services(self.host.services)
+                definitions = definition_files(self.host.workflows)
+                secrets = dict(_secrets(self.host.secrets))
+                result, workflow_id, asked = asyncio.run(self._main(services, definitions, secrets))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return self._interrupted()
+        self._tell(result, workflow_id, asked, clock.monotonic() - begun)
+        return 0 if result.status is self.success else EXIT_CODES[result.status]
+
+    async def _main(
+        self, services: Mapping[str, Any], definitions: list[Path], secrets: Mapping[str, str]
+    ) -> tuple[df.ExecutionResult, str, list[_render.Asked]]:
+        runtime = df.Runtime(self.host.store, workflows=definitions, services=services, secrets=secrets)
+        progress = _render.progress(quiet=self.host.quiet or self.as_json)
+        watch = Watch(progress, self.execution_id)
+        try:
+            async with runtime, self._stops_on_sigterm():
+                if self.runs_steps:
+                    await self._check_services(runtime, services)
+                runtime.subscribe(watch.hear)
+                try:
+                    result = await self.work(runtime)
+                finally:
+                    self.execution_id = watch.execution_id
+                workflow_id = (await runtime.runner_of(result.execution_id)).workflow.id
+                self.orphans = await _orphans(runtime.store, result.execution_id)
+        finally:
+            progress.close()
+        several = len(result.halts) > 1
+        asked = [
+            _render.Asked(halt, self.hints.answers(halt, execution_id=result.execution_id, several=several))
+            for halt in result.halts
+        ]
+        return result, workflow_id, asked
+
+    async def _check_services(self, runtime: df.Runtime, services: Mapping[str, Any]) -> None:
+        """Refuses to drive without the services it takes, before anything happens. Where another process drives the
+        execution, they are its business."""
+        workflow = self.workflow
+        if workflow is None and self.execution_id is not None:
+            one = await found(runtime.store, self.execution_id)
+            expires = one.lease_until
+            if one.owner is not None and expires is not None and expires.timestamp() > df.SystemClock().now():
+                return
+            workflow = (await runtime.runner_of(one.id)).workflow
+        if workflow is None:
+            return
+        missing = missing_services(workflow, services)
+        if missing:
+            names = ", ".join(repr(name) for name in missing)
+            what = f"calls the service {names}" if len(missing) == 1 else f"calls the services {names}"
+            there = f" (--services brings {', '.join(sorted(services)) or 'none'})" if self.host.services else ""
+            raise Mistake(
+                f"workflow {workflow.id!r} {what}, which nothing provides{there}",
+                hint="nothing was done; say where services come from with --services MODULE or $DURABLE_FLOW_SERVICES",
+                kind="ConfigError",
+            )
+
+    @contextlib.asynccontextmanager
+    async def _stops_on_sigterm(self) -> AsyncIterator[None]:
+        """SIGTERM is an interruption, too: the lease is given back, so that somebody else can go on at once."""
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        if task is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop() -> None:
+            self.terminated = True
+            task.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    def _tell(self, result: df.ExecutionResult, workflow_id: str, asked: list[_render.Asked], seconds: float) -> None:
+        if self.as_json:
+            _render.document(
+                {
+                    "execution_id": result.execution_id,
+                    "workflow_id": workflow_id,
+                    "status": result.status,
+                    "output": result.output,
+                    "error": result.error,
+                    "error_info": result.error_info,
+                    "halts": [{**msgspec.to_builtins(one.halt), "commands": one.commands} for one in asked],
+                }
+            )
+            return
+        following = []
+        if result.failed and not self._in_memory:
+            following = [self.hints.drive("retry", result.execution_id), self.hints.look("show", result.execution_id)]
+        if result.halted and self._in_memory:
+            asked = [_render.Asked(one.halt, ()) for one in asked]
+        _render.outcome(result, workflow_id=workflow_id, seconds=seconds, asked=asked, next_commands=following)
+        for child in self.orphans:
+            _render.note(
+                f"child execution {child} has begun and nobody drives it: {self.hints.drive('recover', child)}"
+            )
+        if result.halted and self._in_memory:
+            _render.note("the store was in memory: this execution is gone. Give --store to be able to answer")
+
+    @property
+    def _in_memory(self) -> bool:
+        return self.host.store == "sqlite://:memory:"
+
+    def _interrupted(self) -> int:
+        code = TERMINATED if self.terminated else INTERRUPTED
+        said = "terminated" if self.terminated else "interrupted"
+        execution_id = self.execution_id
+        command = None
+        if execution_id is None:
+            hint = "nothing was started"
+        elif self._in_memory:
+            hint = "the store was in memory: nothing is left of the execution"
+        else:
+            hint, command = asyncio.run(self._standing(execution_id))
+        _render.failure(said, hint=hint, command=command)
+        if self.as_json:
+            error = {"type": "Interrupted", "message": said, "hint": hint, "command": command}
+            _render.document({"error": error, "execution_id": execution_id})
+        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            # A service that runs in a thread cannot be stopped, and must not keep the process from ending: its step
+            # runs again when the execution is recovered, as after any crash.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
+
+    async def _standing(self, execution_id: str) -> tuple[str, str | None]:
+        """Where an interrupted execution stands, and the command that makes it go on."""
+        async with df.open_store(self.host.store) as store:
+            one = await store.load(execution_id)
+        if one is None:
+            return "nothing was started", None
+        if one.status.over:
+            return f"execution {execution_id} is {one.status}", self.hints.look("show", execution_id)
+        if one.owner is not None:
+            return f"execution {execution_id} goes on elsewhere, driven by {one.owner}", None
+        if one.status is df.Status.HALTED:
+            return f"execution {execution_id} waits for an answer", self.hints.look("why", execution_id)
+        return f"execution {execution_id} stopped where it was; go on with", self.hints.drive("recover", execution_id)
+
+
+async def _orphans(store: df.Store, execution_id: str) -> list[str]:
+    """Children that their parent does not wait for, and that nobody drives."""
+    children = await store.find(parent_id=execution_id, status=[df.Status.PENDING, df.Status.RUNNING])
+    return [child.id for child in children if child.owner is None]
+
+
+def _secrets(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        value = os.environ.get(name)
+        if value is None:
+            raise Mistake(f"--secret {name}: there is no environment variable {name!r}", kind="ConfigError")
+        yield name, value

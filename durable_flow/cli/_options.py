@@ -1,0 +1,196 @@
+"""The options that several commands share, and the kinds of values they take."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+import durable_flow as df
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d|w)")
+
+
+class Kind(click.ParamType):  # type: ignore[type-arg]  # only newer releases of click have an argument here
+    """A kind of value. `fail` is told what is wrong and ends the command."""
+
+
+class Json(Kind):
+    """JSON: as it is written, `@file`, or `-` for standard input. `lenient`: what is not JSON is text."""
+
+    name = "json"
+
+    def __init__(self, *, mapping: bool = False, lenient: bool = False) -> None:
+        self.mapping = mapping
+        self.lenient = lenient
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text, where = self._text(value)
+        try:
+            found = json.loads(text, parse_constant=_no_number)
+        except RecursionError:
+            self.fail(f"{where} is nested too deeply")
+        except ValueError as error:
+            if self.lenient:
+                return value
+            self.fail(f"{where} is not JSON: {error}{_quoting(value)}")
+        if self.mapping and not isinstance(found, dict):
+            self.fail(f'{where} must be a JSON object such as {{"name": "Ada"}}, not {_kind(found)}')
+        return found
+
+    def _text(self, value: str) -> tuple[str, str]:
+        where = "standard input" if value == "-" else value[1:]
+        try:
+            if value == "-":
+                return sys.stdin.read(), where
+            if not value.startswith("@"):
+                return value, "the value"
+            return Path(where).read_text("utf-8"), where
+        except UnicodeDecodeError:
+            self.fail(f"{where} is not UTF-8 text")
+        except (OSError, ValueError) as error:
+            self.fail(f"{where!r} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _quoting(value: str) -> str:
+    """What to try instead, where somebody forgot that text needs quotes, or that a shell takes them away."""
+    if re.fullmatch(r"[\w .,!?@-]+", value) and not value.startswith(("@", "-")):
+        return f". Text needs quotes: '{json.dumps(value)}'"
+    return ""
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number JSON has")
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+    return "a list"
+
+
+class Duration(Kind):
+    """A length of time such as `90s`, `15m`, `2h`, `30d` or `1h30m`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = duration(str(value))
+        if found is None:
+            self.fail(f"{value!r} is not a duration: write for example 90s, 15m, 2h, 30d or 1h30m")
+        return found
+
+
+def duration(text: str) -> timedelta | None:
+    """The duration that is written, or None.
+
+    >>> duration("1h30m"), duration("soon")
+    (datetime.timedelta(seconds=5400), None)
+    """
+    parts = DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    try:
+        return timedelta(seconds=sum(float(number) * UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        return None
+
+
+class Moment(Kind):
+    """A time: `2026-03-01`, `2026-03-01T12:00`, with or without a zone (local time), or a duration: so long ago."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        ago = duration(str(value))
+        try:
+            if ago is not None:
+                return datetime.fromtimestamp(df.SystemClock().now(), UTC) - ago
+            return datetime.fromisoformat(str(value)).astimezone()
+        except (ValueError, OverflowError, OSError):
+            self.fail(
+                f"{value!r} is not a time: write for example 2026-03-01, 2026-03-01T12:00Z, or 2h for two hours ago"
+            )
+
+
+class Label(Kind):
+    """`NAME=VALUE`."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = str(value).partition("=")
+        if not separator or not name:
+            self.fail(f"{value!r} is not a label: write NAME=VALUE")
+        return name, text
+
+
+DEFAULT_STORE = "sqlite:///durable_flow.db"
+
+store_option = click.option(
+    "--store",
+    envvar="DURABLE_FLOW_STORE",
+    default=DEFAULT_STORE,
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="Where executions are kept.",
+)
+execution_argument = click.argument("execution_id", metavar="ID")
+
+
+def wait_options(function: Function) -> Function:
+    """--step and --wait-id: which wait is meant, where several are open."""
+    for option in (
+        click.option("--wait-id", metavar="ID", help="The wait to answer, by its id."),
+        click.option("--step", metavar="STEP", help="The wait to answer, by its step, branch or path."),
+    ):
+        function = option(function)
+    return function
+
+
+def definition_files(paths: tuple[Path, ...]) -> list[Path]:
+    """The files, and the *.yml, *.yaml and *.json of the folders. Raises click.BadParameter for what is not there."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for pattern in ("*.yml", "*.yaml") for file in path.glob(pattern))
+            if not inside:
+                raise click.BadParameter(f"there is no *.yml or *.yaml file in the folder {path}")
+            found += inside
+        else:
+            found.append(definition_file(path))
+    return found
+
+
+def definition_file(path: Path) -> Path:
+    """The path, if there is a file. Raises click.BadParameter."""
+    if path.is_dir():
+        raise click.BadParameter(f"{path} is a folder; name the file in it")
+    if not path.exists():
+        raise click.BadParameter(f"there is no file {path}")
+    return path

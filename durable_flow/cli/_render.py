@@ -1,0 +1,647 @@
+"""What people see: the only place with tables and colours.
+
+Results go to standard output; progress, warnings and what went wrong to standard error. Colours and the redrawn part of
+the screen are for terminals (`NO_COLOR` is heeded); a pipe gets plain lines that are never cut.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+import durable_flow as df
+from durable_flow.cli._steps import Node
+
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What data must not do to a terminal: move the cursor, ring, change the direction of text."""
+
+MARKS = {
+    "completed": ("✔", "green"),
+    "failed": ("✖", "red"),
+    "cancelled": ("■", "yellow"),
+    "skipped": ("↷", "yellow"),
+    "retried": ("↻", "yellow"),
+    "waiting": ("⏸", "magenta"),
+    "halted": ("⏸", "magenta"),
+    "running": ("▶", "cyan"),
+    "pending": ("·", "cyan"),
+    "stopped": ("▷", "yellow"),
+}
+"""The sign and the colour of a state."""
+
+SIMPLER = str.maketrans("✔✖■↷↻⏸▶·▷•→…├└│─", "vx#>~=>.->>.|`|-")
+"""What stands for these where the encoding of a stream has no such characters."""
+
+WIDE = 10_000
+"""Columns of what is not a terminal."""
+
+SHOWN_RUNNING = 8
+"""Running steps that are listed one by one while a workflow runs."""
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, stderr=False)
+
+
+def is_live() -> bool:
+    """Whether progress may be redrawn: standard error is a terminal that can move its cursor."""
+    return sys.stderr.isatty() and not _console(stderr=True).is_dumb_terminal
+
+
+def _show(console: Console, shown: RenderableType) -> None:
+    """Something that fills lines. What is not a terminal gets no blanks at their ends."""
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    console.file.write("".join(f"{text.rstrip()}\n" for text in captured.get().splitlines()))
+
+
+def plain(value: object) -> str:
+    r"""Text that is safe to show: what could steer the terminal is written as its escape.
+
+    >>> plain("\x1b[2Jgone")
+    '\\x1b[2Jgone'
+    """
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], str(value))
+
+
+def simpler(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: our own signs become ASCII, any other character its escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(SIMPLER)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def every_stream_can_show_it() -> None:
+    """No text whatever makes standard output or standard error raise: not for its encoding, either."""
+    codecs.register_error("durable_flow.simpler", simpler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="durable_flow.simpler")
+
+
+def _colour(state: str) -> str:
+    return MARKS.get(state, ("", ""))[1]
+
+
+def _mark(state: str) -> Text:
+    return Text(MARKS.get(state, ("•", ""))[0], style=_colour(state))
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_colour(state))
+
+
+# -- documents and errors ----------------------------------------------------------------------------------------------
+
+
+def document(value: object) -> None:
+    """A JSON document on standard output."""
+    sys.stdout.write(pretty(value) + "\n")
+
+
+def pretty(value: object) -> str:
+    """Indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def line(text: str, *, indent: int = 0) -> None:
+    """A line on standard output."""
+    _console().print(Text(" " * indent + plain(text)), soft_wrap=True)
+
+
+def failure(message: str, *, details: Sequence[str] = (), hint: str | None = None, command: str | None = None) -> None:
+    """What went wrong, and what to do, on standard error."""
+    console = _console(stderr=True)
+    _show(console, Text.assemble(("error: ", "bold red"), plain(message)))
+    for detail in details:
+        _show(console, Padding(plain(detail), (0, 0, 0, 2)))
+    if hint:
+        _show(console, Padding(Text(plain(hint), style="dim"), (0, 0, 0, 2)))
+    if command:
+        _command(console, command)
+
+
+def note(text: str) -> None:
+    """Something to know, on standard error."""
+    _console(stderr=True).print(Text(plain(text), style="dim"), soft_wrap=True)
+
+
+class LogLines(logging.Handler):
+    """The library's log on standard error: one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        colour = "yellow" if record.levelno >= logging.WARNING else "dim"
+        text = Text.assemble((f"{record.levelname.lower()}: ", colour), plain(record.getMessage()))
+        try:
+            _console(stderr=True).print(text, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+# -- times -------------------------------------------------------------------------------------------------------------
+
+
+def span(seconds: float) -> str:
+    """A length of time for people.
+
+    >>> [span(seconds) for seconds in (0.0042, 1.25, 75, 7_300, 200_000)]
+    ['4 ms', '1.2 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
+    """
+    if seconds < 0.9995:
+        return f"{max(0, round(seconds * 1000))} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    whole = round(seconds)
+    for unit, size, lower, factor in (("min", 60, "s", 1), ("h", 3_600, "min", 60)):
+        if whole < size * (60 if unit == "min" else 24):
+            rest = whole % size // factor
+            return f"{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
+    days, rest = divmod(whole // 3_600, 24)
+    return f"{days} d" + (f" {rest} h" if rest and days < 10 else "")
+
+
+def _local(time: datetime) -> str:
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _now() -> float:
+    return df.SystemClock().now()
+
+
+def _ago(time: datetime) -> str:
+    seconds = _now() - time.timestamp()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{span(int(seconds))} ago" if seconds > 0 else f"in {span(int(-seconds))}"
+
+
+# -- what became of an execution ---------------------------------------------------------------------------------------
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A wait, and the commands that answer it."""
+
+    halt: df.Halt
+    commands: Sequence[str]
+
+
+def outcome(
+    result: df.ExecutionResult,
+    *,
+    workflow_id: str,
+    seconds: float,
+    asked: Sequence[Asked],
+    next_commands: Sequence[str],
+) -> None:
+    """How a run, an answer, a retry left the execution."""
+    console = _console()
+    state = str(result.status)
+    head = Text.assemble(
+        _mark(state),
+        " ",
+        _state("waiting" if result.halted else state),
+        f"  {plain(workflow_id)}  ",
+        plain(result.execution_id),
+        (f"  {span(seconds)}", "dim"),
+    )
+    console.print(head, soft_wrap=True)
+    if result.completed and result.output is not None:
+        value(result.output)
+    for one in asked:
+        wait(one)
+    if result.error_info is not None:
+        _error(console, result.error_info)
+    for command in next_commands:
+        _command(console, command)
+
+
+def value(found: Any) -> None:
+    """A value by itself: text as it is, all else as JSON."""
+    _console().print(Text(plain(found if isinstance(found, str) else pretty(found))), soft_wrap=True)
+
+
+def wait(asked: Asked) -> None:
+    """What is waited for, and how it is answered."""
+    console, halt = _console(), asked.halt
+    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(halt.prompt or '')}"), soft_wrap=True)
+    facts: list[tuple[str, Any]] = [("step", halt.path)]
+    if halt.deadline is not None:
+        facts.append(("until", f"{_local(halt.deadline)} ({_ago(halt.deadline)})"))
+    data = halt.data if isinstance(halt.data, Mapping) else {"data": halt.data}
+    told = {"type", "prompt", "reason", "timeout", "requested_at"}
+    facts += [(str(name), item) for name, item in data.items() if name not in told and item is not None]
+    _facts(console, [(name, item) for name, item in facts if (name, item) != ("required", 1)])
+    for command in asked.commands:
+        _command(console, command)
+
+
+def _error(console: Console, error: df.ErrorInfo) -> None:
+    console.print(Text("  " + plain(error.text), style="red"), soft_wrap=True)
+    tries = f", after {error.attempts} attempts" if error.attempts > 1 else ""
+    console.print(Text(f"  at {plain(error.path) or 'the workflow itself'}{tries}"), soft_wrap=True)
+
+
+def _command(console: Console, command: str) -> None:
+    console.print(Text.assemble("  → ", (plain(command), "bold")), soft_wrap=True)
+
+
+def _facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
+    """Names and values, one below the other; what is not text is compact JSON, folded at the edge of a terminal."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, found in facts:
+        if isinstance(found, Text):
+            shown = found
+        elif isinstance(found, list) and found and all(isinstance(item, str) for item in found):
+            shown = Text(plain(", ".join(found)))
+        else:
+            text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+            shown = Text(plain(text))
+        grid.add_row("  " + plain(name), shown)
+    _show(console, grid)
+
+
+def reasons(whys: Sequence[df.Why], answers: Mapping[str, Sequence[str]], *, otherwise: Sequence[str]) -> None:
+    """What an execution waits for."""
+    console = _console()
+    for why in whys:
+        console.print(Text.assemble(_mark(str(why.status)), " ", plain(why.reason)), soft_wrap=True)
+        facts: list[tuple[str, Any]] = []
+        if why.path:
+            facts.append(("step", why.path))
+        if why.since is not None:
+            facts.append(("since", f"{_local(why.since)} ({_ago(why.since)})"))
+        if why.deadline is not None:
+            facts.append(("until", f"{_local(why.deadline)} ({_ago(why.deadline)})"))
+        commands = answers.get(why.wait_id or "", otherwise)
+        if not commands:
+            facts.append(("to go on", why.unblock))
+        _facts(console, facts)
+        for command in commands:
+            _command(console, command)
+
+
+# -- listings ----------------------------------------------------------------------------------------------------------
+
+
+def executions(found: Sequence[df.Execution], *, more: str | None) -> None:
+    """A table of executions."""
+    console = _console()
+    if not found:
+        note("no executions")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("ID", overflow="fold", min_width=min(36, max(len(one.id) for one in found)))
+    table.add_column("STATUS", no_wrap=True)
+    table.add_column("STARTED", no_wrap=True)
+    table.add_column("WORKFLOW", overflow="ellipsis", no_wrap=True, max_width=30 if console.is_terminal else None)
+    table.add_column("AT", overflow="ellipsis", no_wrap=True)
+    for one in found:
+        at = one.current_step or ""
+        if one.blocked_on:
+            at = ", ".join(wait.path for wait in one.blocked_on)
+        elif one.error_info is not None:
+            at = f"{one.error_info.path}: {one.error_info.text}" if one.error_info.path else one.error_info.text
+        elif one.error is not None:
+            at = one.error
+        elif one.status is df.Status.COMPLETED:
+            at = ""
+        table.add_row(
+            Text(plain(one.id)),
+            _state(str(one.status)),
+            "" if one.created_at is None else _ago(one.created_at),
+            Text(plain(one.workflow_id)),
+            Text(plain(at.replace("\n", " "))),
+        )
+    _show(console, table)
+    if more is not None:
+        note(f"more: {more}")
+
+
+def execution(
+    one: df.Execution,
+    *,
+    name: str,
+    nodes: Sequence[Node],
+    children: Sequence[df.Execution],
+    variables: bool,
+    all_steps: bool,
+) -> None:
+    """One execution: its facts, and its steps as a tree."""
+    console = _console()
+    state = Text.assemble(_mark(str(one.status)), " ", _state(str(one.status)))
+    begun, ended = one.started_at or one.created_at, one.finished_at
+    facts: list[tuple[str, Any]] = [
+        ("status", state),
+        ("workflow", f"{name} ({one.workflow_id} {one.workflow_version})"),
+    ]
+    if begun is not None:
+        took = f", took {span((ended - begun).total_seconds())}" if ended is not None else ""
+        facts.append(("started", f"{_local(begun)} ({_ago(begun)}){took}"))
+    if one.labels:
+        facts.append(("labels", " ".join(f"{name}={text}" for name, text in one.labels.items())))
+    if one.parent_id is not None:
+        facts.append(("parent", one.parent_id))
+    if one.recoveries:
+        facts.append(("recoveries", str(one.recoveries)))
+    if one.owner is not None and not one.status.over and one.lease_until is not None:
+        left = one.lease_until.timestamp() - _now()
+        facts.append(("driven by", f"{one.owner} (lease {'runs out in ' + span(left) if left > 0 else 'has run out'})"))
+    elif one.status is df.Status.RUNNING:
+        facts.append(("driven by", "nobody: 'recover' goes on with it"))
+    facts.append(("input", one.input))
+    if one.result is not None:
+        facts.append(("result", one.result))
+    if one.error is not None:
+        facts.append(("error", Text(plain(one.error), style="red")))
+    console.print(Text(plain(one.id), style="bold"), soft_wrap=True)
+    _facts(console, facts)
+    if nodes:
+        console.print()
+        _tree(console, nodes, all_steps=all_steps)
+    if children:
+        console.print()
+        console.print(Text("child executions", style="dim"))
+        for child in children:
+            row = Text.assemble("  ", _mark(str(child.status)), " ", plain(child.id), "  ", _state(str(child.status)))
+            console.print(row, soft_wrap=True)
+    if variables:
+        console.print()
+        console.print(Text("variables", style="dim"))
+        _facts(console, one.ctx.items())
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the tree: what is drawn before it and before the line below, and the columns."""
+
+    lead: str
+    below: str
+    state: str = ""
+    name: str
+    type: str = ""
+    time: str = ""
+    said: str = ""
+    error: str = ""
+
+
+def _tree(console: Console, nodes: Sequence[Node], *, all_steps: bool) -> None:
+    rows = list(_rows(nodes, "  ", all_steps))
+    width = max(cell_len(row.lead) + cell_len(row.name) for row in rows) + 2
+    if console.is_terminal:
+        width = min(width, max(26, console.width - 44))
+    type_width = max(len(row.type) for row in rows)
+    time_width = max(len(row.time) for row in rows)
+    for row in rows:
+        name = Text(row.lead, style="dim")
+        if row.state:
+            name.append_text(_mark(row.state)).append(" ")
+        name.append(row.name)
+        name.truncate(width, overflow="ellipsis", pad=True)
+        rest = Text(f"  {row.type:<{type_width}}  {row.time:>{time_width}}  ").append(row.said, _colour(row.state))
+        whole = name + rest
+        whole.rstrip()
+        console.print(whole, soft_wrap=True)
+        if row.error:
+            grid = Table.grid()
+            grid.add_column(no_wrap=True, style="dim")
+            grid.add_column(overflow="fold", style="red")
+            grid.add_row(row.below, Text(plain(row.error)))
+            _show(console, grid)
+
+
+def _rows(nodes: Sequence[Node], lead: str, all_steps: bool, *, top: bool = True) -> Iterator[_Row]:
+    shown, hidden = (list(nodes), 0) if all_steps else _worth_showing(nodes)
+    for index, node in enumerate(shown):
+        last = index == len(shown) - 1
+        here = lead if top else lead + ("└─ " if last else "├─ ")
+        below = lead if top else lead + ("   " if last else "│  ")
+        if node is None:
+            yield _Row(lead=here, below=below, name=f"… {hidden:,} more that completed (--all shows them)")
+            continue
+        told = any(child.error == node.error for child in node.children)
+        yield _Row(
+            lead=here,
+            below=below + "  ",
+            state=node.state,
+            name=plain(node.name),
+            type=plain(node.type),
+            time=_took(node),
+            said=_said(node),
+            error="" if told else node.error or "",
+        )
+        yield from _rows(node.children, below, all_steps, top=False)
+
+
+def _worth_showing(nodes: Sequence[Node]) -> tuple[list[Node | None], int]:
+    """Of many nodes the first and last ones, and those that did not simply complete; None stands for the rest."""
+    if len(nodes) <= 12:
+        return list(nodes), 0
+    keep = [index < 5 or index >= len(nodes) - 3 or node.state != "completed" for index, node in enumerate(nodes)]
+    shown: list[Node | None] = []
+    hidden = 0
+    for node, kept in zip(nodes, keep, strict=True):
+        if kept:
+            shown.append(node)
+        else:
+            if not hidden:
+                shown.append(None)
+            hidden += 1
+    return shown, hidden
+
+
+def _took(node: Node) -> str:
+    """How long it took, or takes so far."""
+    if node.begun is None:
+        return ""
+    if node.ended is None:
+        seconds = int(_now() - node.begun.timestamp())
+        return span(seconds) if seconds > 0 else "0 s"
+    if node.begun == node.ended and not node.children:
+        return ""
+    return span((node.ended - node.begun).total_seconds())
+
+
+def _said(node: Node) -> str:
+    words = [] if node.state in ("completed", "") else [node.state]
+    if node.attempts > 1:
+        words.append(f"{node.attempts} attempts")
+    if node.actor:
+        words.append(f"by {plain(node.actor)}")
+    return ", ".join(words)
+
+
+def entries(found: Sequence[df.Entry]) -> None:
+    """The audit trail as a table."""
+    console = _console()
+    rows = [
+        (str(entry.seq), f"{entry.timestamp.astimezone():%H:%M:%S}", str(entry.action), plain(entry.path), _what(entry))
+        for entry in found
+    ]
+    heads = ("SEQ", "TIME", "ACTION", "STEP", "WHAT")
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(4)]
+    if console.is_terminal:
+        widths[3] = min(widths[3], max(16, console.width // 3))
+    for index, row in enumerate((heads, *rows)):
+        text = Text(style="" if index else "dim")
+        for column, (cell, width) in enumerate(zip(row, widths, strict=False)):
+            part = Text(f"{cell:>{width}}" if column == 0 else cell)
+            part.truncate(width, overflow="ellipsis", pad=True)
+            text.append_text(part).append("  ")
+        text.append(row[4])
+        if console.is_terminal:
+            text.truncate(console.width, overflow="ellipsis")
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def _what(entry: df.Entry) -> str:
+    if entry.error is not None:
+        what = entry.error
+    elif entry.changes:
+        what = ", ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in entry.changes.items())
+    elif entry.output is not None:
+        what = json.dumps(entry.output, ensure_ascii=False)
+    else:
+        what = " ".join(f"{name}={item}" for name, item in entry.metadata.items() if name != "memo")
+    by = f"by {entry.actor}" if entry.actor else ""
+    return plain(f"{by} {what}".strip().replace("\n", " "))
+
+
+def definitions(found: Sequence[tuple[str, str | None, Sequence[str]]]) -> None:
+    """What validation found: (file, what is good about it, problems)."""
+    console = _console()
+    for file, good, problems in found:
+        if good is not None:
+            console.print(
+                Text.assemble(_mark("completed"), f" {plain(file)}", (f"  {plain(good)}", "dim")), soft_wrap=True
+            )
+        for problem in problems:
+            console.print(Text.assemble(_mark("failed"), f" {plain(problem)}"), soft_wrap=True)
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """Steps as they start and end. This one shows nothing."""
+
+    def started(self, path: str, step_type: str, *, attempt: int, at: float) -> None: ...
+
+    def ended(
+        self, path: str, state: str, step_type: str, *, seconds: float | None, said: str, at: datetime
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PlainProgress(Progress):
+    """A line for each start and each end."""
+
+    def started(self, path: str, step_type: str, *, attempt: int, at: float) -> None:
+        again = f"attempt {attempt}" if attempt > 1 else ""
+        self._line(datetime.fromtimestamp(at), "started", path, again)
+
+    def ended(self, path: str, state: str, step_type: str, *, seconds: float | None, said: str, at: datetime) -> None:
+        took = "" if seconds is None else span(seconds)
+        self._line(at.astimezone(), state, path, "  ".join(word for word in (took, said) if word))
+
+    def _line(self, time: datetime, what: str, path: str, said: str) -> None:
+        text = f"{time:%H:%M:%S}  {what:<9}  {path}" + (f"  {said}" if said else "")
+        sys.stderr.write(plain(text.replace("\n", " ")) + "\n")
+
+
+class LiveProgress(Progress):
+    """Ended steps scroll by; running ones stand below them, with the time they have taken so far.
+
+    It draws at most ten times a second, in the event loop, however many steps there are.
+    """
+
+    def __init__(self) -> None:
+        self._console = _console(stderr=True)
+        self._running: dict[str, tuple[str, int, float]] = {}
+        self._ended: list[RenderableType] = []
+        self._spinner = Spinner("dots" if self._console.encoding.startswith("utf") else "line", style="cyan")
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._clock = df.SystemClock()
+        self._live.start()
+        self._timer = self._clock.call_later(0.1, self._tick)
+
+    def started(self, path: str, step_type: str, *, attempt: int, at: float) -> None:
+        self._running[path] = (step_type, attempt, at)
+
+    def ended(self, path: str, state: str, step_type: str, *, seconds: float | None, said: str, at: datetime) -> None:
+        self._running.pop(path, None)
+        took = "" if seconds is None else span(seconds)
+        self._ended.append(self._row(_mark(state), path, step_type, took))
+        if said:
+            self._ended.append(Padding(Text(plain(said), style=_colour(state)), (0, 0, 0, 4)))
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self._running.clear()
+        self._draw()
+        self._live.stop()
+        self._console.print()
+
+    def _tick(self) -> None:
+        self._draw()
+        self._timer = self._clock.call_later(0.1, self._tick)
+
+    def _draw(self) -> None:
+        if self._ended:
+            self._live.console.print(Group(*self._ended))
+            self._ended = []
+        now = _now()
+        rows: list[RenderableType] = []
+        for path, (step_type, attempt, since) in list(self._running.items())[-SHOWN_RUNNING:]:
+            again = f" (attempt {attempt})" if attempt > 1 else ""
+            frame = self._spinner.render(self._console.get_time())
+            rows.append(self._row(frame, path + again, step_type, span(max(0.0, now - since))))
+        if len(self._running) > SHOWN_RUNNING:
+            rows.append(Text(f"  … and {len(self._running) - SHOWN_RUNNING} more", style="dim"))
+        self._live.update(Group(*rows), refresh=True)
+
+    def _row(self, sign: RenderableType, path: str, step_type: str, time: str) -> Text:
+        # Not the whole width: a terminal echoes ^C behind the last line, which must not wrap.
+        width = min(self._console.width - 3, 100)
+        name = Text(plain(path))
+        room = max(10, width - 2 - 2 - 10 - 2 - 11)
+        if name.cell_len > room:
+            name = Text("…") + name[-(room - 1) :]
+        name.truncate(room, pad=True)
+        mark = sign if isinstance(sign, Text) else Text(str(sign))
+        return Text.assemble(mark, " ", name, "  ", (f"{plain(step_type):<10.10}", "dim"), f"  {time:>11}")
+
+
+def progress(*, quiet: bool) -> Progress:
+    """How steps are shown while they run."""
+    if quiet:
+        return Progress()
+    return LiveProgress() if is_live() else PlainProgress()
+
+
+def elapsed(since: datetime, until: datetime) -> float:
+    return max(0.0, (until - since) / timedelta(seconds=1))

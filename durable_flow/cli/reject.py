@@ -1,0 +1,15 @@
+"""`reject`: answers an approval with no."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_flow.cli._decide import decide, decision_options
+from durable_flow.cli._program import command as as_command
+
+
+@as_command("Answer and repair", example="durable-flow reject 42 --by alice@example.com --comment 'too expensive'")
+@decision_options
+def command(**answer: Any) -> int:
+    """Reject what an execution waits for, and drive it on."""
+    return decide(False, **answer)

@@ -1,0 +1,41 @@
+"""`resume`: answers a halt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import durable_flow as df
+from durable_flow.cli._host import Host, drive, host_options
+from durable_flow.cli._options import Json, execution_argument, wait_options
+from durable_flow.cli._program import command as as_command
+
+
+@as_command("Answer and repair", example="""durable-flow resume 42 --response '{"address": "…"}' --services shop""")
+@execution_argument
+@click.option("--response", type=Json(), metavar="JSON|@FILE|-", help="The answer; the workflow sees it as $response.")
+@click.option("--by", metavar="NAME", help="Who answers.")
+@wait_options
+@host_options
+@click.pass_context
+def command(
+    context: click.Context,
+    *,
+    execution_id: str,
+    response: Any,
+    by: str | None,
+    step: str | None,
+    wait_id: str | None,
+    host: Host,
+    as_json: bool,
+) -> int:
+    """Answer a halted execution and drive it on."""
+    given = context.get_parameter_source("response") is not click.core.ParameterSource.DEFAULT
+    answer = {"response": response} if given else {}
+
+    async def work(runtime: df.Runtime) -> df.ExecutionResult:
+        runner = await runtime.runner_of(execution_id)
+        return await runner.resume(execution_id, by=by, step=step, wait_id=wait_id, **answer)
+
+    return drive(host, work, as_json=as_json, execution_id=execution_id)
