@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,13 +112,43 @@ def test_programs_run(block: Block, tmp_path: Path) -> None:
     program.write_text(block.text)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    command = [sys.executable, program]
+    command = [sys.executable, str(program)]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     if block.after is not None and block.after.language == "text":
         assert done.stdout == block.after.text
+
+
+TIME = re.compile(r"\b\d[\d.]* (?:ms|s|min)\b")
+
+
+def plain(line: str) -> str:
+    """A line of output without times and columns."""
+    return " ".join(TIME.sub("…", line).split())
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "console"], ids=str)
+def test_sessions_go_as_shown(block: Block, tmp_path: Path) -> None:
+    """Commands have the exit code they name (else 0); the lines shown below are among what they print."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    script = ""
+    shown = []
+    for line in block.text.splitlines():
+        if not line.startswith("$ "):
+            shown.append(plain(line))
+            continue
+        code = re.search(r"# exit code (\d+)", line)
+        script += f"{line[2:]}\n[ $? = {code[1] if code else 0} ] || {{ echo {shlex.quote(line)}; exit 1; }}\n"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DURABLE_FLOW_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = {plain(line) for line in done.stdout.splitlines()}
+    assert not [line for line in shown if line and line not in printed], done.stdout
 
 
 def table() -> str:
