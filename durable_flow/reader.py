@@ -65,9 +65,12 @@ class Reader(ABC):
         """The keys with problems of the step that is being read; those of the steps inside it do not count."""
         self._hints = 0
 
-    def problem(self, at: Node | Position, message: str, *, key: str = "", hint: str | None = None) -> None:
+    def problem(
+        self, at: Node | Position, message: str, *, key: str = "", hint: str | None = None, about: str | None = None
+    ) -> None:
+        """Tells a problem. It puts the key it is `about` in doubt: without any, the step as a whole."""
         place = at if isinstance(at, Position) else at.at
-        self.doubtful.add(key.partition(".")[0].partition("[")[0])
+        self.doubtful.add((key if about is None else about).partition(".")[0].partition("[")[0])
         self.problems.append(
             Problem(
                 file=self.file,
@@ -696,8 +699,8 @@ def check_keys(reader: Reader, node: MappingNode, allowed: Sequence[str], key: s
     for name, at in node.keys.items():
         if name not in allowed:
             hint = reader.suggest(name, allowed)
-            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=hint)
-            reader.doubtful.update(word for word in allowed if hint and repr(word) in hint)
+            meant = next((word for word in allowed if hint and repr(word) in hint), name)
+            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=hint, about=key or meant)
 
 
 def read_fields(reader: Reader, node: MappingNode, fields: Iterable[Field], key: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from durable_flow.expr.reference import (
 )
 from durable_flow.expr.schema import Schema, compile_schema
 from durable_flow.expr.transform import Transform
-from durable_flow.flow import EVERYTHING, LAST_ERROR, Flow, Scope
+from durable_flow.flow import LAST_ERROR, Flow, Scope
 from durable_flow.flow import Node as FlowNode
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem, suggest
@@ -208,8 +208,6 @@ class _Validator:
 
     def _reads(self, node: FlowNode) -> None:
         step = node.step
-        state = EVERYTHING if node.state is None else node.state
-        bits = self._flow.bits
         told: set[Reference] = set()
         secret = False
         for reference in step.type.references(step.config):
@@ -218,8 +216,7 @@ class _Validator:
                 continue
             found = self._root(node, reference) if reference.root in ROOTS else None
             if reference.root not in ROOTS:
-                bit = bits.get(reference.root)
-                if bit is None or not state & bit:
+                if not self._is_set(node, reference.root):
                     found = self._unset(node, reference)
                 elif reference.path:
                     reason = self._schemas.contradiction(node, reference)
@@ -230,6 +227,12 @@ class _Validator:
                 self._problem(step, at, found[0], key=key, hint=found[1])
         if secret:
             self._secrets(node)
+
+    def _is_set(self, node: FlowNode, name: str) -> bool:
+        """Whether a variable is set when a step begins; for one that is never reached, whether anything sets it."""
+        if node.state is None:
+            return bool(self._vague) or name in self._flow.bits
+        return bool(node.state & self._flow.bit(name))
 
     def _root(self, node: FlowNode, reference: Reference) -> tuple[str, str | None] | None:
         match reference.root, reference.path:
