@@ -805,6 +805,14 @@ async def test_a_wait_that_is_opened_again_starts_anew(store: Store) -> None:
     assert [await vote(store, key) for key in "ab"] == ["accepted", "accepted"]
 
 
+async def test_a_wait_that_is_opened_while_it_is_open_starts_anew(store: Store) -> None:
+    await create(store, opened=[("wait", 2, None)])
+    await vote(store, "a")
+    ((inbox_id, _),) = await store.inbox("e")
+    await advance(store, consumed=[inbox_id], opened=[("wait", 2, None)])
+    assert [await vote(store, key) for key in "abc"] == ["accepted", "accepted", "closed"]
+
+
 async def test_closing_and_opening_a_wait_in_one_commit_opens_it(store: Store) -> None:
     await create(store, opened=[("wait", 1, None)])
     await answer(store, "a")
