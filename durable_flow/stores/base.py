@@ -76,7 +76,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     no body: deleted), `sets` (frame path, name, seq of the entry with the value; 0: deleted). `dropped` are step paths:
     every frame and variable whose frame path begins with the step path followed by ``[`` or ``/`` goes, before
     `frames` and `sets` are written. `opened` are waits (id, answers needed, deadline), `consumed` ids of inbox rows.
-    `messages` go to other executions' inboxes; one to an unknown execution is skipped.
+    `messages` go to other executions' inboxes; one that `append` would not accept is skipped.
     `lease_until` (with `new` only) and `owner` give the created row its first lease.
     """
 
@@ -169,7 +169,7 @@ class Busy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a message. `outcome` is accepted, closed (the wait is over or out of time), duplicate (the same
+    """What became of a message. `outcome` is accepted, closed (the wait or the execution is over, or time is), duplicate (the same
     key is there) or unknown (no such execution). `owner` and `lease_until` are the row's, read at once."""
 
     outcome: str
@@ -226,7 +226,9 @@ class Store(ABC):
 
     @abstractmethod
     async def append(self, message: Message, body: Blob) -> Appended:
-        """Puts a message into an inbox, if its wait is open and nothing with its key is there."""
+        """Puts a message into an inbox, if the execution is not over, the wait is open, and nothing with its key is there.
+
+        A message of kind `child` needs no open wait: a child may end before the commit that opens the wait for it."""
 
     @abstractmethod
     async def claim(
@@ -280,7 +282,8 @@ class Store(ABC):
 
     @abstractmethod
     async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
-        """Deletes at most `limit` executions that ended before; how many there were. One transaction a call."""
+        """Deletes at most `limit` executions that ended before and whose lease nobody holds; how many there were. One
+        transaction a call."""
 
     # -- what users call ----------------------------------------------------------------------------------------------
 

@@ -332,8 +332,9 @@ class Connection:
         row = self.cursor.execute(LEASE, (message.execution_id,)).fetchone()
         if row is None:
             return Appended(outcome="unknown")
-        n, _, owner, lease_until = row
-        return Appended(outcome=self._put(n, message, body), owner=owner, lease_until=lease_until)
+        n, status, owner, lease_until = row
+        outcome = "closed" if Status(status).over else self._put(n, message, body)
+        return Appended(outcome=outcome, owner=owner, lease_until=lease_until)
 
     def _put(self, n: int, message: Message, body: Blob) -> str:
         execute = self.cursor.execute

@@ -644,6 +644,16 @@ async def test_who_appends_hears_who_drives_the_execution(store: Store) -> None:
     assert (appended.outcome, appended.owner, appended.lease_until) == ("accepted", None, None)
 
 
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+async def test_a_message_to_an_execution_that_is_over_is_closed(store: Store, status: str) -> None:
+    await create(store, status=status, finished_at=1.0)
+
+    told = await append(store, kind="cancel")
+
+    assert told.outcome == "closed"
+    assert await store.inbox("e") == []
+
+
 async def test_messages_are_read_in_the_order_they_came(store: Store) -> None:
     await create(store)
     for key in "cabed":
