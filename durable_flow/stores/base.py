@@ -169,8 +169,9 @@ class Busy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a message. `outcome` is accepted, closed (the wait or the execution is over, or time is), duplicate (the same
-    key is there) or unknown (no such execution). `owner` and `lease_until` are the row's, read at once."""
+    """What became of a message. `outcome` is accepted, closed (the wait or the execution is over, or time is),
+    duplicate (the same key is there) or unknown (no such execution). `owner` and `lease_until` are the row's, read at
+    once."""
 
     outcome: str
     owner: str | None = None
@@ -226,7 +227,7 @@ class Store(ABC):
 
     @abstractmethod
     async def append(self, message: Message, body: Blob) -> Appended:
-        """Puts a message into an inbox, if the execution is not over, the wait is open, and nothing with its key is there.
+        """Puts a message into an inbox if the execution is not over, the wait is open, and nothing has its key there.
 
         A message of kind `child` needs no open wait: a child may end before the commit that opens the wait for it."""
 
