@@ -23,4 +23,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from durable_flow.cli._program import start
 
-    return start(sys.argv[1:] if arguments is None else list(arguments))
+    # Not `list(arguments)`: in this package that is the command.
+    return start(sys.argv[1:] if arguments is None else [*arguments])

@@ -27,6 +27,9 @@ from durable_flow.cli._watch import Watch
 Function = TypeVar("Function", bound=Callable[..., Any])
 Drive = Callable[[df.Runtime], Awaitable[df.ExecutionResult]]
 
+POLL = 0.1
+"""Seconds between two looks at children that go on after the execution that was asked for."""
+
 INTERRUPTED = 130
 TERMINATED = 143
 WAITING = 3
@@ -204,6 +207,7 @@ class _Drive:
                 finally:
                     self.execution_id = watch.execution_id
                 workflow_id = (await runtime.runner_of(result.execution_id)).workflow.id
+                await _until_settled(runtime.store, watch.driven)
                 self.orphans = await _orphans(runtime.store, result.execution_id)
         finally:
             progress.close()
@@ -323,6 +327,22 @@ class _Drive:
         if one.status is df.Status.HALTED:
             return f"execution {execution_id} waits for an answer", self.hints.look("why", execution_id)
         return f"execution {execution_id} stopped where it was; go on with", self.hints.drive("recover", execution_id)
+
+
+async def _until_settled(store: df.Store, driven: set[str]) -> None:
+    """Returns when no execution goes on in this process: children that nobody waits for are given their time, too."""
+    clock = df.SystemClock()
+    unowned: set[str] = set()
+    while driven:
+        for execution_id in list(driven):
+            one = await store.load(execution_id)
+            going = one is not None and not one.status.over and one.status is not df.Status.HALTED
+            if not going or (one is not None and one.owner is None and execution_id in unowned):
+                driven.discard(execution_id)
+            elif one is not None and one.owner is None:
+                unowned.add(execution_id)
+        if driven:
+            await clock.sleep(POLL)
 
 
 async def _orphans(store: df.Store, execution_id: str) -> list[str]:

@@ -84,7 +84,7 @@ def _hint(error: df.DurableFlowError, context: click.Context) -> str | None:
         case df.ExecutionNotFound():
             return f"looked in {store}; '{program} list' shows what is there"
         case df.InputError():
-            return "nothing was started"
+            return "nothing was started; --input takes the input as JSON, @FILE or -"
         case df.ConflictError() if "execution_id" in context.params and context.info_name != "run":
             return f"nothing was changed; '{asked.format('why')}' says what it waits for"
         case df.NotAllowed():

@@ -87,7 +87,7 @@ def program(context: click.Context) -> None:
 def command(section: str, *, example: str | None = None) -> Callable[[Function], OneCommand]:
     """Makes a function that gives an exit code a command, named like its file. Every command takes --json and --debug.
 
-    The function gets `as_json`; --debug is seen to here.
+    The function gets `as_json`; --debug is the business of `start`.
     """
 
     def decorate(function: Function) -> OneCommand:
@@ -95,8 +95,6 @@ def command(section: str, *, example: str | None = None) -> Callable[[Function],
         @click.option("--debug", is_flag=True, help="Log everything, and show tracebacks.")
         @functools.wraps(function)
         def run(*, debug: bool, **options: Any) -> int:
-            if debug:
-                logging.getLogger("durable_flow").setLevel(logging.DEBUG)
             try:
                 return function(**options)
             except df.DurableFlowError as error:
@@ -117,9 +115,13 @@ def start(arguments: Sequence[str]) -> int:
     document on standard output."""
     _render.every_stream_can_show_it()
     as_json, debug = "--json" in arguments, "--debug" in arguments
-    name = "python -m durable_flow" if os.path.basename(sys.argv[0]) == "__main__.py" else "durable-flow"
-    log = _render.LogLines()
-    logging.getLogger("durable_flow").addHandler(log)
+    as_module = sys.argv[0].endswith(os.path.join("durable_flow", "__main__.py"))
+    name = "python -m durable_flow" if as_module else "durable-flow"
+    log, logger = _render.LogLines(), logging.getLogger("durable_flow")
+    level = logger.level
+    logger.addHandler(log)
+    if debug:
+        logger.setLevel(logging.DEBUG)
     try:
         code = program.main(list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -141,7 +143,8 @@ def start(arguments: Sequence[str]) -> int:
         )
         mistake.__cause__ = error
     finally:
-        logging.getLogger("durable_flow").removeHandler(log)
+        logger.removeHandler(log)
+        logger.setLevel(level)
     if debug:
         sys.stderr.write("".join(traceback.format_exception(mistake)))
     _render.failure(mistake.message, details=mistake.details, hint=mistake.hint)

@@ -14,10 +14,12 @@ VISIT = re.compile(r"#\d+$")
 
 
 class Watch:
-    """Hears every event of a runtime. `execution_id` is the execution that was asked for, as soon as it is known."""
+    """Hears every event of a runtime. `execution_id` is the execution that was asked for, as soon as it is known;
+    `driven` are the executions that go on in this process."""
 
     def __init__(self, progress: _render.Progress, execution_id: str | None) -> None:
         self.execution_id = execution_id
+        self.driven: set[str] = set()
         self._progress = progress
         self._begun: dict[tuple[str, str], datetime] = {}
 
@@ -26,6 +28,9 @@ class Watch:
         if event.type == "workflow.started" and self.execution_id is None:
             self.execution_id = data["execution_id"]
         what, _, happened = event.type.partition(".")
+        if what == "workflow":
+            change = self.driven.add if happened in ("started", "resumed") else self.driven.discard
+            change(data["execution_id"])
         if what != "step":
             return
         key = (data["execution_id"], data["path"])

@@ -18,9 +18,7 @@ from durable_flow.cli._program import command as as_command
 @click.option("--by", metavar="NAME", help="Who answers.")
 @wait_options
 @host_options
-@click.pass_context
 def command(
-    context: click.Context,
     *,
     execution_id: str,
     response: Any,
@@ -31,11 +29,9 @@ def command(
     as_json: bool,
 ) -> int:
     """Answer a halted execution and drive it on."""
-    given = context.get_parameter_source("response") is not click.core.ParameterSource.DEFAULT
-    answer = {"response": response} if given else {}
 
     async def work(runtime: df.Runtime) -> df.ExecutionResult:
         runner = await runtime.runner_of(execution_id)
-        return await runner.resume(execution_id, by=by, step=step, wait_id=wait_id, **answer)
+        return await runner.resume(execution_id, by=by, step=step, wait_id=wait_id, response=response)
 
     return drive(host, work, as_json=as_json, execution_id=execution_id)
