@@ -2,14 +2,17 @@
 
 >>> import asyncio, durable_flow as df
 >>> workflow = df.load('''
-... id: double
-... name: Double a number
-... inputs: {n: integer}
+... id: total
+... name: Add numbers up
+... inputs: {numbers: array}
 ... steps:
-...   - {id: work, type: transform, input: input.numbers, expression: {sum: null}, output: result}
+...   - {id: add, type: transform, input: input.numbers, expression: {sum: null}, output: result}
 ... ''')
->>> workflow.steps[0].id
-'work'
+>>> async def main():
+...     async with df.Runtime("sqlite://:memory:", workflows=[workflow]) as runtime:
+...         return await runtime.runner("total").run({"numbers": [1, 2, 3]})
+>>> asyncio.run(main()).output
+6
 """
 
 from durable_flow.clock import Clock, SystemClock

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +29,8 @@ from durable_flow.stores import open_store
 from durable_flow.stores.base import Store
 
 Service = TypeVar("Service")
+
+logger = logging.getLogger("durable_flow.runtime")
 
 
 class Extension(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,15 +162,41 @@ class Runtime:
         self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None
     ) -> Callable[[], None]:
         """Calls `handler` with every event of executions this runtime drives, after its commit; gives a function that
-        ends that. `events` limits it to these types. What a handler raises is logged and changes nothing."""
+        ends that. `events` limits it to these types.
+
+        What a handler raises is logged and changes nothing. An async handler gets the events one after the other in a
+        task of its own, so it may take its time; a plain one is called in the event loop and must not block it.
+        """
         wanted = None if events is None else frozenset(events)
+        call = self._queued(handler) if inspect.iscoroutinefunction(handler) else handler
 
         def deliver(event: Event) -> None:
             if wanted is None or event.type in wanted:
-                handler(event)
+                call(event)
 
         self._engine.observers.append(deliver)
         return lambda: self._engine.observers.remove(deliver) if deliver in self._engine.observers else None
+
+    def _queued(self, handler: Callable[[Event], Awaitable[object]]) -> Callable[[Event], object]:
+        """A plain function that leaves events to an async handler, in order."""
+        waiting: deque[Event] = deque()
+
+        async def work() -> None:
+            while waiting:
+                event = waiting[0]
+                try:
+                    await handler(event)
+                except Exception:
+                    logger.exception("a subscriber raised on %s", event.type)
+                finally:
+                    waiting.popleft()
+
+        def deliver(event: Event) -> None:
+            waiting.append(event)
+            if len(waiting) == 1:
+                self._engine.spawn(work())
+
+        return deliver
 
     def _add_all(self, workflows: Iterable[str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef]) -> None:
         problems: list[object] = []
