@@ -28,9 +28,9 @@ def check_input(workflow: WorkflowDef, given: Any, *, limits: Limits | None = No
     for declared in workflow.inputs:
         if declared.name in values:
             problems.extend(_problems(declared, values[declared.name]))
-        elif declared.default is not msgspec.UNSET:
+        elif declared.default is not msgspec.UNSET and declared.name not in given:
             values[declared.name] = copy_value(declared.default)
-        elif declared.required and not any(problem.startswith(f"{_place(declared.name)}:") for problem in problems):
+        elif declared.required and declared.name not in given:
             problems.append(_missing(declared, values, workflow))
     if problems:
         raise InputError(problems)

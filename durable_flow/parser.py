@@ -176,12 +176,12 @@ def draft(
     base: str | os.PathLike[str] | None = None,
 ) -> Draft:
     """Reads as much as can be read. Raises ValidationError where there is no tree to read from."""
-    name, tree = compose_source(source, limits=limits or Limits(), base=base)
     kinds = step_types(_instance(kind) for extension in extensions for kind in extension.step_types)
     try:
+        name, tree = compose_source(source, limits=limits or Limits(), base=base)
         return _Parser(name, kinds).document(tree)
-    except RecursionError:
-        raise ValidationError([Problem(file=name, message="nested too deeply to be read")]) from None
+    except RecursionError:  # only where the limits were raised beyond what Python's own stack holds
+        raise ValidationError([Problem(file="<source>", message="nested too deeply to be read")]) from None
 
 
 def finished(read: Draft) -> WorkflowDef:

@@ -738,6 +738,9 @@ def fields_schema(fields: Iterable[Field], definitions: Definitions) -> dict[str
     """The JSON Schema of a mapping with these keys and no others."""
     known = list(fields)
     properties = {field.key: field.form.schema(definitions) for field in known}
+    for field in known:
+        if field.required and properties[field.key] == {"type": "string"}:
+            properties[field.key] = {"type": "string", "minLength": 1}
     return _closed(properties, [field.key for field in known if field.required])
 
 

@@ -51,16 +51,18 @@ def _read(name: str, limits: Limits, base: str | os.PathLike[str] | None) -> str
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
         _refuse(name, _why(error))
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
             _refuse(name, "is a folder; name the file in it")
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):
             _refuse(name, "is not a regular file")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(limits.document_bytes + 1)
-        except OSError as error:
-            _refuse(name, _why(error))
+    except OSError as error:
+        _refuse(name, _why(error))
+    finally:
+        os.close(descriptor)
     if len(data) > limits.document_bytes:
         hint = "raise it with Limits(document_bytes=…)"
         _refuse(name, f"more than {limits.document_bytes:,} bytes", hint=hint)
