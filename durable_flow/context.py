@@ -415,6 +415,8 @@ class _Masked(dict[str, Any]):
 
 def step_error(error: BaseException) -> tuple[str, str]:
     """The class name and message by which an exception is known to definitions."""
-    if isinstance(error, StepError):
-        return error.kind, str(error)
-    return type(error).__name__, str(error)
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"its text cannot be read: {type(broken).__name__}"
+    return error.kind if isinstance(error, StepError) else type(error).__name__, message
