@@ -19,12 +19,13 @@ import asyncio
 import hashlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 from msgspec.structs import replace
 
 from durable_flow import machine
@@ -53,9 +54,10 @@ from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.services import Services
 from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
-from durable_flow.stores.base import Commit, Committed, New, Row, Store, Stored
+from durable_flow.stores.base import Busy, Commit, Committed, New, Row, Store, Stored
 
 logger = logging.getLogger("durable_flow.engine")
+T = TypeVar("T")
 
 BUFFER = 64
 """Transitions of instant steps that may wait for one commit."""
@@ -270,14 +272,25 @@ class Engine:
             await self.clock.sleep(delay)
             delay = min(delay * 2, 1.0)
 
-    async def settle(self, run: Run, *, release: bool) -> bool:
-        """`flush` that no cancellation interrupts; the cancellation is not lost: the caller is unwinding anyway."""
-        task = asyncio.get_running_loop().create_task(self.flush(run, release=release))
+    async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives, done to its end however often the caller is cancelled; then the cancellation goes on."""
+        task = asyncio.get_running_loop().create_task(work)
+        cancelled: asyncio.CancelledError | None = None
         while not task.done():
             try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
+                # Shielded, because a cancelled scope would interrupt again and again.
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except asyncio.CancelledError as error:
+            cancelled = error
+        if cancelled is not None:
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                logger.warning("after a cancellation: %s", failure)
+            raise cancelled
         return task.result()
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -1017,14 +1030,23 @@ class Engine:
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.PENDING, Status.RUNNING, Status.HALTED)
     ) -> Run | None:
         """Takes an execution that nobody drives; None if somebody does, or it has another status."""
-        stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
-        if not isinstance(stored, Stored):
-            return None
+        stored: Stored | Busy | None = None
+
+        async def take() -> None:
+            nonlocal stored
+            stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
+
         try:
+            await self.uninterrupted(take())
+            if not isinstance(stored, Stored):
+                return None
             definition = await self.load_definition(stored.row.definition_hash, execution_id)
             run = Run.load(stored, definition, owner=self.owner)
         except BaseException:
-            await self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
+            if isinstance(stored, Stored):
+                await self.uninterrupted(
+                    self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
+                )
             raise
         run.recoveries = stored.row.recoveries
         if run.status in (Status.RUNNING, Status.PENDING):
@@ -1078,8 +1100,7 @@ class Engine:
                 case "lease_lost":
                     raise LeaseLost(run.id)
                 case "shutdown":
-                    await self.settle(run, release=False)
-                    await self.store.release(run.id, owner=self.owner, generation=run.generation)
+                    await self._abandon(run)
                     raise ConflictError(
                         f"the runtime was closed while execution {run.id!r} ran; it goes on with recover()"
                     )
@@ -1124,15 +1145,10 @@ class Engine:
                     await self.store.release(run.id, owner=self.owner, generation=run.generation)
             except (Stopped, DurableFlowError) as error:
                 logger.warning("leaving execution %s: %s", run.id, error)
+            except Exception:
+                logger.exception("leaving execution %s failed", run.id)
 
-        task = asyncio.get_running_loop().create_task(leave())
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled() and task.exception() is not None:
-            logger.warning("leaving execution %s: %s", run.id, task.exception())
+        await self.uninterrupted(leave())
 
     async def _finish(self, run: Run, end: ChildEnd) -> None:
         now = self.clock.now()
@@ -1196,13 +1212,7 @@ class Engine:
             )
         )
         run.stop_reason = None
-        task = asyncio.get_running_loop().create_task(self._let_go(run))
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
-        task.result()
+        await self.uninterrupted(self._let_go(run))
 
     def _report(self, run: Run) -> tuple[Message, ...]:
         """What a child tells its parent in the commit that ends it."""
