@@ -1,0 +1,70 @@
+"""Aids for testing workflows: a clock that needs no waiting, scripted services, and a crash at every point.
+
+>>> import durable_flow as df
+>>> from durable_flow.testing import FakeClock, Reply, Scripted, run
+>>> workflow = df.load('''
+... id: nap
+... name: Nap
+... steps:
+...   - {id: snooze, type: call, service: Alarm, method: ring, output: result,
+...      retry: {max_attempts: 3, initial_interval: 1h, max_interval: 1d, jitter: 0}}
+... ''')
+>>> async def main():
+...     alarm = Scripted(clock, ring=Reply("awake", fails=2))
+...     async with df.Runtime("sqlite://:memory:", services={"Alarm": alarm}, clock=clock) as runtime:
+...         return await runtime.runner(workflow).run()
+>>> clock = FakeClock(start=0)
+>>> run(main, clock).output, clock.now()
+('awake', 10800.0)
+"""
+
+from durable_flow.testing.clock import FakeClock, SkippingLoop, run
+from durable_flow.testing.crash import FILE, MEMORY, Case, Explorer, Report, explore
+from durable_flow.testing.ids import CountedIds
+from durable_flow.testing.ledger import Effect, Ledger
+from durable_flow.testing.oracle import judge
+from durable_flow.testing.points import CANCELS, ERRORS, KILLS, Gate, Killed, Mode, Plan, Point
+from durable_flow.testing.scenario import Answer, Cancel, Expire, Scenario, answer
+from durable_flow.testing.services import Door, Reply, Scripted
+from durable_flow.testing.store import Watch, WatchedStore
+from durable_flow.testing.story import Story, Teller
+from durable_flow.testing.trail import Fold
+from durable_flow.testing.waiting import wait_until
+
+__all__ = [
+    "CANCELS",
+    "ERRORS",
+    "FILE",
+    "KILLS",
+    "MEMORY",
+    "Answer",
+    "Cancel",
+    "Case",
+    "CountedIds",
+    "Door",
+    "Effect",
+    "Expire",
+    "Explorer",
+    "FakeClock",
+    "Fold",
+    "Gate",
+    "Killed",
+    "Ledger",
+    "Mode",
+    "Plan",
+    "Point",
+    "Reply",
+    "Report",
+    "Scenario",
+    "Scripted",
+    "SkippingLoop",
+    "Story",
+    "Teller",
+    "Watch",
+    "WatchedStore",
+    "answer",
+    "explore",
+    "judge",
+    "run",
+    "wait_until",
+]

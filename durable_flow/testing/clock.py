@@ -1,0 +1,181 @@
+"""`FakeClock`: time that passes only when told to, or when nothing else is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import selectors
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import anyio.lowlevel
+
+T = TypeVar("T")
+
+START = 1_767_225_600.0
+"""Where a fake clock starts unless told otherwise: 2026-01-01 00:00 UTC."""
+
+
+class FakeTimer:
+    """A call that a `FakeClock` will make."""
+
+    def __init__(self, clock: FakeClock, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+        self.clock = clock
+        self.loop = loop
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        """Calls it off; nothing happens if it was made already."""
+        self.callback = None
+
+    def fire(self) -> None:
+        """Makes the call in the event loop."""
+        if self.callback is not None:
+            self.loop.call_soon(self.callback)
+            self.callback = None
+
+
+class FakeClock:
+    """A clock for tests: `df.Runtime(…, clock=FakeClock())`.
+
+    `advance` makes time pass; inside `run` it passes by itself whenever everybody sleeps, so that an hour of backoff
+    takes no time at all.
+
+    >>> clock = FakeClock(start=0)
+    >>> async def nap():
+    ...     await clock.sleep(3600)
+    ...     return clock.now()
+    >>> run(nap, clock)
+    3600.0
+    """
+
+    def __init__(self, start: float = START) -> None:
+        self._wall = start
+        self._steady = 0.0
+        self._timers: list[tuple[float, int, FakeTimer]] = []
+        self._made = 0
+        self.busy = 0
+        """How many things are under way that take real time (threads, files): meanwhile no time is skipped."""
+
+    def now(self) -> float:
+        """Wall-clock seconds since the epoch."""
+        return self._wall
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made; `turn` does not change them."""
+        return self._steady
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after so many seconds of this clock."""
+        if seconds <= 0:
+            await anyio.lowlevel.checkpoint()
+            return
+        over = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, lambda: None if over.done() else over.set_result(None))
+        try:
+            await over
+        finally:
+            timer.cancel()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> FakeTimer:
+        """Calls back in the running event loop after so many seconds of this clock."""
+        timer = FakeTimer(self, asyncio.get_running_loop(), callback)
+        self._made += 1
+        heapq.heappush(self._timers, (self._steady + max(0.0, seconds), self._made, timer))
+        return timer
+
+    def next(self) -> float | None:
+        """Seconds until the next timer; None if there is none."""
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0][0] - self._steady) if self._timers else None
+
+    def turn(self, seconds: float) -> None:
+        """Sets the wall clock forward (or back, with a negative number), as an administrator would: no timer fires."""
+        self._wall += seconds
+
+    def skip(self) -> bool:
+        """Goes to the next timer and fires all that are due then; False if there is none."""
+        wait = self.next()
+        if wait is None:
+            return False
+        self.jump(wait)
+        return True
+
+    def jump(self, seconds: float) -> None:
+        """Lets so many seconds pass at once; what came due meanwhile fires now."""
+        self._wall += seconds
+        self._steady += seconds
+        while (left := self.next()) is not None and left <= 0:
+            heapq.heappop(self._timers)[2].fire()
+
+    def forget(self) -> None:
+        """Calls all timers off: those of a dead process."""
+        self._timers.clear()
+
+    async def advance(self, seconds: float) -> None:
+        """Lets so many seconds pass, timer by timer; what the timers wake gets to run in between."""
+        end = self._steady + seconds
+        await _settle()
+        while (wait := self.next()) is not None and self._steady + wait <= end:
+            self.skip()
+            await _settle()
+        left = end - self._steady
+        self._wall += left
+        self._steady = end
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While in it, time is not skipped: something takes real time."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
+
+
+async def _settle() -> None:
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+
+
+class _Watching(selectors.DefaultSelector):
+    """A selector that knows when its loop has nothing to do."""
+
+    on_turn: Callable[[], None] | None = None
+    on_idle: Callable[[], bool] | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.on_turn is not None:
+            self.on_turn()
+        if timeout == 0 or self.on_idle is None:
+            return super().select(timeout)
+        return super().select(0) or ([] if timeout is None and self.on_idle() else super().select(timeout))
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop that moves a `FakeClock` to its next timer when there is nothing else to do.
+
+    `turns` counts its rounds, and `on_turn` is called before each: the places where a task may be interrupted.
+    """
+
+    def __init__(self, clock: FakeClock) -> None:
+        watching = _Watching()
+        super().__init__(watching)
+        self.clock = clock
+        self.turns = 0
+        self.on_turn: Callable[[int], None] | None = None
+        watching.on_turn = self._turn
+        watching.on_idle = lambda: not clock.busy and clock.skip()
+
+    def _turn(self) -> None:
+        self.turns += 1
+        if self.on_turn is not None:
+            self.on_turn(self.turns)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]], clock: FakeClock) -> T:
+    """Runs `main()` as `asyncio.run` does, on a loop on which `clock` needs no waiting."""
+    with asyncio.Runner(loop_factory=lambda: SkippingLoop(clock)) as runner:
+        return runner.run(main())

@@ -1,0 +1,67 @@
+"""`Scenario`: a workflow with everything around it that a crash test needs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from durable_flow import Runtime, WorkflowDef
+from durable_flow.testing.clock import FakeClock
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Answers a wait with the arguments of `Runner.resume`."""
+
+    arguments: Mapping[str, Any]
+
+
+class Expire(msgspec.Struct, frozen=True):
+    """Lets the deadline of a wait pass, and recovers the execution."""
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Cancels the execution."""
+
+    by: str | None = None
+
+
+Move = Answer | Expire | Cancel
+
+
+def answer(**arguments: Any) -> Answer:
+    """What is handed to `Runner.resume`: ``answer(approved=True, by="ann")``."""
+    return Answer(arguments)
+
+
+def no_services(clock: FakeClock) -> Mapping[str, Any]:
+    """The services of a workflow that calls none."""
+    return {}
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow, its input, its services and the people who answer it.
+
+    `services` is called once for each case, so that nothing is left of the one before; `others` are workflows that are
+    started by it. `moves` says what is done about a wait, by the id of its step; a list has one move for each time it
+    is asked, as an approval by two people is. `retries` is how often a failed execution is retried by hand.
+
+    `racing` are paths of steps whose outcome depends on who comes first (`wait: any`): what is below them may differ
+    from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new
+    version of the definition, of which a running execution must not notice anything. `epilogue` is called at the end,
+    possibly more than once.
+    """
+
+    name: str
+    workflow: WorkflowDef
+    input: Mapping[str, Any] = {}
+    services: Callable[[FakeClock], Mapping[str, Any]] = no_services
+    others: Sequence[WorkflowDef] = ()
+    moves: Mapping[str, Move | Sequence[Move]] = {}
+    retries: int = 0
+    racing: Sequence[str] = ()
+    later: WorkflowDef | None = None
+    epilogue: Callable[[Runtime, str], Awaitable[None]] | None = None
+    options: Mapping[str, Any] = {}
+    execution_id: str = "x"

@@ -1,0 +1,190 @@
+"""Services for tests: scripted ones, and doors in front of any."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import anyio.to_thread
+import msgspec
+
+from durable_flow import StepContext
+from durable_flow.testing.clock import FakeClock
+from durable_flow.testing.ledger import Effect, Ledger
+from durable_flow.testing.points import Gate
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a scripted method does: it takes so many seconds, fails so many attempts, then gives `value`.
+
+    `value` may be a function of the input. `error` is what the failing attempts raise.
+    """
+
+    value: Any = None
+    takes: float = 0.0
+    fails: int = 0
+    error: Exception | type[Exception] = ConnectionError("scripted")
+
+
+class Scripted(Mapping[str, Callable[..., Any]]):
+    """A service whose methods do what a script says; `calls` lists (method, input) of all calls.
+
+    Failures follow from the number of the attempt and not from how often it was called, so a repeated attempt ends as
+    it did before.
+
+    >>> from durable_flow.testing import FakeClock
+    >>> payments = Scripted(FakeClock(), charge=Reply({"ok": True}, fails=1), refund=7)
+    >>> sorted(payments)
+    ['charge', 'refund']
+    """
+
+    def __init__(self, clock: FakeClock, /, **replies: Any) -> None:
+        self.clock = clock
+        self.calls: list[tuple[str, Any]] = []
+        self._replies = {name: reply if isinstance(reply, Reply) else Reply(reply) for name, reply in replies.items()}
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        reply = self._replies[name]
+
+        async def method(given: Any, /, *, context: StepContext) -> Any:
+            return await self._answer(name, reply, given, context.attempt)
+
+        return method
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._replies)
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    async def _answer(self, name: str, reply: Reply, given: Any, attempt: int) -> Any:
+        self.calls.append((name, given))
+        if reply.takes:
+            await self.clock.sleep(reply.takes)
+        if attempt <= reply.fails:
+            raise reply.error
+        return reply.value(given) if callable(reply.value) else reply.value
+
+
+STEP = "durable_flow_step"
+"""The parameter by which a door learns which step it is called for, where the service does not ask for that itself."""
+
+
+class Door(Mapping[str, Callable[..., Any]]):
+    """A service behind a gate: every call of it is a numbered point and stands in the ledger."""
+
+    def __init__(self, name: str, service: Any, *, gate: Gate, ledger: Ledger, clock: FakeClock, life: int) -> None:
+        self.name = name
+        self.service = service
+        self.gate = gate
+        self.ledger = ledger
+        self.clock = clock
+        self.life = life
+
+    def __getitem__(self, method: str) -> Callable[..., Any]:
+        target = _member(self.service, method)
+        signature, context_name = _with_context(target)
+        asked = context_name != STEP
+
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            context: StepContext = keywords.pop(context_name)
+
+            async def work(shown: StepContext) -> Any:
+                if asked:
+                    keywords[context_name] = shown
+                return await self._perform(target, partial(target, *arguments, **keywords))
+
+            return await self._pass(f"{self.name}.{method}", context, work)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.__annotations__ = {
+            name: parameter.annotation
+            for name, parameter in signature.parameters.items()
+            if parameter.annotation is not parameter.empty
+        }
+        return call
+
+    def __iter__(self) -> Iterator[str]:
+        if isinstance(self.service, Mapping):
+            return iter(self.service)
+        return iter([name for name in dir(self.service) if not name.startswith("_")])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    async def _pass(self, name: str, context: StepContext, work: Callable[[StepContext], Awaitable[Any]]) -> Any:
+        gate, ledger = self.gate, self.ledger
+        effect = Effect(
+            name=name,
+            execution_id=context.execution_id,
+            path=context.path,
+            attempt=context.attempt,
+            key=context.idempotency_key,
+            life=self.life,
+        )
+        point = gate.enter("effect", name, f"{context.execution_id}:{context.path}")
+        failing = point.mode is not None and point.mode.kind == "error"
+        shown = msgspec.structs.replace(context, attempt=context.attempt - ledger.injected[effect.identity])
+        if failing:
+            ledger.injected[effect.identity] += 1
+        await gate.before(point)
+        ledger.perform(effect)
+        if failing:
+            ledger.licences[effect.identity] += 1
+        try:
+            result = await work(shown)
+        except Exception:
+            await gate.after(point)
+            raise
+        await gate.after(point)
+        return result
+
+    async def _perform(self, target: Callable[..., Any], call: Callable[[], Any]) -> Any:
+        if isinstance(self.service, Scripted):
+            return await call()
+        with self.clock.held():
+            if inspect.iscoroutinefunction(target):
+                return await call()
+            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            return await result if inspect.isawaitable(result) else result
+
+
+def _member(service: Any, method: str) -> Callable[..., Any]:
+    found: Any
+    if isinstance(service, Mapping):
+        return service[method]  # type: ignore[no-any-return]
+    if isinstance(service, type) and inspect.isfunction(inspect.getattr_static(service, method, None)):
+        service = service()
+    found = getattr(service, method, None)
+    if found is None or not callable(found) or isinstance(found, ModuleType):
+        raise KeyError(method)
+    return found  # type: ignore[no-any-return]
+
+
+def _with_context(target: Callable[..., Any]) -> tuple[inspect.Signature, str]:
+    """The signature with a parameter for the step, and what that is called."""
+    step = inspect.Parameter(STEP, inspect.Parameter.KEYWORD_ONLY, annotation=StepContext)
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        given = inspect.Parameter("given", inspect.Parameter.POSITIONAL_ONLY)
+        return inspect.Signature([given, step]), STEP
+    try:
+        hints = get_type_hints(target)
+    except Exception:
+        hints = {}
+    parameters = [
+        parameter.replace(annotation=hints.get(name, parameter.annotation))
+        for name, parameter in signature.parameters.items()
+    ]
+    for parameter in parameters:
+        if parameter.annotation in (StepContext, "StepContext", "df.StepContext"):
+            return signature.replace(parameters=parameters), parameter.name
+    place = len(parameters)
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        place -= 1
+    parameters.insert(place, step)
+    return signature.replace(parameters=parameters), STEP

@@ -1,0 +1,212 @@
+"""`WatchedStore`: a store behind a gate. Every operation is a numbered point, and every version is compared with the
+audit trail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from durable_flow import LeaseLost, Store, StoreUnavailable
+from durable_flow.testing.clock import FakeClock
+from durable_flow.testing.ledger import Ledger
+from durable_flow.testing.points import Gate, Mode, Point
+from durable_flow.testing.trail import Fold, Seen, decoded
+
+if TYPE_CHECKING:
+    from durable_flow.model.frame import Message
+    from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Stored
+
+T = TypeVar("T")
+
+
+class Watch:
+    """Looks at every version of every execution as it lands: numbers, fences, and whether the entries tell the row."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.folds: dict[str, Fold] = {}
+        self.versions: dict[str, int] = {}
+        self.generations: dict[str, int] = {}
+        self.wrong: list[str] = []
+
+    def landed(self, stored: Stored, entries: Sequence[tuple[int, Seen]]) -> None:
+        """A commit landed: `stored` is the execution now, `entries` are those behind the ones seen before."""
+        row = stored.row
+        name = row.id
+        fold = self.folds.setdefault(name, Fold())
+        known = [path for path, _ in stored.frames]
+        try:
+            for seq, entry in entries:
+                fold.add(seq, entry, known)
+        except ValueError as error:
+            self.wrong.append(f"O2 {name} version {row.version}: {error}")
+        self.ledger.landed(name, [entry for _, entry in entries])
+        self.wrong += [f"O3 {name} version {row.version}: {told}" for told in fold.differences(stored)]
+        before = self.versions.get(name, 0)
+        if row.version != before + 1:
+            self.wrong.append(f"O2 {name}: version {row.version} follows version {before}")
+        if row.generation < self.generations.get(name, 0):
+            self.wrong.append(f"O2 {name}: generation went back to {row.generation}")
+        self.versions[name], self.generations[name] = row.version, row.generation
+
+    def seen(self, execution_id: str) -> int:
+        """The number of the last entry that was seen."""
+        return self.folds[execution_id].seq if execution_id in self.folds else 0
+
+
+class WatchedStore(Store):
+    """A store for one process of a crash test. `inline` says that the inner one answers at once (it has no threads)."""
+
+    def __init__(self, inner: Store, *, gate: Gate, watch: Watch, clock: FakeClock, inline: bool) -> None:
+        self.inner = inner
+        self.gate = gate
+        self.watch = watch
+        self.fake = clock
+        self.inline = inline
+        self._turn = asyncio.Lock()
+        self._late: tuple[int, Commit] | None = None
+
+    async def open(self) -> None:
+        """The inner store is opened by whoever made it."""
+
+    async def close(self) -> None:
+        """The inner store is closed by whoever made it."""
+
+    # -- the gate -----------------------------------------------------------------------------------------------------
+
+    async def _pass(self, name: str, where: str, work: Callable[[], Awaitable[T]]) -> T:
+        point = self.gate.enter("store", name, where, modes=MODES)
+        await self.gate.before(point)
+        result = await self._alone(work)
+        await self.gate.after(point)
+        return result
+
+    async def _alone(self, work: Callable[[], Awaitable[T]]) -> T:
+        """One operation at a time: the order in which threads finish must not matter."""
+        if self.inline:
+            await self._catch_up()
+            return await work()
+        async with self._turn:
+            self.gate.check()
+            with self.fake.held():
+                await self._catch_up()
+                return await work()
+
+    async def _catch_up(self) -> None:
+        """A commit whose answer was lost lands after the first look whether it did."""
+        if self._late is None:
+            return
+        left, commit = self._late
+        if left:
+            self._late = (left - 1, commit)
+            return
+        self._late = None
+        with suppress(LeaseLost):
+            await self._land(commit)
+
+    async def _land(self, commit: Commit) -> Committed:
+        committed = await self.inner.commit(commit)
+        name = commit.execution_id
+        stored = await self.inner.fetch(name)
+        assert stored is not None
+        self.watch.landed(stored, decoded(await self.inner.read(name, after=self.watch.seen(name))))
+        return committed
+
+    # -- the contract -------------------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        loop = asyncio.get_running_loop()
+        point = self.gate.enter("store", "commit", _about(commit))
+        if not self.inline:
+            return loop.create_task(self._commit(commit, point))
+        answer: asyncio.Future[Committed] = loop.create_future()
+        try:
+            answer.set_result(_at_once(self._commit(commit, point)))
+        except Exception as error:
+            answer.set_exception(error)
+        return answer
+
+    async def _commit(self, commit: Commit, point: Point) -> Committed:
+        self.gate.start(point)
+        if point.mode is Mode.ERROR_LATE:
+            self._late = (1, commit)
+            raise StoreUnavailable(f"injected at point {point.number}; it lands later")
+        committed = await self._alone(lambda: self._land(commit))
+        self.gate.end(point)
+        return committed
+
+    async def append(self, message: Message, body: Blob) -> Appended:
+        where = f"{message.execution_id} {message.kind}"
+        return await self._pass("append", where, lambda: self.inner.append(message, body))
+
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        return await self._pass(
+            "claim", execution_id, lambda: self.inner.claim(execution_id, owner=owner, ttl=ttl, statuses=statuses)
+        )
+
+    async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
+        return await self._pass("renew", "", lambda: self.inner.renew(owner, ttl=ttl))
+
+    async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
+        await self._pass(
+            "release", execution_id, lambda: self.inner.release(execution_id, owner=owner, generation=generation)
+        )
+
+    async def mail(self, owner: str) -> Sequence[str]:
+        return await self._pass("mail", "", lambda: self.inner.mail(owner))
+
+    async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        return await self._pass("inbox", execution_id, lambda: self.inner.inbox(execution_id))
+
+    async def row(self, execution_id: str) -> Row | None:
+        return await self._pass("row", execution_id, lambda: self.inner.row(execution_id))
+
+    async def fetch(self, execution_id: str) -> Stored | None:
+        return await self._pass("fetch", execution_id, lambda: self.inner.fetch(execution_id))
+
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
+        return await self._pass(
+            "read", execution_id, lambda: self.inner.read(execution_id, after=after, limit=limit, seqs=seqs)
+        )
+
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        return await self._pass("search", "", lambda: self.inner.search(filter, limit=limit, cursor=cursor))
+
+    async def remove(self, execution_id: str) -> bool:
+        return await self._pass("remove", execution_id, lambda: self.inner.remove(execution_id))
+
+    async def definition(self, definition_hash: str) -> Blob | None:
+        return await self._pass("definition", "", lambda: self.inner.definition(definition_hash))
+
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        return await self._pass(
+            "purge_rows", "", lambda: self.inner.purge_rows(before=before, statuses=statuses, limit=limit)
+        )
+
+
+MODES = tuple(mode for mode in Mode if mode is not Mode.ERROR_LATE)
+
+
+def _about(commit: Commit) -> str:
+    """What a commit is about: its last entry."""
+    told = commit.execution_id
+    if commit.entries:
+        ((_, entry),) = decoded(commit.entries[-1:])
+        told = f"{told}:{entry.get('path', '')} {entry['action']}"
+    return f"{told} release" if commit.release else told
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    work.close()
+    raise RuntimeError("the inner store is not inline: its operations wait")

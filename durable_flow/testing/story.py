@@ -1,0 +1,496 @@
+"""One case of a crash test: processes that live and die on one store until the execution is over."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from durable_flow import (
+    ConflictError,
+    ExecutionNotFound,
+    ExecutionResult,
+    LeaseLost,
+    Runner,
+    Runtime,
+    Status,
+    Store,
+    StoreError,
+    open_store,
+)
+from durable_flow.testing.clock import SkippingLoop
+from durable_flow.testing.ids import CountedIds
+from durable_flow.testing.ledger import Ledger
+from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
+from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Scenario
+from durable_flow.testing.services import Door
+from durable_flow.testing.store import Watch, WatchedStore
+from durable_flow.testing.trail import Fold
+
+TTL = 30.0
+"""Seconds of a lease: how long a dead process keeps others away."""
+
+LIVES = 20
+"""How many processes may work on one execution."""
+
+PATIENCE = 600.0
+"""Seconds of the fake clock after which a call that has not returned hangs."""
+
+
+REPAIR = 3600.0
+"""Seconds until somebody retries an execution that failed: time in which a service may come back."""
+
+
+class Over(Exception):
+    """This process is dead; the next one may begin."""
+
+
+class Story(msgspec.Struct):
+    """What happened in one case. `lives` are the points of each process, `met` the faults that were reached."""
+
+    plan: Plan
+    lives: list[list[Point]]
+    met: list[Point]
+    turns: int
+    problems: list[str]
+    result: ExecutionResult | None
+    folds: Mapping[str, Fold]
+    counts: Counter[tuple[str, str]]
+    injected: Counter[tuple[str, str]]
+    ledger: Ledger
+    surfaced: int
+    """How often a fault of the store was passed on to the caller."""
+
+    @property
+    def trace(self) -> str:
+        """Every point of every process, the faulty ones marked."""
+        told = []
+        for number, points in enumerate(self.lives, 1):
+            told.append(f"process {number}:")
+            told += [str(point) for point in points]
+        return "\n".join(told)
+
+
+class Teller:
+    """Plays one case. Must run on a `SkippingLoop`."""
+
+    def __init__(self, scenario: Scenario, plan: Plan, *, url: str, folder: Path | None, guard: bool = True) -> None:
+        self.scenario = scenario
+        self.plan = plan
+        self.url = url
+        self.folder = folder
+        self.guard = guard
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SkippingLoop)
+        self.loop = loop
+        self.clock = loop.clock
+        self.ledger = Ledger()
+        self.watch = Watch(self.ledger)
+        self.services = scenario.services(self.clock)
+        self.problems: list[str] = []
+        self.lives: list[list[Point]] = []
+        self.met: list[Point] = []
+        self.result: ExecutionResult | None = None
+        self.surfaced = 0
+        self.turns = 0
+        self.begun = False
+        self.faults = 0
+        self.recoveries = 0
+        self.retried = self.mended = 0
+        self.moves: dict[str, list[Move]] = {}
+        self.unsure: set[str] = set()
+        self.store: Store | None = None
+        self.workflow = scenario.workflow
+        self.runtime: Runtime
+        # of the call that is under way
+        self.gate = Gate({})
+        self.task: asyncio.Task[Any] | None = None
+        self.scope: anyio.CancelScope | None = None
+        self.asked: str | None = None
+        self.asked_at = 0
+
+    async def tell(self) -> Story:
+        """The whole case."""
+        self.loop.set_exception_handler(self._noise)
+        try:
+            for _ in range(LIVES):
+                if await self._live():
+                    break
+            else:
+                self.problems.append(f"O9 not over after {LIVES} processes")
+            await self._leftovers()
+        finally:
+            if self.store is not None:
+                await self._close()
+        return Story(
+            plan=self.plan,
+            lives=self.lives,
+            met=self.met,
+            turns=self.turns,
+            problems=self.problems + self.watch.wrong,
+            result=self.result,
+            folds=self.watch.folds,
+            counts=self.ledger.counts(),
+            injected=self.ledger.injected,
+            ledger=self.ledger,
+            surfaced=self.surfaced,
+        )
+
+    # -- one process ---------------------------------------------------------------------------------------------------
+
+    async def _live(self) -> bool:
+        number = len(self.lives) + 1
+        faults = self.plan.lives[number - 1] if number <= len(self.plan.lives) else {}
+        self.gate = gate = Gate(faults, guard=self.guard)
+        self.lives.append(gate.points)
+        gate.on_kill.append(self.ledger.license)
+        gate.cancel = self._cancel
+        inner = await self._open()
+        store = WatchedStore(inner, gate=gate, watch=self.watch, clock=self.clock, inline=":memory:" in self.url)
+        scenario = self.scenario
+        workflow = scenario.workflow if number == 1 or scenario.later is None else scenario.later
+        options: dict[str, Any] = {"lease_ttl": TTL, "grace": 0.0, **scenario.options}
+        if "secrets" in options:
+            options["secrets"] = self._secrets(options["secrets"])
+        runtime = Runtime(
+            store,
+            workflows=[workflow, *scenario.others],
+            services={
+                name: Door(name, service, gate=gate, ledger=self.ledger, clock=self.clock, life=number)
+                for name, service in self.services.items()
+            },
+            clock=self.clock,
+            ids=CountedIds(f"life{number}"),
+            **options,
+        )
+        first = self.loop.turns
+        if number == 1 and self.plan.turns:
+            self.loop.on_turn = lambda turn: self._turned(turn - first)
+        dead = False
+        self.runtime, self.workflow = runtime, workflow
+        try:
+            await runtime.__aenter__()
+            await self._drive()
+        except Over:
+            dead = True
+        finally:
+            self.loop.on_turn = None
+            if number == 1:
+                self.turns = self.loop.turns - first
+            self.met += gate.met
+            self.faults += len(gate.met) + (len(self.plan.turns) if number == 1 else 0)
+        if not dead:
+            await runtime.close()
+        await self._bury(dead)
+        if dead:
+            await self._close(died=True)
+            self.clock.jump(TTL + 1)
+        return not dead
+
+    async def _bury(self, dead: bool) -> None:
+        """No task of a dead process may be left; one that ended well leaves none by itself."""
+        here = asyncio.current_task()
+        for _ in range(100):
+            left = [task for task in asyncio.all_tasks() if task is not here]
+            if not left:
+                break
+            if not dead:
+                self.problems.append(f"O8 tasks were left behind: {sorted(task.get_name() for task in left)}")
+                dead = True
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=0.01)
+        else:
+            self.problems.append("O8 tasks cannot be ended")
+        self.clock.forget()
+
+    async def _open(self) -> Store:
+        if self.store is None:
+            self.store = open_store(self.url.replace("{folder}", str(self.folder)))
+            self.store.clock = self.clock
+            with self.clock.held():
+                await self.store.open()
+        return self.store
+
+    async def _close(self, *, died: bool = False) -> None:
+        if self.store is not None and not (died and ":memory:" in self.url):
+            with self.clock.held():
+                await self.store.close()
+            self.store = None
+
+    def _secrets(self, source: Any) -> Any:
+        async def secret(name: str) -> Any:
+            point = self.gate.enter("secret", "secret", name)
+            await self.gate.before(point)
+            value = source(name) if callable(source) else source.get(name)
+            if inspect.isawaitable(value):
+                value = await value
+            await self.gate.after(point)
+            return value
+
+        return secret
+
+    def _noise(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, BaseException) and isinstance(first_error(error), Killed):
+            return
+        if not self.faults and not len(self.plan):
+            self.problems.append(f"O8 {context.get('message')}: {error!r}")
+
+    # -- interruptions -------------------------------------------------------------------------------------------------
+
+    def _turned(self, turn: int) -> None:
+        mode = self.plan.turns.get(turn)
+        if mode is None:
+            return
+        if mode.kind == "kill":
+            self.gate.dead = True
+            self.ledger.license()
+            if self.task is not None:
+                self.task.cancel()
+        else:
+            self._cancel(mode.kind)
+
+    def _cancel(self, kind: str) -> bool:
+        """Cancels the call that is under way: the task, the scope around it, or both."""
+        if self.task is None or self.task.done():
+            return False
+        self.asked, self.asked_at = kind, self.loop.turns
+        self.ledger.unwinding = True
+        if kind in ("scope", "both") and self.scope is not None:
+            self.scope.cancel()
+        if kind in ("cancel", "both") or self.scope is None:
+            self.asked = "cancel" if kind == "scope" else kind
+            self.task.cancel()
+        return True
+
+    async def _call(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """What a call gave, or the exception it raised; None if it was cancelled. Raises Over if the process died."""
+        gave: list[Any] = []
+
+        async def scoped() -> None:
+            with anyio.CancelScope() as scope:
+                self.scope = scope
+                gave.append(await work())
+
+        self._nobody_asked()
+        task = self.loop.create_task(scoped(), name="call")
+        self.task = task
+        watchdog = self.clock.call_later(PATIENCE, lambda: self._hang(task))
+        try:
+            await asyncio.wait([task])
+        finally:
+            watchdog.cancel()
+            self.task = None
+        if self.gate.dead:
+            if not task.cancelled():
+                task.exception()
+            raise Over
+        if self.asked is not None:
+            self.ledger.license()
+            self.ledger.unwinding = False
+            await self._check_cancelled(task, bool(gave))
+            if task.cancelled() or not gave:
+                if not task.cancelled() and (failed := task.exception()) is not None:
+                    return first_error(failed)
+                return None
+        if task.cancelled():
+            if not any(told.startswith("O9") for told in self.problems):
+                self.problems.append("P10 the call was cancelled by nobody")
+            return None
+        error = task.exception()
+        return first_error(error) if error is not None else gave[0]
+
+    def _nobody_asked(self) -> None:
+        self.scope, self.asked = None, None
+        self.ledger.unwinding = False
+
+    def _hang(self, task: asyncio.Task[Any]) -> None:
+        self.problems.append(f"O9 a call did not return within {PATIENCE:g} s")
+        task.cancel()
+
+    async def _check_cancelled(self, task: asyncio.Task[Any], gave: bool) -> None:
+        late = self.loop.turns - self.asked_at <= 2
+        if self.asked == "cancel" and not task.cancelled():
+            self.problems.append(f"P10 the cancellation was swallowed: {_end_of(task)}")
+        elif self.asked in ("scope", "both") and not task.cancelled():
+            if task.exception() is not None:
+                self.problems.append(f"P10 a cancelled scope raised: {_end_of(task)}")
+            elif gave and not (late and self.asked == "scope"):
+                self.problems.append("P10 the cancellation was swallowed: the call returned")
+        await self._check_free("after a cancellation")
+
+    async def _check_free(self, when: str) -> None:
+        """Nobody drives anything: no lease may be held, except of children that outlive their parents."""
+        assert self.store is not None
+        for name in self.watch.folds:
+            with self.clock.held():
+                row = await self.store.row(name)
+            if (
+                row is not None
+                and row.owner is not None
+                and (row.parent_id is None or b"parent_wait" in _bytes(row.info))
+            ):
+                self.problems.append(f"O8 {name} is still owned {when}")
+
+    # -- the people and programs around it -----------------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        result: Any = self.result
+        recover = len(self.lives) > 1
+        for _ in range(60):
+            if result is None:
+                result = await self._begin(recover=recover)
+                recover = True
+            elif isinstance(result, ExecutionResult) and result.halted:
+                result = await self._move(result)
+            elif isinstance(result, ExecutionResult) and result.failed and self.retried < self.scenario.retries:
+                if self.retried == self.mended:
+                    self.mended += 1
+                    self.clock.jump(REPAIR)
+                result = await self._ask(lambda runner, name: runner.retry(name))
+                self.retried += isinstance(result, ExecutionResult)
+            elif isinstance(result, ExecutionResult):
+                break
+            else:
+                result = self._judge(result)
+                if result is not None:
+                    return
+        else:
+            self.problems.append("O9 the execution does not end")
+            return
+        self.result = result
+        for other in list(self.watch.folds):
+            await self._finish(other)
+        await self._epilogue()
+
+    async def _ask(self, work: Callable[[Runner, str], Awaitable[Any]]) -> Any:
+        """What a runner of the execution gave, as `_call`."""
+        name = self.scenario.execution_id
+
+        async def asked() -> Any:
+            if self.workflow is self.scenario.workflow:
+                return await work(self.runtime.runner(self.workflow), name)
+            return await work(await self.runtime.runner_of(name), name)
+
+        return await self._call(asked)
+
+    async def _begin(self, *, recover: bool) -> Any:
+        if recover:
+            self.recoveries += 1
+            ended = await self._ask(lambda runner, name: runner.recover(name))
+            if not isinstance(ended, ExecutionNotFound):
+                return ended
+            if self.watch.folds:
+                self.problems.append("O1 an execution that was there is not found")
+        scenario = self.scenario
+        return await self._call(
+            lambda: self.runtime.runner(self.workflow).run(scenario.input, execution_id=scenario.execution_id)
+        )
+
+    async def _move(self, result: ExecutionResult) -> Any:
+        """What somebody does about the first wait."""
+        halt = min(result.halts, key=lambda halt: halt.wait_id)
+        wait_id = halt.wait_id
+        if wait_id not in self.moves:
+            given = self.scenario.moves.get(halt.step_id)
+            if given is None:
+                raise LookupError(f"scenario {self.scenario.name!r} has no move for step {halt.step_id!r}")
+            self.moves[wait_id] = [given] if isinstance(given, Answer | Expire | Cancel) else list(given)
+        left = self.moves[wait_id]
+        if not left:
+            self.problems.append(f"O1 {wait_id} asks once more after all answers were given")
+            return LookupError(wait_id)
+        unsure = wait_id in self.unsure
+        self.unsure.add(wait_id)
+        match left[0]:
+            case Answer(arguments):
+                ended = await self._ask(lambda runner, name: runner.resume(name, wait_id=wait_id, **arguments))
+            case Expire():
+                assert halt.deadline is not None
+                self.clock.jump(max(0.0, halt.deadline.timestamp() - self.clock.now()) + 1)
+                ended = await self._ask(lambda runner, name: runner.recover(name))
+            case Cancel(by):
+                ended = await self._ask(lambda runner, name: runner.cancel(name, by=by))
+        arrived = isinstance(ended, ConflictError) and unsure
+        if isinstance(ended, ExecutionResult) or arrived:
+            left.pop(0)
+            self.unsure.discard(wait_id)
+        return None if arrived else ended
+
+    async def _finish(self, name: str) -> None:
+        """An execution that outlives the one it was started by is driven to its end too."""
+
+        async def drive() -> None:
+            row = await self.runtime.store.row(name)
+            if row is not None and not Status(row.status).over:
+                await (await self.runtime.runner_of(name)).recover(name)
+
+        for _ in range(40):
+            ended = await self._call(drive)
+            if isinstance(ended, ConflictError):
+                await self.clock.sleep(1.0)  # this process does it already
+            elif isinstance(ended, Exception):
+                if self._judge(ended) is not None:
+                    return
+            elif self.asked is None:
+                return
+
+    async def _epilogue(self) -> None:
+        epilogue = self.scenario.epilogue
+        if epilogue is None:
+            return
+        for _ in range(5):
+            ended = await self._call(lambda: epilogue(self.runtime, self.scenario.execution_id))
+            if isinstance(ended, Exception):
+                if self._judge(ended) is not None:
+                    return
+            elif self.asked is None:
+                return
+
+    def _judge(self, ended: Any) -> Any:
+        """None if what a call raised is a consequence of a fault, after which one tries again."""
+        if isinstance(ended, StoreError | LeaseLost) and self.gate.met:
+            self.surfaced += 1
+            self.ledger.license()
+            return None
+        if isinstance(ended, ConflictError) and self.gate.met:
+            self.clock.jump(TTL + 1)
+            self.surfaced += 1
+            return None
+        self.problems.append(f"O1 a call raised {type(ended).__name__}: {ended}")
+        return ended
+
+    async def _leftovers(self) -> None:
+        """When all is over nobody owns anything, no transaction is open, and recoveries were no more than faults."""
+        store = await self._open()
+        await self._check_free("at the end")
+        with self.clock.held():
+            try:
+                await store.renew("nobody", ttl=1.0)
+            except StoreError as error:
+                self.problems.append(f"O8 the store cannot be written any more: {error}")
+            for name, fold in self.watch.folds.items():
+                row = await store.row(name)
+                if row is None:
+                    if self.scenario.epilogue is None:
+                        self.problems.append(f"O1 {name} is gone")
+                elif not fold.finished:
+                    self.problems.append(f"O9 {name} is {row.status}")
+        if self.recoveries > self.faults + 1:
+            self.problems.append(f"O9 {self.recoveries} recoveries after {self.faults} faults")
+
+
+def _bytes(blob: str | bytes) -> bytes:
+    return blob.encode() if isinstance(blob, str) else blob
+
+
+def _end_of(task: asyncio.Task[Any]) -> str:
+    error = None if task.cancelled() else task.exception()
+    return "it returned" if error is None else f"it raised {error!r}"

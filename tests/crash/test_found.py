@@ -1,0 +1,46 @@
+"""What the crash harness has found: each as the smallest workflow and plan that showed it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import durable_flow as df
+from durable_flow.testing import (
+    CANCELS,
+    Cancel,
+    Explorer,
+    Mode,
+    Scenario,
+    answer,
+)
+
+PATIENT = {"max_attempts": 4, "initial_interval": 0.1, "jitter": 0}
+
+
+def flow(name: str, *steps: Mapping[str, Any]) -> df.WorkflowDef:
+    return df.parse({"id": name, "name": name, "steps": list(steps)})
+
+
+ASK = flow("ask", {"id": "ask", "type": "halt", "next": "done"}, {"id": "done", "type": "end", "result": "$response"})
+
+
+def answered(**changes: Any) -> Scenario:
+    return Scenario(name="found", **({"workflow": ASK, "moves": {"ask": answer(response=1)}} | changes))
+
+
+def explored(scenario: Scenario, modes: tuple[Mode, ...], *names: str) -> None:
+    """Plays every plan at the points with these names."""
+    explorer = Explorer(scenario)
+    for plan in explorer.plans(modes):
+        (number,) = plan.lives[0]
+        if explorer.points[number - 1].name in names:
+            explorer.play(plan)
+    assert explorer.report.cases > 1
+    explorer.report.raise_for_bad()
+
+
+def test_a_caller_cancelled_while_it_claims_gives_the_lease_back() -> None:
+    explored(answered(), CANCELS, "claim")
+
+
+def test_cancelling_the_caller_of_cancel_is_not_swallowed() -> None:
+    explored(answered(moves={"ask": Cancel()}), CANCELS, "commit", "append", "claim", "row")

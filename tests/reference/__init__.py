@@ -1,0 +1,284 @@
+"""The reference workflows: between them every step type, every nesting, every operation of a store.
+
+`SCENARIOS` lists them with the services they call and the people who answer them. The crash harness plays each with a
+fault at every point.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import durable_flow as df
+from durable_flow.testing import Cancel, Expire, FakeClock, Reply, Scenario, Scripted, answer
+
+HOUR = 3600.0
+
+FOLDER = Path(__file__).parent / "workflows"
+
+
+def workflow(name: str) -> df.WorkflowDef:
+    return df.load(FOLDER / f"{name}.yml")
+
+
+def order(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Stock": Scripted(clock, reserve=Reply({"id": "r1"}, fails=1, takes=0.05)),
+        "Bank": Scripted(clock, charge=Reply(lambda given: {"charged": given["amount"]}, takes=0.05)),
+    }
+
+
+def parallel(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Users": Scripted(clock, load=Reply({"name": "Ada"}, takes=0.03), rate=Reply(5, fails=1, takes=0.01)),
+        "Orders": Scripted(clock, of=Reply([1, 2], takes=0.02)),
+        "Mail": Scripted(clock, send=Reply(lambda given: f"sent to {given['name']}")),
+    }
+
+
+def loop(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Stock": Scripted(
+            clock,
+            pack=lambda given: f"{given['order']}.{given['line']}:{given['item']}",
+            ship=lambda given: {"order": given["order"], "parcels": given["parcels"]},
+        )
+    }
+
+
+def people(clock: FakeClock) -> Mapping[str, Any]:
+    return {"Shop": Scripted(clock, buy=Reply({"box": 7}, takes=0.05), store=lambda given: f"at {given['place']}")}
+
+
+def children(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Desk": Scripted(
+            clock,
+            greet=lambda given: f"Hello {given['name']}",
+            stamp=lambda given: given["text"].upper(),
+            **{"break": Reply(fails=99, error=ValueError("broken"))},
+            work=Reply("worked", takes=0.05),
+            file=lambda given: given["first"]["said"],
+        )
+    }
+
+
+def errors(clock: FakeClock) -> Mapping[str, Any]:
+    broken = Reply(fails=99, error=ValueError("exploded"))
+    began = clock.now()
+
+    def second(given: Any) -> Any:
+        if given["n"] == 2:
+            raise ValueError("the second one")
+        return given["n"]
+
+    def repair(given: Any) -> Any:
+        if clock.now() < began + HOUR:
+            raise ValueError("the tools are out until somebody looks")
+        return f"rescued from {given['what']}"
+
+    return {
+        "Lab": Scripted(
+            clock,
+            explode=broken,
+            mend=lambda given: f"mended {given['what']}",
+            second=second,
+            calm=Reply("calm", takes=0.05),
+            repair=repair,
+        )
+    }
+
+
+def crowd(clock: FakeClock) -> Mapping[str, Any]:
+    def write(given: Any) -> Any:
+        if given["person"] == "nobody":
+            raise ValueError("no such person")
+        return {"to": given["person"]}
+
+    def place(given: Any) -> Any:
+        if given["guest"] is None:
+            raise ValueError("an empty chair")
+        return f"seat of {given['guest']}"
+
+    return {
+        "Post": Scripted(
+            clock,
+            write=Reply(write, takes=0.02),
+            answer=Reply(lambda given: f"{given['to']} comes", takes=0.01),
+            place=Reply(place, takes=0.01),
+        )
+    }
+
+
+def again(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Job": Scripted(
+            clock,
+            look=lambda given: given["left"] - 1,
+            nudge=lambda given: given["round"],
+            ask=lambda given: given["asked"] + 1,
+        )
+    }
+
+
+def deep(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Desk": Scripted(
+            clock,
+            dig=Reply(lambda given: f"gold in {given['region']}", takes=0.02),
+            sum=lambda given: given["below"]["right"],
+            local=Reply(lambda given: f"local {given['region']}", takes=0.01),
+        )
+    }
+
+
+def mixed(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Team": Scripted(
+            clock,
+            tell=Reply(lambda given: f"told {given['person']}", takes=0.02),
+            room=Reply(lambda given: f"room {given['team']}", takes=0.01),
+            food=Reply(lambda given: f"food in {given['room']}", takes=0.03),
+            meet=lambda given: [given["team"], given["room"], given["food"]],
+            fast=Reply("somebody", takes=0.05),
+            slow=Reply("somebody", takes=0.5),
+        )
+    }
+
+
+def storm(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Site": Scripted(
+            clock,
+            drive=Reply(lambda given: f"at {given['site']}", takes=0.02),
+            enter=Reply(lambda given: f"in {given['site']}", takes=0.01),
+            bad=Reply(fails=99, error=ValueError("bad"), takes=0.02),
+            long=Reply("long", takes=0.4),
+            safe="safe",
+        )
+    }
+
+
+def time(clock: FakeClock) -> Mapping[str, Any]:
+    class Slow(Scripted):
+        """Too slow at first."""
+
+        async def _answer(self, name: str, reply: Reply, given: Any, attempt: int) -> Any:
+            if name == "slow" and attempt < 3:
+                await self.clock.sleep(5)
+            return await super()._answer(name, reply, given, attempt)
+
+    return {
+        "Clock": Slow(
+            clock,
+            slow=Reply("awake", takes=0.05),
+            secret=lambda given: f"opened with {len(given['key'])} and {len(given['pin'])}",
+            work=Reply("worked", takes=0.6),
+        )
+    }
+
+
+def heart(clock: FakeClock) -> Mapping[str, Any]:
+    return {"Slow": Scripted(clock, think=Reply("thought", takes=12))}
+
+
+async def clear_up(runtime: df.Runtime, execution_id: str) -> None:
+    """Looks the execution up in every way, deletes it, and purges what is old."""
+    store = runtime.store
+    if await store.load(execution_id) is not None:
+        found = await store.find(workflow_id="w12_time", status="completed", limit=1)
+        assert [execution.id for execution in found] == [execution_id]
+        entries = await store.entries(execution_id)
+        assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+        assert "sesame" not in repr(entries), "a secret stands in the trail"
+        assert "1234" not in repr(entries), "a secret input is shown"
+        await store.delete(execution_id)
+    await store.purge(older_than=timedelta(days=1))
+    assert await store.load(execution_id) is None
+    assert await store.entries(execution_id) == []
+
+
+W12 = workflow("w12_time")
+CHANGED = df.load(
+    {**W12.document, "name": "In time, another way", "steps": [{"id": "slow", "type": "end", "result": "changed"}]}
+)
+
+ORDERS = [{"lines": ["a", "b"]}, {"skip": True}, {"lines": ["c"]}, {"stop": True}, {"lines": ["never"]}]
+
+SCENARIOS = (
+    Scenario(
+        name="w01", workflow=workflow("w01_order"), services=order, input={"items": [{"price": 60}, {"price": 50}]}
+    ),
+    Scenario(name="w02", workflow=workflow("w02_parallel"), services=parallel, input={"user": "ada"}),
+    Scenario(name="w03", workflow=workflow("w03_loop"), services=loop, input={"orders": ORDERS}),
+    Scenario(
+        name="w04",
+        workflow=workflow("w04_people"),
+        services=people,
+        input={"amount": 10},
+        moves={
+            "ask": [answer(approved=True, by="ann"), answer(approved=True, by="cid", comment="fine")],
+            "where": answer(response="the cellar"),
+            "again": answer(approved=False, comment="too damp"),
+        },
+    ),
+    Scenario(
+        name="w05",
+        workflow=workflow("w05_children"),
+        others=[workflow("w05_child"), workflow("w05_broken"), workflow("w05_apart")],
+        services=children,
+        input={"name": "Ada"},
+        moves={"sign": answer(approved=True, by="ann")},
+    ),
+    Scenario(name="w06", workflow=workflow("w06_errors"), services=errors, retries=1),
+    Scenario(
+        name="w07",
+        workflow=workflow("w07_crowd"),
+        services=crowd,
+        input={"people": ["ann", "bob", "nobody", "cid", "dan"]},
+    ),
+    Scenario(name="w08", workflow=workflow("w08_again"), services=again, moves={"pause": answer(response="yes")}),
+    Scenario(
+        name="w09",
+        workflow=workflow("w09_deep"),
+        others=[workflow("w09_below")],
+        services=deep,
+        input={"regions": ["north", "south"]},
+        moves={"check": answer(response="right")},
+    ),
+    Scenario(
+        name="w10",
+        workflow=workflow("w10_mixed"),
+        services=mixed,
+        input={"teams": [{"name": "red", "people": ["ann", "bob"]}, {"name": "blue", "people": ["cid"]}]},
+        moves={"sure": answer(approved=True, by="ann")},
+        racing=["race"],
+    ),
+    Scenario(
+        name="w11",
+        workflow=workflow("w11_storm"),
+        others=[workflow("w11_visit")],
+        services=storm,
+        input={"sites": ["hill", "lake", "wood"]},
+        moves={"allow": answer(approved=True)},
+        racing=["all/quick/risky"],
+    ),
+    Scenario(
+        name="w12",
+        workflow=W12,
+        later=CHANGED,
+        services=time,
+        input={"pin": "1234"},
+        options={"secrets": {"key": "open sesame"}},
+        moves={"short": Expire(), "wait": Expire(), "agree": answer(approved=True)},
+        epilogue=clear_up,
+    ),
+    Scenario(
+        name="w13",
+        workflow=workflow("w13_cancel"),
+        others=[workflow("w09_below")],
+        services=deep,
+        moves={"check": Cancel(by="ann")},
+    ),
+    Scenario(name="w14", workflow=workflow("w14_heart"), services=heart),
+)
