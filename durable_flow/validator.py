@@ -27,7 +27,7 @@ from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem, suggest
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.parser import Draft
-from durable_flow.reader import ROOTS, SchemaForm, fields_of, find_name, holds, key_path, locate
+from durable_flow.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
 from durable_flow.steps.base import VariableName, walk
 
 MAX_COMPARISONS = 20_000
@@ -485,10 +485,6 @@ class _Places:
     def key(self, step: StepDef, key: str) -> Position:
         node = self._nodes.get(id(step))
         return self.step(step) if node is None else locate(node, key_path(key))
-
-    def name(self, step: StepDef, name: str) -> Position:
-        node = self._nodes.get(id(step))
-        return (None if node is None else find_name(node, name, self._inside)) or self.step(step)
 
     def reference(self, step: StepDef, reference: Reference, *, under: str = "") -> tuple[Position, str]:
         """(where a reference stands, its key)."""
