@@ -208,13 +208,8 @@ class Runner:
         row = await self._row(execution_id)
         if row.owner is not None and execution_id in engine.runs:
             raise ConflictError(f"execution {execution_id!r} is being driven by this process")
-        if row.status == Status.HALTED:
-            info = decode_info(row.info, execution_id=execution_id)
-            now = engine.clock.now()
-            for wait in [*info.waits, *await self._open_waits(info)]:
-                if wait.deadline is not None and now >= wait.deadline.timestamp():
-                    await engine.expire(None, wait.wait_id)
-                    await self._nudge(wait.wait_id.rpartition(":")[0])
+        if not Status(row.status).over:
+            await self._stir(decode_info(row.info, execution_id=execution_id))
         if not Status(row.status).over:
             run = await engine.claim(execution_id)
             if run is not None:
@@ -223,6 +218,23 @@ class Runner:
             if not Status(row.status).over and row.owner is not None:
                 raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner}")
         return await self._result(execution_id)
+
+    async def _stir(self, info: Info) -> None:
+        """Drives what can go on below an execution that waits: waits whose time is up, children whose process died or
+        whose answer nobody took."""
+        engine = self._engine
+        for wait in info.waits:
+            if wait.deadline is not None and engine.clock.now() >= wait.deadline.timestamp():
+                await engine.expire(None, wait.wait_id)
+                await self._nudge(wait.wait_id.rpartition(":")[0])
+            if not isinstance(wait, ChildWait):
+                continue
+            row = await engine.store.row(wait.execution_id)
+            if row is None or Status(row.status).over:
+                continue
+            await self._stir(decode_info(row.info, execution_id=row.id))
+            if row.status != Status.HALTED or await engine.store.inbox(row.id):
+                await self._nudge(row.id)
 
     async def result(self, execution_id: str) -> ExecutionResult:
         """How the execution stands, without driving it."""

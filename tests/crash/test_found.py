@@ -6,6 +6,7 @@ from typing import Any
 import durable_flow as df
 from durable_flow.testing import (
     CANCELS,
+    KILLS,
     Cancel,
     Explorer,
     Mode,
@@ -44,3 +45,20 @@ def test_a_caller_cancelled_while_it_claims_gives_the_lease_back() -> None:
 
 def test_cancelling_the_caller_of_cancel_is_not_swallowed() -> None:
     explored(answered(moves={"ask": Cancel()}), CANCELS, "commit", "append", "claim", "row")
+
+
+def child_of(name: str, workflow_id: str) -> df.WorkflowDef:
+    return flow(
+        name,
+        {"id": "below", "type": "workflow", "workflow_id": workflow_id, "output": "got", "next": "done"},
+        {"id": "done", "type": "end", "result": "$got"},
+    )
+
+
+def test_an_answer_to_a_child_is_taken_after_a_crash_when_its_parent_is_recovered() -> None:
+    explored(answered(workflow=child_of("parent", "ask"), others=[ASK]), KILLS, "append", "claim", "commit")
+
+
+def test_a_grandchild_goes_on_when_its_grandparent_is_recovered() -> None:
+    others = [ASK, child_of("parent", "ask")]
+    explored(answered(workflow=child_of("grandparent", "parent"), others=others), KILLS, "append", "claim", "commit")
