@@ -29,6 +29,10 @@ SECTIONS = ("Run", "Look", "Answer and repair", "Definitions", "Store")
 """How the commands are grouped in the help."""
 
 
+class ReaderGone(Exception):
+    """Nobody reads standard output any more."""
+
+
 class OneCommand(click.Command):
     """A command that knows its section of the help."""
 
@@ -97,6 +101,8 @@ def command(section: str, *, example: str | None = None) -> Callable[[Function],
         def run(*, debug: bool, **options: Any) -> int:
             try:
                 return function(**options)
+            except BrokenPipeError:
+                raise ReaderGone from None  # click would make an exit code of it
             except df.DurableFlowError as error:
                 raise mistake_of(error, click.get_current_context()) from error
 
@@ -126,7 +132,7 @@ def start(arguments: Sequence[str]) -> int:
         code = program.main(list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         # Nobody reads any more; the interpreter must not find that out once again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE

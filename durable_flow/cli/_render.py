@@ -136,9 +136,9 @@ def failure(message: str, *, details: Sequence[str] = (), hint: str | None = Non
     console = _console(stderr=True)
     _show(console, Text.assemble(("error: ", "bold red"), plain(message)))
     for detail in details:
-        _show(console, Padding(plain(detail), (0, 0, 0, 2)))
+        _show(console, Padding(plain(detail), (0, 0, 0, 2), expand=False))
     if hint:
-        _show(console, Padding(Text(plain(hint), style="dim"), (0, 0, 0, 2)))
+        _show(console, Padding(Text(plain(hint), style="dim"), (0, 0, 0, 2), expand=False))
     if command:
         _command(console, command)
 
@@ -597,7 +597,7 @@ class LiveProgress(Progress):
         took = "" if seconds is None else span(seconds)
         self._ended.append(self._row(_mark(state), path, step_type, took))
         if said:
-            self._ended.append(Padding(Text(plain(said), style=_colour(state)), (0, 0, 0, 4)))
+            self._ended.append(Padding(Text(plain(said), style=_colour(state)), (0, 0, 0, 4), expand=False))
 
     def close(self) -> None:
         self._timer.cancel()
