@@ -43,7 +43,7 @@ from durable_flow.errors import (
     StoreUnavailable,
 )
 from durable_flow.ids import Ids
-from durable_flow.inputs import check_input
+from durable_flow.definition.inputs import check_input
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
@@ -853,7 +853,7 @@ class Engine:
             definition = self.find_workflow(workflow_id)
             if definition is None:
                 raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
-            given = check_input(definition, {} if given is None else given)
+            given = check_input(definition, {} if given is None else given, limits=self.limits)
             deadline = None if timeout is None else self.clock.now() + timeout
             memo = {
                 "child": child_id(run.id, visit.path),

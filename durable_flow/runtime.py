@@ -18,10 +18,10 @@ from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.limits import Limits
-from durable_flow.loading import load
+from durable_flow.definition.loading import load
 from durable_flow.model.execution import Event
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.parser import parse_plain
+from durable_flow.definition.parser import parse_plain
 from durable_flow.runners.direct import Runner
 from durable_flow.services import Services
 from durable_flow.steps.base import StepType

@@ -23,12 +23,13 @@ BELOW = {
     "ids": set(),
     "model": GROUND,
     "expr": GROUND | {"model"},
-    "document": GROUND | {"model"},
     "steps": GROUND | {"model", "expr"},
-    "parser": GROUND | {"model", "expr", "steps", "document"},
-    "validator": GROUND | {"model", "expr", "steps", "document", "parser"},
+    "definition": GROUND | {"model", "expr", "steps"},
     "machine": {"errors", "limits", "model"},
     "stores": GROUND | {"model"},
+    "services": {"errors"},
+    "live": GROUND | {"model", "machine", "stores"},
+    "context": GROUND | {"model", "expr", "steps", "machine", "live", "services"},
 }
 """Which parts of the package a part may import, besides itself."""
 

@@ -14,7 +14,7 @@ import msgspec
 from durable_flow.answers import GIVEN, Answer, choose, message_for
 from durable_flow.engine import POLL, AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
-from durable_flow.inputs import check_input
+from durable_flow.definition.inputs import check_input
 from durable_flow.live import Run
 from durable_flow.model.codec import Info, decode_info, encode
 from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status
@@ -63,7 +63,7 @@ class Runner:
         """
         engine = self._engine
         self._check_open()
-        given = check_input(self.workflow, input)
+        given = check_input(self.workflow, input, limits=engine.limits)
         fingerprint = _fingerprint(input)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         _check_labels(labels)

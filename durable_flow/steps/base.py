@@ -239,6 +239,8 @@ class StepType(Generic[ConfigT]):
     """Never goes to a following step by itself."""
     reaches_next: ClassVar[bool] = True
     can_wait: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
+    """People decide on it: its outcome is `$approvals.<step id>`."""
     entry: ClassVar[bool] = False
     """Marks the entry: it may only be the first step of the workflow."""
     bare: ClassVar[frozenset[str]] = frozenset({"on_timeout"})

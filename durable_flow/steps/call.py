@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -10,7 +10,7 @@ from durable_flow.errors import OutputError
 from durable_flow.expr.reference import Template
 from durable_flow.expr.schema import Schema
 from durable_flow.model.workflow import RetryPolicy
-from durable_flow.steps.base import Done, Duration, Outcome, StepType, VariableName, Visit
+from durable_flow.steps.base import Done, Interval, Outcome, StepType, VariableName, Visit
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +29,9 @@ class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     input: Template | None = None
     output: Output | None = None
-    retries: int | None = None
-    retry_delay: Duration | None = None
-    retry_backoff: float | None = None
+    retries: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    retry_delay: Interval | None = None
+    retry_backoff: Annotated[float, msgspec.Meta(ge=1)] | None = None
 
 
 class Call(StepType[CallConfig]):

@@ -43,6 +43,11 @@ class Loop(StepType[LoopConfig]):
             yield "max", "must be at least 1"
         if config.concurrency is not None and config.concurrency < 1:
             yield "concurrency", "must be at least 1"
+        if (config.as_ or "item") == (config.index_as or "index"):
+            yield "index_as", "the item and its index need different names"
+        for key, name in (("as", config.as_), ("index_as", config.index_as)):
+            if name == "loop":
+                yield key, "'loop' holds the counts of the loop"
         if config.over is None:
             for key, value in (
                 ("as", config.as_),

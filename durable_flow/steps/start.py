@@ -16,6 +16,7 @@ class Start(StepType[StartConfig]):
     summary = "Marks the entry; optional."
     Config = StartConfig
     instant = True
+    entry = True
 
     def evaluate(self, visit: Visit, config: StartConfig) -> Outcome:
         return Done()

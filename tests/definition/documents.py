@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from durable_flow.document import compose
+from durable_flow.definition.document import compose
 from durable_flow.limits import Limits
 
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from durable_flow.graph import mermaid
-from durable_flow.parser import parse
+from durable_flow.definition.graph import mermaid
+from durable_flow.definition.parser import parse
 from tests.definition.documents import correct, steps
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from durable_flow.errors import ValidationError
-from durable_flow.loading import load
-from durable_flow.parser import draft
-from durable_flow.validator import examine
+from durable_flow.definition.loading import load
+from durable_flow.definition.parser import draft
+from durable_flow.definition.validator import examine
 
 Steps = list[dict[str, Any]]
 COUNT = 10_000

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from durable_flow.errors import ValidationError
-from durable_flow.graph import mermaid
-from durable_flow.loading import load
-from durable_flow.parser import parse
+from durable_flow.definition.graph import mermaid
+from durable_flow.definition.loading import load
+from durable_flow.definition.parser import parse
 from tests.definition.documents import steps
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from durable_flow.document import compose
+from durable_flow.definition.document import compose
 from durable_flow.errors import ValidationError
 from durable_flow.limits import Limits
-from durable_flow.loading import check, load
-from durable_flow.parser import parse, parse_plain
-from durable_flow.validator import validate
+from durable_flow.definition.loading import check, load
+from durable_flow.definition.parser import parse, parse_plain
+from durable_flow.definition.validator import validate
 from tests.definition.documents import correct, steps, wrong
 
 CORRECT = correct()

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import durable_flow as df
-from durable_flow.parser import common_fields
-from durable_flow.reader import fields_of
+from durable_flow.definition.parser import common_fields
+from durable_flow.definition.reader import fields_of
 from durable_flow.steps import step_types
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from durable_flow.model.workflow import Body, StepDef, WorkflowDef
 def mermaid(workflow: WorkflowDef) -> str:
     r"""The flowchart of a workflow. Bodies are subgraphs, the way after an error is dotted.
 
-    >>> from durable_flow.parser import parse
+    >>> from durable_flow.definition.parser import parse
     >>> text = "id: a\nname: A\nsteps:\n- {id: ask, type: halt, next: end}\n- {id: end, type: end}\n"
     >>> print(mermaid(parse(text)))
     flowchart TD

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_flow import document
-from durable_flow.document import MappingNode, ScalarNode, SequenceNode, compose, compose_plain
+from durable_flow.definition import document
+from durable_flow.definition.document import MappingNode, ScalarNode, SequenceNode, compose, compose_plain
 from durable_flow.errors import ValidationError
 from durable_flow.limits import Limits
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from durable_flow.document import MappingNode, compose, compose_plain
+from durable_flow.definition.document import MappingNode, compose, compose_plain
 from durable_flow.errors import ValidationError
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem

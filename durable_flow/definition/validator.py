@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from durable_flow.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import (
     Reference,
@@ -21,13 +21,13 @@ from durable_flow.expr.reference import (
 )
 from durable_flow.expr.schema import Schema, compile_schema
 from durable_flow.expr.transform import Transform
-from durable_flow.flow import LAST_ERROR, Flow, Scope
-from durable_flow.flow import Node as FlowNode
+from durable_flow.definition.flow import LAST_ERROR, Flow, Scope
+from durable_flow.definition.flow import Node as FlowNode
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem, suggest
 from durable_flow.model.workflow import StepDef, WorkflowDef
-from durable_flow.parser import Draft
-from durable_flow.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
+from durable_flow.definition.parser import Draft
+from durable_flow.definition.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
 from durable_flow.steps.base import VariableName, walk
 
 MAX_COMPARISONS = 20_000
@@ -84,7 +84,7 @@ class _Validator:
             if scope.definition is not None
             for name in scope.definition.locals
         }
-        self._approvals = {node.step.id for node in flow.nodes if node.step.type.can_wait or node.vague}
+        self._approvals = {node.step.id for node in flow.nodes if node.step.type.decides or node.vague}
         for node in flow.nodes:
             if node.step.config is not None:
                 self._reads(node)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, 
 
 import msgspec
 
-from durable_flow.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
 from durable_flow.errors import ConfigError
 from durable_flow.expr.condition import Condition, ConditionProblems, compile_condition
 from durable_flow.expr.duration import parse_duration

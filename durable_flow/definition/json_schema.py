@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from durable_flow.parser import DocumentKeys, common_fields
-from durable_flow.reader import Definitions, Field, fields_of, fields_schema
+from durable_flow.definition.parser import DocumentKeys, common_fields
+from durable_flow.definition.reader import Definitions, Field, fields_of, fields_schema
 from durable_flow.steps import step_types
 from durable_flow.steps.base import StepType
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from durable_flow.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
 from durable_flow.errors import ValidationError
 from durable_flow.expr.schema import Schema, check_type
 from durable_flow.limits import Limits
@@ -19,7 +19,7 @@ from durable_flow.model.problem import Problem
 from durable_flow.model.value import type_name
 from durable_flow.model.workflow import Body, InputDef, RetryPolicy, StepDef, WorkflowDef
 from durable_flow.model.workflow import Position as StepPosition
-from durable_flow.reader import (
+from durable_flow.definition.reader import (
     BAD,
     STEP_ID,
     BodyForm,
@@ -40,7 +40,7 @@ from durable_flow.reader import (
     locate,
     read_fields,
 )
-from durable_flow.source import Source, compose_source
+from durable_flow.definition.source import Source, compose_source
 from durable_flow.steps import step_types
 from durable_flow.steps.base import Duration, Interval, StepType, TargetName, VariableName, walk
 
