@@ -67,6 +67,9 @@ POLL = 0.25
 
 HISTORY = 1000
 
+CLEANUP = 1.0
+"""Seconds a timed-out attempt has to clean up; after them the execution goes on without it."""
+
 
 class Stopped(Exception):
     """Unwinds a run whose `stop_reason` is set."""
@@ -107,6 +110,7 @@ class Engine:
         self.runs: dict[str, Run] = {}
         self.observers: list[Callable[[Event], None]] = []
         self._background: set[asyncio.Task[Any]] = set()
+        self._left: set[asyncio.Future[Any]] = set()
         self._heart: asyncio.Task[None] | None = None
         self._renewed = 0.0
         self.closing = False
@@ -458,29 +462,51 @@ class Engine:
             )
 
     async def _timed(self, step: StepDef, visit: StepVisit, began: float) -> Outcome:
-        """One attempt under the step's timeout. What a timed-out attempt still returns is ignored."""
+        """One attempt under the step's timeout. What a timed-out attempt still returns is ignored, and one that does not
+        even notice is left behind."""
         assert step.timeout is not None
         visit.deadline = began + step.timeout
-        late = False
-        outcome: Outcome | None = None
-        with anyio.CancelScope() as scope:
+        attempt = asyncio.ensure_future(step.type.run(visit, step.config))
+        try:
+            if not await self._ends_within(attempt, step.timeout):
+                attempt.cancel()
+                await self._ends_within(attempt, CLEANUP)
+                self._leave(attempt)
+                raise StepError(f"timed out after {step.timeout:g} s", kind="TimeoutError")
+        except asyncio.CancelledError:
+            attempt.cancel()
+            self._leave(attempt)
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([attempt])
+            raise
+        return attempt.result()
 
-            def expire() -> None:
-                nonlocal late
-                late = True
-                scope.cancel()
+    async def _ends_within(self, attempt: asyncio.Future[Any], seconds: float) -> bool:
+        over = asyncio.get_running_loop().create_future()
 
-            timer = self.clock.call_later(step.timeout, expire)
-            try:
-                outcome = await step.type.run(visit, step.config)
-            except Exception:
-                if not late:
-                    raise
-            finally:
-                timer.cancel()
-        if late or outcome is None:
-            raise StepError(f"timed out after {step.timeout:g} s", kind="TimeoutError")
-        return outcome
+        def wake(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        attempt.add_done_callback(wake)
+        timer = self.clock.call_later(seconds, wake)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            attempt.remove_done_callback(wake)
+        return attempt.done()
+
+    def _leave(self, attempt: asyncio.Future[Any]) -> None:
+        """Nobody wants to know how the attempt ends."""
+        self._left.add(attempt)
+
+        def forget(_: asyncio.Future[Any]) -> None:
+            self._left.discard(attempt)
+            if not attempt.cancelled():
+                attempt.exception()
+
+        attempt.add_done_callback(forget)
 
     async def _compose(self, run: Run, live: LiveFrame, step: StepDef) -> None:
         visit = StepVisit(self, run, live, step)
@@ -1081,7 +1107,10 @@ class Engine:
                     run.scope = scope
                     if run.info.deadline is not None:
                         left = run.info.deadline - self.clock.now()
-                        deadline = self.clock.call_later(max(0.0, left), lambda: self.stop(run, "timeout"))
+                        if left <= 0:
+                            self.stop(run, "timeout")
+                        else:
+                            deadline = self.clock.call_later(left, lambda: self.stop(run, "timeout"))
                     await self._sort(run)
                     if run.stop_reason is None:
                         try:

@@ -68,6 +68,8 @@ class Clock:
         return timer
 
     async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            return await asyncio.sleep(0)
         woken = asyncio.get_running_loop().create_future()
         timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
         try:
