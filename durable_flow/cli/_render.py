@@ -48,8 +48,11 @@ MARKS = {
 SIMPLER = str.maketrans("✔✖■↷↻⏸▶·▷•→…├└│─", "vx#>~=>.->>.|`|-")
 """What stands for these where the encoding of a stream has no such characters."""
 
-WIDE = 10_000
-"""Columns of what is not a terminal."""
+WIDE = 10_000_000
+"""Columns of what is not a terminal: nothing is ever folded or cut."""
+
+SHOWN_TEXT = 1_000
+"""Characters of a value that a terminal shows."""
 
 SHOWN_RUNNING = 8
 """Running steps that are listed one by one while a workflow runs."""
@@ -245,7 +248,7 @@ def value(found: Any) -> None:
 def wait(asked: Asked) -> None:
     """What is waited for, and how it is answered."""
     console, halt = _console(), asked.halt
-    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(halt.prompt or '')}"), soft_wrap=True)
+    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(halt.prompt or '')}"))
     facts: list[tuple[str, Any]] = [("step", halt.path)]
     if halt.deadline is not None:
         facts.append(("until", f"{_local(halt.deadline)} ({_ago(halt.deadline)})"))
@@ -258,7 +261,7 @@ def wait(asked: Asked) -> None:
 
 
 def _error(console: Console, error: df.ErrorInfo) -> None:
-    console.print(Text("  " + plain(error.text), style="red"), soft_wrap=True)
+    _show(console, Padding(Text(plain(error.text), style="red"), (0, 0, 0, 2), expand=False))
     tries = f", after {error.attempts} attempts" if error.attempts > 1 else ""
     console.print(Text(f"  at {plain(error.path) or 'the workflow itself'}{tries}"), soft_wrap=True)
 
@@ -278,8 +281,10 @@ def _facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
         elif isinstance(found, list) and found and all(isinstance(item, str) for item in found):
             shown = Text(plain(", ".join(found)))
         else:
-            text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-            shown = Text(plain(text))
+            text = plain(found if isinstance(found, str) else json.dumps(found, ensure_ascii=False))
+            if console.is_terminal and len(text) > SHOWN_TEXT:
+                text = f"{text[:SHOWN_TEXT]}… ({len(text):,} characters; --json shows them)"
+            shown = Text(text)
         grid.add_row("  " + plain(name), shown)
     _show(console, grid)
 
@@ -288,7 +293,7 @@ def reasons(whys: Sequence[df.Why], answers: Mapping[str, Sequence[str]], *, oth
     """What an execution waits for."""
     console = _console()
     for why in whys:
-        console.print(Text.assemble(_mark(str(why.status)), " ", plain(why.reason)), soft_wrap=True)
+        console.print(Text.assemble(_mark(str(why.status)), " ", plain(why.reason)))
         facts: list[tuple[str, Any]] = []
         if why.path:
             facts.append(("step", why.path))
@@ -338,7 +343,7 @@ def executions(found: Sequence[df.Execution], *, more: str | None) -> None:
         )
     _show(console, table)
     if more is not None:
-        note(f"more: {more}")
+        note(f"there are more: {more}")
 
 
 def execution(
@@ -409,7 +414,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def _tree(console: Console, nodes: Sequence[Node], *, all_steps: bool) -> None:
     rows = list(_rows(nodes, "  ", all_steps))
-    width = max(cell_len(row.lead) + cell_len(row.name) for row in rows) + 2
+    width = max(cell_len(row.lead) + cell_len(row.name) for row in rows if row.state) + 2
     if console.is_terminal:
         width = min(width, max(26, console.width - 44))
     type_width = max(len(row.type) for row in rows)
@@ -419,7 +424,8 @@ def _tree(console: Console, nodes: Sequence[Node], *, all_steps: bool) -> None:
         if row.state:
             name.append_text(_mark(row.state)).append(" ")
         name.append(row.name)
-        name.truncate(width, overflow="ellipsis", pad=True)
+        if row.state:
+            name.truncate(width, overflow="ellipsis", pad=True)
         rest = Text(f"  {row.type:<{type_width}}  {row.time:>{time_width}}  ").append(row.said, _colour(row.state))
         whole = name + rest
         whole.rstrip()

@@ -58,7 +58,7 @@ def command(
         if as_json:
             _render.document({"executions": [_document(one) for one in page], "next_cursor": page.next_cursor})
         else:
-            _render.executions(page, more=page.next_cursor and f"--cursor {page.next_cursor}")
+            _render.executions(page, more=page.next_cursor and f"add --cursor {page.next_cursor}")
         return 0
 
     return read(store, work)

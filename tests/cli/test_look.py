@@ -118,7 +118,7 @@ def test_list_pages_through_with_a_cursor(cli: Cli) -> None:
         seen += [one["id"] for one in page["executions"]]
         cursor = ("--cursor", page["next_cursor"] or "")
     assert seen == ["h4", "h3", "h2", "h1", "h0"]
-    assert "more: --cursor " in cli("list", "--limit", "2").err
+    assert "there are more: add --cursor " in cli("list", "--limit", "2").err
 
 
 def test_list_filters(cli: Cli) -> None:
