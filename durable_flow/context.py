@@ -282,7 +282,7 @@ class StepVisit:
         if variables != "keep":
             forgotten = list(live.seqs)
             if variables == "merge":
-                merged = self.take_over(live)
+                merged = self.take_over(live, apart_from="break_loop")
             del run.lives[path]
         run.emit(
             machine.settled(
@@ -299,13 +299,13 @@ class StepVisit:
             )
         )
 
-    def take_over(self, live: LiveFrame) -> list[tuple[str, int]]:
+    def take_over(self, live: LiveFrame, *, apart_from: str = "") -> list[tuple[str, int]]:
         """Moves what a body set into the frame of this step, in memory; what was moved, as (name, seq)."""
         parent = self._live
         merged: list[tuple[str, int]] = []
         ends_workflow = live.record.at == "__FINISHED__"
         for name, seq in live.seqs.items():
-            if name == "break_loop" or (name in live.shadows and not (ends_workflow and name == "result")):
+            if name == apart_from or (name in live.shadows and not (ends_workflow and name == "result")):
                 continue
             parent.values[name] = live.values[name]
             parent.seqs[name] = seq
