@@ -16,6 +16,9 @@
 """
 
 from durable_flow.clock import Clock, SystemClock
+from durable_flow.definition.graph import mermaid
+from durable_flow.definition.json_schema import language_schema
+from durable_flow.definition.loading import load, parse
 from durable_flow.errors import (
     ConfigError,
     ConflictError,
@@ -41,10 +44,7 @@ from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
-from durable_flow.definition.graph import mermaid
-from durable_flow.definition.json_schema import language_schema
 from durable_flow.limits import Limits
-from durable_flow.definition.loading import load, parse
 from durable_flow.model.execution import (
     Action,
     Entry,

@@ -14,14 +14,14 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from durable_flow.clock import Clock, SystemClock
+from durable_flow.definition.loading import load
+from durable_flow.definition.parser import parse_plain
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.limits import Limits
-from durable_flow.definition.loading import load
 from durable_flow.model.execution import Event
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.definition.parser import parse_plain
 from durable_flow.runners.direct import Runner
 from durable_flow.services import Services
 from durable_flow.steps.base import StepType
@@ -153,7 +153,7 @@ class Runtime:
 
     async def runner_of(self, execution_id: str) -> Runner:
         """A runner for the workflow of an existing execution, from the definition that is pinned to it."""
-        row = await self.store.row(execution_id)
+        row = await self._engine.store.row(execution_id)
         if row is None:
             raise ExecutionNotFound(execution_id)
         return Runner(self._engine, await self._definition(row.definition_hash, execution_id))
@@ -223,7 +223,7 @@ class Runtime:
         """The definition an execution was started with, whatever is on disk now."""
         known = self._pinned.get(definition_hash)
         if known is None:
-            blob = await self.store.definition(definition_hash)
+            blob = await self._engine.store.definition(definition_hash)
             if blob is None:
                 raise CorruptState(execution_id, f"its definition {definition_hash[:12]}… is not in the store")
             known = parse_plain(msgspec.json.decode(blob), limits=self._limits, extensions=self._extensions)

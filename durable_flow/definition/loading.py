@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 import msgspec
 
+from durable_flow.definition.parser import Extension, draft, finished, ordered, parse
+from durable_flow.definition.source import Source
+from durable_flow.definition.validator import examine
 from durable_flow.errors import ValidationError
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.definition.parser import Extension, draft, finished, ordered, parse
-from durable_flow.definition.source import Source
-from durable_flow.definition.validator import examine
 
 __all__ = ["Checked", "check", "load", "parse"]
 

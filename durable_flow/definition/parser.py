@@ -11,14 +11,6 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 
 from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
-from durable_flow.errors import ValidationError
-from durable_flow.expr.schema import Schema, check_type
-from durable_flow.limits import Limits
-from durable_flow.model.frame import RESERVED_TARGETS
-from durable_flow.model.problem import Problem
-from durable_flow.model.value import type_name
-from durable_flow.model.workflow import Body, InputDef, RetryPolicy, StepDef, WorkflowDef
-from durable_flow.model.workflow import Position as StepPosition
 from durable_flow.definition.reader import (
     BAD,
     STEP_ID,
@@ -41,6 +33,14 @@ from durable_flow.definition.reader import (
     read_fields,
 )
 from durable_flow.definition.source import Source, compose_source
+from durable_flow.errors import ValidationError
+from durable_flow.expr.schema import Schema, check_type
+from durable_flow.limits import Limits
+from durable_flow.model.frame import RESERVED_TARGETS
+from durable_flow.model.problem import Problem
+from durable_flow.model.value import type_name
+from durable_flow.model.workflow import Body, InputDef, RetryPolicy, StepDef, WorkflowDef
+from durable_flow.model.workflow import Position as StepPosition
 from durable_flow.steps import step_types
 from durable_flow.steps.base import Duration, Interval, StepType, TargetName, VariableName, walk
 

@@ -11,6 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.definition.flow import LAST_ERROR, Flow, Scope
+from durable_flow.definition.flow import Node as FlowNode
+from durable_flow.definition.parser import Draft
+from durable_flow.definition.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import (
     Reference,
@@ -21,13 +25,9 @@ from durable_flow.expr.reference import (
 )
 from durable_flow.expr.schema import Schema, compile_schema
 from durable_flow.expr.transform import Transform
-from durable_flow.definition.flow import LAST_ERROR, Flow, Scope
-from durable_flow.definition.flow import Node as FlowNode
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem, suggest
 from durable_flow.model.workflow import StepDef, WorkflowDef
-from durable_flow.definition.parser import Draft
-from durable_flow.definition.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
 from durable_flow.steps.base import VariableName, walk
 
 MAX_COMPARISONS = 20_000
@@ -153,7 +153,7 @@ class _Validator:
     def _place(self, node: FlowNode) -> None:
         """Whether a step of this type may stand here, with so many bodies."""
         step = node.step
-        if step.type.entry and (node.scope.parent is not None or node.index > 0):
+        if step.type.entry and node.scope.parent is None and node.index > 0:
             message = f"a step of type {step.type.name!r} can only be the first step of the workflow"
             self._problem(step, self._places.step(step), message)
         scope = _isolated(node.scope) if step.type.ends else None

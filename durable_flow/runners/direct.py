@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from durable_flow.answers import GIVEN, Answer, choose, message_for
+from durable_flow.definition.inputs import check_input
 from durable_flow.engine import POLL, AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
-from durable_flow.definition.inputs import check_input
 from durable_flow.live import Run
 from durable_flow.model.codec import Info, decode_info, encode
 from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status

@@ -242,7 +242,7 @@ class StepType(Generic[ConfigT]):
     decides: ClassVar[bool] = False
     """People decide on it: its outcome is `$approvals.<step id>`."""
     entry: ClassVar[bool] = False
-    """Marks the entry: it may only be the first step of the workflow."""
+    """Marks the entry: at the top level it may only be the first step."""
     bare: ClassVar[frozenset[str]] = frozenset({"on_timeout"})
     """The keys by whose targets it goes on without having set anything."""
 

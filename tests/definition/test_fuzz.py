@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_flow.errors import ValidationError
 from durable_flow.definition.flow import Flow
 from durable_flow.definition.graph import mermaid
 from durable_flow.definition.loading import check, load
 from durable_flow.definition.parser import parse
+from durable_flow.errors import ValidationError
 from tests.definition.documents import correct, wrong
 
 TEXTS = [text for text, _ in wrong().values()]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from durable_flow.errors import InputError, LimitExceeded
 from durable_flow.definition.inputs import check_input
+from durable_flow.definition.parser import parse
+from durable_flow.errors import InputError, LimitExceeded
 from durable_flow.limits import Limits
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.definition.parser import parse
 from tests.definition.documents import steps
 
 

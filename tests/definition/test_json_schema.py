@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from durable_flow.definition.document import compose
-from durable_flow.errors import ValidationError
 from durable_flow.definition.json_schema import language_schema
-from durable_flow.limits import Limits
 from durable_flow.definition.parser import parse
+from durable_flow.errors import ValidationError
+from durable_flow.limits import Limits
 from durable_flow.steps import step_types
 from tests.definition.documents import correct, wrong
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from durable_flow.definition.parser import parse, parse_plain
 from durable_flow.errors import ValidationError
 from durable_flow.limits import Limits
 from durable_flow.model.workflow import InputDef, Position, RetryPolicy, StepDef, WorkflowDef
-from durable_flow.definition.parser import parse, parse_plain
 from tests.definition.documents import correct, steps
 
 

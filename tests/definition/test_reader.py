@@ -9,16 +9,16 @@ import msgspec
 import pytest
 
 from durable_flow.definition.document import compose_plain
+from durable_flow.definition.json_schema import language_schema
+from durable_flow.definition.loading import load
+from durable_flow.definition.reader import form_of, key_path, locate
 from durable_flow.errors import ConfigError, ValidationError
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
-from durable_flow.definition.json_schema import language_schema
 from durable_flow.limits import Limits
-from durable_flow.definition.loading import load
 from durable_flow.model.workflow import Body
-from durable_flow.definition.reader import form_of, key_path, locate
 from durable_flow.steps import step_types
 from durable_flow.steps.base import BodyDef, Duration, Interval, StepType, TargetName, VariableName
 

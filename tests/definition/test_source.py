@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from durable_flow.definition.loading import load
 from durable_flow.errors import ValidationError
 from durable_flow.limits import Limits
-from durable_flow.definition.loading import load
 from tests.definition.documents import steps
 
 TEXT = steps("{id: a, type: end}")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from durable_flow.errors import ValidationError
 from durable_flow.definition.loading import load
 from durable_flow.definition.parser import draft
 from durable_flow.definition.validator import examine
+from durable_flow.errors import ValidationError
 
 Steps = list[dict[str, Any]]
 COUNT = 10_000

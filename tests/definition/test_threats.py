@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from durable_flow.errors import ValidationError
 from durable_flow.definition.graph import mermaid
 from durable_flow.definition.loading import load
 from durable_flow.definition.parser import parse
+from durable_flow.errors import ValidationError
 from tests.definition.documents import steps
 
 
@@ -102,8 +102,8 @@ def test_threat_8_graph_bombs() -> None:
         routers += [
             {"id": f"r{n}", "type": "router", "routes": [{"when": {"field": "input.x"  , "value": n}, "then": f"a{n}"}],
              "default": f"b{n}"},
-            {"id": f"a{n}", "type": "start", "next": f"r{n + 1}"},
-            {"id": f"b{n}", "type": "start", "next": f"r{n + 1}"},
+            {"id": f"a{n}", "type": "assign", "set": {"x": 1}, "next": f"r{n + 1}"},
+            {"id": f"b{n}", "type": "assign", "set": {"x": 1}, "next": f"r{n + 1}"},
         ]  # fmt: skip
     document = {"id": "w", "name": "W", "steps": [*routers, {"id": "r1000", "type": "end"}]}
     begun = time.process_time()
@@ -132,5 +132,13 @@ def test_threat_11_ids_have_a_grammar(name: str) -> None:
 
 
 def test_threat_11_names_are_escaped_where_they_are_drawn() -> None:
-    drawn = mermaid(parse({"id": "w", "name": "W", "steps": [{"id": "a", "type": "start", "next": '"]; click a "x"'}]}))
+    drawn = mermaid(
+        parse(
+            {
+                "id": "w",
+                "name": "W",
+                "steps": [{"id": "a", "type": "assign", "set": {"x": 1}, "next": '"]; click a "x"'}],
+            }
+        )
+    )
     assert 'click a "' not in drawn

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from durable_flow.definition.document import compose
-from durable_flow.errors import ValidationError
-from durable_flow.limits import Limits
 from durable_flow.definition.loading import check, load
 from durable_flow.definition.parser import parse, parse_plain
 from durable_flow.definition.validator import validate
+from durable_flow.errors import ValidationError
+from durable_flow.limits import Limits
 from tests.definition.documents import correct, steps, wrong
 
 CORRECT = correct()
@@ -96,9 +96,9 @@ def test_a_reference_in_a_body_is_told_of_the_body_step() -> None:
 
 
 def test_problems_come_in_the_order_of_the_document() -> None:
-    text = steps("{id: a, type: end, result: $x}", "{id: b, type: start, nxt: c}", more="versoin: 1\n")
+    text = steps("{id: a, type: end, result: $x}", "{id: b, type: assign, set: {y: 1}, nxt: c}", more="versoin: 1\n")
     places = [problem.split(": ", 1)[0] for problem in told(text)]
-    assert places == ["4:30", "5:24", "6:1"]
+    assert places == ["4:30", "5:38", "6:1"]
 
 
 def test_a_file_is_named_in_its_problems(tmp_path: Any) -> None:
