@@ -174,7 +174,7 @@ def wait_options(function: Function) -> Function:
 
 
 def definition_files(paths: tuple[Path, ...]) -> list[Path]:
-    """The files, and the *.yml, *.yaml and *.json of the folders. Raises click.BadParameter for what is not there."""
+    """The files, and the *.yml and *.yaml of the folders. Raises click.BadParameter for what is not there."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
