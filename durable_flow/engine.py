@@ -52,6 +52,7 @@ from durable_flow.model.frame import FrameState, Message, Record
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
+from durable_flow.patience import PatientStore
 from durable_flow.services import Services
 from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
 from durable_flow.stores.base import Busy, Commit, Committed, New, Row, Store, Stored
@@ -96,7 +97,7 @@ class Engine:
         clock: Clock,
         ids: Ids,
     ) -> None:
-        self.store = store
+        self.store = PatientStore(store, clock, patience=lease_ttl * 0.8)
         self.services = services
         self.find_workflow = find_workflow
         self.load_definition = load_definition
@@ -108,6 +109,7 @@ class Engine:
         self.ids = ids
         self.owner = ids.owner()
         self.runs: dict[str, Run] = {}
+        self._taking: dict[str, asyncio.Event] = {}
         self.observers: list[Callable[[Event], None]] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._left: set[asyncio.Future[Any]] = set()
@@ -172,6 +174,9 @@ class Engine:
                     for run in known:
                         if held.get(run.id) != run.generation and not run.releasing:
                             self.stop(run, "lease_lost")
+                    for execution_id, generation in held.items():
+                        if execution_id not in self.runs and execution_id not in self._taking:
+                            await self.store.release(execution_id, owner=self.owner, generation=generation)
                 for execution_id in await self.store.mail(self.owner):
                     if (found := self.runs.get(execution_id)) is not None:
                         await self.collect(found)
@@ -1056,12 +1061,18 @@ class Engine:
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.PENDING, Status.RUNNING, Status.HALTED)
     ) -> Run | None:
         """Takes an execution that nobody drives; None if somebody does, or it has another status."""
+        if execution_id in self.runs or execution_id in self._taking:
+            return None
         stored: Stored | Busy | None = None
 
         async def take() -> None:
             nonlocal stored
             stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
+            if isinstance(stored, Busy) and stored.owner == self.owner and stored.status in statuses:
+                # Ours already, and nobody here knows: the answer of an earlier claim or release was lost.
+                stored = await self.store.fetch(execution_id)
 
+        settled = self._taking[execution_id] = asyncio.Event()
         try:
             await self.uninterrupted(take())
             if not isinstance(stored, Stored):
@@ -1074,6 +1085,9 @@ class Engine:
                     self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
                 )
             raise
+        finally:
+            del self._taking[execution_id]
+            settled.set()
         run.recoveries = stored.row.recoveries
         if run.status in (Status.RUNNING, Status.PENDING):
             metadata = {"recoveries": stored.row.recoveries} if stored.row.recoveries else None
@@ -1265,8 +1279,13 @@ class Engine:
 
     async def nudge(self, execution_id: str) -> None:
         """An execution has mail: it is read here if it is driven here, and driven if nobody does."""
-        while (run := self.runs.get(execution_id)) is not None:
-            if not run.leaving:
+        while True:
+            run = self.runs.get(execution_id)
+            if run is None:
+                if (settled := self._taking.get(execution_id)) is None:
+                    break
+                await settled.wait()
+            elif not run.leaving:
                 await self.collect(run)
                 if not run.leaving:
                     return

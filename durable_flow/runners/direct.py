@@ -215,8 +215,8 @@ class Runner:
             if run is not None:
                 return await self._drive(run)
             row = await self._row(execution_id)
-            if not Status(row.status).over and row.owner is not None:
-                raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner}")
+            if not Status(row.status).over and (row.owner is not None or row.status != Status.HALTED):
+                raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner or 'this process'}")
         return await self._result(execution_id)
 
     async def _stir(self, info: Info) -> None:

@@ -1,0 +1,108 @@
+"""Trying a store again while it cannot be reached: the one place where that is done, above every store.
+
+Reads and what may be done twice are simply repeated. Where the answer of a write was lost, what is in the store tells
+whether it landed. Commits are not repeated here: only the engine knows how to recognise its own (by their nonce).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeVar
+
+from durable_flow.clock import Clock
+from durable_flow.errors import StoreUnavailable
+from durable_flow.model.frame import Message
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Store, Stored
+
+T = TypeVar("T")
+
+FIRST, LONGEST = 0.05, 1.0
+"""Seconds between two tries: the first pause, and the longest."""
+
+
+class PatientStore(Store):
+    """A store that repeats for `patience` seconds what fails with StoreUnavailable."""
+
+    def __init__(self, store: Store, clock: Clock, *, patience: float) -> None:
+        self.store = store
+        self.clock = clock
+        self.patience = patience
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]] | None = None) -> T:
+        """What `ask` gives, or after a failure `again`."""
+        end: float | None = None
+        pause = FIRST
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailable:
+                now = self.clock.monotonic()
+                end = now + self.patience if end is None else end
+                if now + pause > end:
+                    raise
+            await self.clock.sleep(pause)
+            pause = min(pause * 2, LONGEST)
+            ask = again or ask
+
+    async def open(self) -> None:
+        await self.store.open()
+
+    async def close(self) -> None:
+        await self.store.close()
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return self.store.commit(commit)
+
+    async def append(self, message: Message, body: Blob) -> Appended:
+        async def again() -> Appended:
+            appended = await self.store.append(message, body)
+            if appended.outcome != "accepted" and await self._has(message.execution_id, body):
+                return Appended(outcome="accepted", owner=appended.owner, lease_until=appended.lease_until)
+            return appended
+
+        return await self._insist(lambda: self.store.append(message, body), again)
+
+    async def _has(self, execution_id: str, body: Blob) -> bool:
+        """Whether this very message (its time is in it) is in the inbox."""
+        return any(found == body for _, found in await self.store.inbox(execution_id))
+
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        return await self._insist(lambda: self.store.claim(execution_id, owner=owner, ttl=ttl, statuses=statuses))
+
+    async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
+        return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon
+
+    async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
+        await self._insist(lambda: self.store.release(execution_id, owner=owner, generation=generation))
+
+    async def mail(self, owner: str) -> Sequence[str]:
+        return await self.store.mail(owner)
+
+    async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        return await self._insist(lambda: self.store.inbox(execution_id))
+
+    async def row(self, execution_id: str) -> Row | None:
+        return await self._insist(lambda: self.store.row(execution_id))
+
+    async def fetch(self, execution_id: str) -> Stored | None:
+        return await self._insist(lambda: self.store.fetch(execution_id))
+
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
+        return await self._insist(lambda: self.store.read(execution_id, after=after, limit=limit, seqs=seqs))
+
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        return await self._insist(lambda: self.store.search(filter, limit=limit, cursor=cursor))
+
+    async def remove(self, execution_id: str) -> bool:
+        return await self.store.remove(execution_id)
+
+    async def definition(self, definition_hash: str) -> Blob | None:
+        return await self._insist(lambda: self.store.definition(definition_hash))
+
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        return await self._insist(lambda: self.store.purge_rows(before=before, statuses=statuses, limit=limit))
