@@ -57,6 +57,8 @@ class FakeClock:
         self._made = 0
         self.busy = 0
         """How many things are under way that take real time (threads, files): meanwhile no time is skipped."""
+        self.on_skip: Callable[[], None] | None = None
+        """Called before time is skipped: everybody sleeps."""
 
     def now(self) -> float:
         """Wall-clock seconds since the epoch."""
@@ -100,6 +102,8 @@ class FakeClock:
         wait = self.next()
         if wait is None:
             return False
+        if self.on_skip is not None:
+            self.on_skip()
         self.jump(wait)
         return True
 

@@ -7,16 +7,20 @@ else does.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from durable_flow import WorkflowDef
+
+Identity = tuple[str, str]
+"""An effect: the execution and the path of the step."""
+
 
 class Effect(msgspec.Struct, frozen=True):
-    """One performed call."""
+    """One performed call. `lane` is what happens one after the other: the execution, or one of several branches."""
 
     name: str
     execution_id: str
@@ -24,10 +28,48 @@ class Effect(msgspec.Struct, frozen=True):
     attempt: int
     key: str
     life: int
+    lane: str = ""
 
     @property
-    def identity(self) -> tuple[str, str]:
+    def identity(self) -> Identity:
         return self.execution_id, self.path
+
+
+class Lanes:
+    """Which steps of some workflows run one after the other, from the definitions."""
+
+    def __init__(self, workflows: Iterable[WorkflowDef]) -> None:
+        self._branched: set[tuple[str, str]] = set()
+        self._sequential: set[tuple[str, str]] = set()
+        for workflow in workflows:
+            for node in _nodes(workflow.document):
+                if "branches" in node:
+                    self._branched.add((workflow.id, node["id"]))
+                if ("over" in node or "while" in node) and node.get("concurrency", 1) == 1:
+                    self._sequential.add((workflow.id, node["id"]))
+
+    def of(self, workflow_id: str, path: str) -> str:
+        """The lane of a step: its path up to the last place where several things run side by side."""
+        parts = path.split("/")
+        names = [part.partition("[")[0].partition("#")[0] for part in parts]
+        lane = 0
+        for index, part in enumerate(parts):
+            if index and (workflow_id, names[index - 1]) in self._branched:
+                lane = index + 1
+            if part.endswith("]") and (workflow_id, names[index]) not in self._sequential:
+                lane = index + 1
+        return "/".join(parts[:lane])
+
+
+def _nodes(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("id"), str):
+            yield value
+        for inner in value.values():
+            yield from _nodes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _nodes(inner)
 
 
 class Ledger:
@@ -35,56 +77,61 @@ class Ledger:
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
-        self.licences: Counter[tuple[str, str]] = Counter()
-        self.injected: Counter[tuple[str, str]] = Counter()
+        self.licences: Counter[Identity] = Counter()
+        self.injected: Counter[Identity] = Counter()
         """Failures planted from outside, by effect: the script of a service does not count them."""
         self.wrong: list[str] = []
-        self.unwinding = False
-        """Whether the tasks are being cancelled from outside: they may end before their effects are durable."""
-        self._dirty: dict[tuple[str, str], asyncio.Task[Any] | None] = {}
-        self._watched: set[asyncio.Task[Any]] = set()
+        self._dirty: dict[Identity, Effect] = {}
+        self._returned: set[Identity] = set()
 
     def perform(self, effect: Effect) -> None:
-        """An effect happens, in the task that is running."""
-        task = asyncio.current_task()
-        for identity, other in self._dirty.items():
-            if other is task and task is not None:
-                self.wrong.append(f"O7 {_told(effect.identity)} began while {_told(identity)} was not durable")
+        """An effect happens."""
+        self.wrong += [
+            f"O7 {_told(effect.identity)} began while {_told(other.identity)} was not durable"
+            for other in self._dirty.values()
+            if (other.execution_id, other.lane) == (effect.execution_id, effect.lane)
+        ]
         self.effects.append(effect)
-        self._dirty[effect.identity] = task
-        if task is not None and task not in self._watched:
-            self._watched.add(task)
-            task.add_done_callback(self._ended)
+        self._dirty[effect.identity] = effect
+
+    def returned(self, effect: Effect) -> None:
+        """The answer of an effect is there."""
+        if effect.identity in self._dirty:
+            self._returned.add(effect.identity)
+
+    def rest(self, when: str) -> None:
+        """Nothing more will happen by itself now: what has returned must be durable."""
+        for identity in sorted(self._returned):
+            self.wrong.append(f"O7 {_told(identity)} had returned and was not durable {when}")
+        self._returned.clear()
 
     def landed(self, execution_id: str, entries: Iterable[Mapping[str, Any]]) -> None:
         """Entries became durable: what they are about is dirty no longer."""
         for entry in entries:
             if entry.get("step") and entry["action"] != "started":
-                self._dirty.pop((execution_id, entry.get("path", "")), None)
+                self._clean((execution_id, entry.get("path", "")))
 
-    def license(self) -> None:
-        """Everything in flight may happen once more: the process died, or its call was cancelled."""
-        self.licences.update(self._dirty.keys())
-        self._dirty.clear()
+    def _clean(self, identity: Identity) -> None:
+        self._dirty.pop(identity, None)
+        self._returned.discard(identity)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._watched.discard(task)
-        if task.cancelled() or self.unwinding:
-            return
-        for identity, other in self._dirty.items():
-            if other is task:
-                self.wrong.append(f"O7 the task of {_told(identity)} ended before it was durable")
+    def license(self, executions: Collection[str] | None = None) -> None:
+        """Everything in flight (of these executions) may happen once more: the process died, or its call ended."""
+        for identity in list(self._dirty):
+            if executions is None or identity[0] in executions:
+                self.licences[identity] += 1
+                self._clean(identity)
 
-    def counts(self) -> Counter[tuple[str, str]]:
+    def counts(self) -> Counter[Identity]:
         """How often each effect happened."""
         return Counter(effect.identity for effect in self.effects)
 
-    def problems(self, expected: Counter[tuple[str, str]] | None, *, racing: Iterable[str] = ()) -> list[str]:
+    def problems(self, expected: Counter[Identity] | None, *, racing: Iterable[str] = ()) -> list[str]:
         """Where the rules O4 to O7 are broken; `expected` are the counts of a run without faults."""
         found = list(self.wrong)
         counts = self.counts()
-        keys: dict[tuple[str, str], str] = {}
-        owners: dict[str, tuple[str, str]] = {}
+        keys: dict[Identity, str] = {}
+        owners: dict[str, Identity] = {}
         for effect in self.effects:
             first = keys.setdefault(effect.identity, effect.key)
             if first != effect.key:
@@ -106,5 +153,5 @@ class Ledger:
         return found
 
 
-def _told(identity: tuple[str, str]) -> str:
+def _told(identity: Identity) -> str:
     return f"{identity[0]}:{identity[1]}"

@@ -13,8 +13,8 @@ import msgspec
 
 from durable_flow import StepContext
 from durable_flow.testing.clock import FakeClock
-from durable_flow.testing.ledger import Effect, Ledger
-from durable_flow.testing.points import Gate
+from durable_flow.testing.ledger import Effect, Lanes, Ledger
+from durable_flow.testing.points import Gate, Mode, Point
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -76,11 +76,14 @@ STEP = "durable_flow_step"
 class Door(Mapping[str, Callable[..., Any]]):
     """A service behind a gate: every call of it is a numbered point and stands in the ledger."""
 
-    def __init__(self, name: str, service: Any, *, gate: Gate, ledger: Ledger, clock: FakeClock, life: int) -> None:
+    def __init__(
+        self, name: str, service: Any, *, gate: Gate, ledger: Ledger, lanes: Lanes, clock: FakeClock, life: int
+    ) -> None:
         self.name = name
         self.service = service
         self.gate = gate
         self.ledger = ledger
+        self.lanes = lanes
         self.clock = clock
         self.life = life
 
@@ -124,23 +127,29 @@ class Door(Mapping[str, Callable[..., Any]]):
             attempt=context.attempt,
             key=context.idempotency_key,
             life=self.life,
+            lane=self.lanes.of(context.workflow_id, context.path),
         )
         point = gate.enter("effect", name, f"{context.execution_id}:{context.path}")
         failing = point.mode is not None and point.mode.kind == "error"
-        shown = msgspec.structs.replace(context, attempt=context.attempt - ledger.injected[effect.identity])
-        if failing:
+        shown = msgspec.structs.replace(context, attempt=max(1, context.attempt - ledger.injected[effect.identity]))
+        if failing and point.mode is Mode.ERROR_BEFORE:
             ledger.injected[effect.identity] += 1
         await gate.before(point)
         ledger.perform(effect)
-        if failing:
-            ledger.licences[effect.identity] += 1
         try:
             result = await work(shown)
         except Exception:
-            await gate.after(point)
+            await self._answered(effect, point, failing)
             raise
-        await gate.after(point)
+        await self._answered(effect, point, failing)
         return result
+
+    async def _answered(self, effect: Effect, point: Point, failing: bool) -> None:
+        self.ledger.returned(effect)
+        if failing:
+            self.ledger.injected[effect.identity] += 1
+            self.ledger.licences[effect.identity] += 1
+        await self.gate.after(point)
 
     async def _perform(self, target: Callable[..., Any], call: Callable[[], Any]) -> Any:
         if isinstance(self.service, Scripted):

@@ -26,7 +26,7 @@ from durable_flow import (
 )
 from durable_flow.testing.clock import SkippingLoop
 from durable_flow.testing.ids import CountedIds
-from durable_flow.testing.ledger import Ledger
+from durable_flow.testing.ledger import Lanes, Ledger
 from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
 from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Scenario
 from durable_flow.testing.services import Door
@@ -93,6 +93,8 @@ class Teller:
         self.ledger = Ledger()
         self.watch = Watch(self.ledger)
         self.services = scenario.services(self.clock)
+        self.lanes = Lanes([scenario.workflow, *scenario.others])
+        self.clock.on_skip = self._asleep
         self.problems: list[str] = []
         self.lives: list[list[Point]] = []
         self.met: list[Point] = []
@@ -162,7 +164,9 @@ class Teller:
             store,
             workflows=[workflow, *scenario.others],
             services={
-                name: Door(name, service, gate=gate, ledger=self.ledger, clock=self.clock, life=number)
+                name: Door(
+                    name, service, gate=gate, ledger=self.ledger, lanes=self.lanes, clock=self.clock, life=number
+                )
                 for name, service in self.services.items()
             },
             clock=self.clock,
@@ -236,6 +240,11 @@ class Teller:
 
         return secret
 
+    def _asleep(self) -> None:
+        # A store that does not answer is a reason to wait.
+        if not any(point.mode is not None and point.kind == "store" for point in self.gate.met):
+            self.ledger.rest("when everybody slept")
+
     def _noise(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, BaseException) and isinstance(first_error(error), Killed):
@@ -262,7 +271,6 @@ class Teller:
         if self.task is None or self.task.done():
             return False
         self.asked, self.asked_at = kind, self.loop.turns
-        self.ledger.unwinding = True
         if kind in ("scope", "both") and self.scope is not None:
             self.scope.cancel()
         if kind in ("cancel", "both") or self.scope is None:
@@ -294,7 +302,6 @@ class Teller:
             raise Over
         if self.asked is not None:
             self.ledger.license()
-            self.ledger.unwinding = False
             await self._check_cancelled(task, bool(gave))
             if task.cancelled() or not gave:
                 if not task.cancelled() and (failed := task.exception()) is not None:
@@ -305,11 +312,13 @@ class Teller:
                 self.problems.append("P10 the call was cancelled by nobody")
             return None
         error = task.exception()
-        return first_error(error) if error is not None else gave[0]
+        if error is not None:
+            return first_error(error)
+        self.ledger.rest("when the call returned")
+        return gave[0]
 
     def _nobody_asked(self) -> None:
         self.scope, self.asked = None, None
-        self.ledger.unwinding = False
 
     def _hang(self, task: asyncio.Task[Any]) -> None:
         self.problems.append(f"O9 a call did not return within {PATIENCE:g} s")
@@ -427,10 +436,11 @@ class Teller:
     async def _finish(self, name: str) -> None:
         """An execution that outlives the one it was started by is driven to its end too."""
 
-        async def drive() -> None:
+        async def drive() -> bool:
             row = await self.runtime.store.row(name)
-            if row is not None and not Status(row.status).over:
-                await (await self.runtime.runner_of(name)).recover(name)
+            if row is None or Status(row.status).over:
+                return True
+            return (await (await self.runtime.runner_of(name)).recover(name)).status.over
 
         for _ in range(40):
             ended = await self._call(drive)
@@ -439,7 +449,7 @@ class Teller:
             elif isinstance(ended, Exception):
                 if self._judge(ended) is not None:
                     return
-            elif self.asked is None:
+            elif self.asked is None and ended:
                 return
 
     async def _epilogue(self) -> None:
@@ -458,7 +468,6 @@ class Teller:
         """None if what a call raised is a consequence of a fault, after which one tries again."""
         if isinstance(ended, StoreError | LeaseLost) and self.gate.met:
             self.surfaced += 1
-            self.ledger.license()
             return None
         if isinstance(ended, ConflictError) and self.gate.met:
             self.clock.jump(TTL + 1)

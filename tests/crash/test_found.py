@@ -6,11 +6,15 @@ from typing import Any
 import durable_flow as df
 from durable_flow.testing import (
     CANCELS,
+    ERRORS,
     KILLS,
     Cancel,
     Explorer,
+    FakeClock,
     Mode,
+    Reply,
     Scenario,
+    Scripted,
     answer,
 )
 
@@ -62,3 +66,31 @@ def test_an_answer_to_a_child_is_taken_after_a_crash_when_its_parent_is_recovere
 def test_a_grandchild_goes_on_when_its_grandparent_is_recovered() -> None:
     others = [ASK, child_of("parent", "ask")]
     explored(answered(workflow=child_of("grandparent", "parent"), others=others), KILLS, "append", "claim", "commit")
+
+
+def test_a_lost_answer_of_a_claim_or_an_append_is_looked_up() -> None:
+    explorer = Explorer(answered())
+    for plan in explorer.plans(ERRORS):
+        (number,) = plan.lives[0]
+        if explorer.points[number - 1].name in ("claim", "append", "commit"):
+            assert explorer.play(plan).surfaced == 0
+    explorer.report.raise_for_bad()
+
+
+def test_a_store_that_fails_once_does_not_interrupt_the_other_branches() -> None:
+    workflow = flow(
+        "branches",
+        {
+            "id": "both",
+            "type": "parallel",
+            "branches": [
+                {"id": "child", "type": "workflow", "workflow_id": "ask"},
+                {"id": "work", "type": "call", "service": "Desk", "method": "work", "retry": PATIENT},
+            ],
+        },
+    )
+
+    def services(clock: FakeClock) -> Mapping[str, Any]:
+        return {"Desk": Scripted(clock, work=Reply("done", takes=0.2))}
+
+    explored(answered(workflow=workflow, others=[ASK], services=services), ERRORS, "row")
