@@ -261,7 +261,10 @@ async def test_breaking_off_keeps_what_the_iteration_set(world: World, way: str)
           output: out
           do:
             - {{id: a, type: assign, set: {{x: $item}}}}
-            - {{id: which, type: router, routes: [{{when: {{field: item, value: 2}}, then: {leave}}}], default: __CONTINUE__}}
+            - id: which
+              type: router
+              routes: [{{when: {{field: item, value: 2}}, then: {leave}}}]
+              default: __CONTINUE__
             - {{id: stop, type: assign, set: {{break_loop: true}}}}
           next: done
         - {{id: done, type: end, result: [$x, $loop]}}
@@ -314,7 +317,12 @@ async def test_a_break_flag_set_in_a_branch_breaks_the_loop_around_it(world: Wor
 
 async def test_a_false_break_flag_does_not_break(world: World) -> None:
     result = await world.run("""
-        - {id: each, type: loop, over: [1, 2], output: out, do: [{id: b, type: assign, set: {break_loop: false}}], next: done}
+        - id: each
+          type: loop
+          over: [1, 2]
+          output: out
+          do: [{id: b, type: assign, set: {break_loop: false}}]
+          next: done
         - {id: done, type: transform, input: out, expression: {count: null}, output: result}
     """)
     assert result.output == 2
@@ -331,7 +339,10 @@ async def test_leaving_for_a_step_outside(world: World) -> None:
               over: [10, 20]
               do:
                 - {id: a, type: assign, set: {x: [$item]}}
-                - {id: which, type: router, routes: [{when: {field: item, value: 20}, then: away}], default: __CONTINUE__}
+                - id: which
+                  type: router
+                  routes: [{when: {field: item, value: 20}, then: away}]
+                  default: __CONTINUE__
           next: done
         - {id: done, type: end, result: done}
         - {id: away, type: end, result: $x}
