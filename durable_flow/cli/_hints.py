@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import click
 import msgspec
 from click.core import ParameterSource
 
 import durable_flow as df
+
+APPROVAL = "approval"
 
 CARRIED = {
     "store": "--store",
@@ -49,15 +51,24 @@ class Hints(msgspec.Struct, frozen=True):
         """A command that goes on with an execution."""
         return self._line(command, arguments, (*self.store, *self.host))
 
-    def answers(self, halt: df.Halt, *, execution_id: str, several: bool) -> list[str]:
-        """The commands that answer a wait."""
+    async def answers(self, result: df.ExecutionResult, store: df.Store) -> dict[str, list[str]]:
+        """The commands that answer the waits of an execution, by wait id."""
+        several = len(result.halts) > 1
+        return {
+            halt.wait_id: self._answers(
+                halt, execution_id=result.execution_id, several=several, voters=await _voters(halt, store)
+            )
+            for halt in result.halts
+        }
+
+    def _answers(self, halt: df.Halt, *, execution_id: str, several: bool, voters: Collection[str]) -> list[str]:
         which = ("--wait-id", halt.wait_id) if several else ()
-        if halt.type != "approval":
+        if halt.type != APPROVAL:
             return [self.drive("resume", execution_id, "--response", "JSON", *which)]
         asked = halt.data if isinstance(halt.data, dict) else {}
         by: tuple[str, ...] = ()
         if asked.get("approvers"):
-            by = ("--by", str(asked["approvers"][0]))
+            by = ("--by", str(next((name for name in asked["approvers"] if name not in voters), "NAME")))
         elif asked.get("required", 1) > 1:
             by = ("--by", "NAME")
         return [
@@ -67,3 +78,10 @@ class Hints(msgspec.Struct, frozen=True):
 
     def _line(self, command: str, arguments: Iterable[str], options: Iterable[str]) -> str:
         return f"{self.program} {shlex.join([command, *arguments, *options])}"
+
+
+async def _voters(halt: df.Halt, store: df.Store) -> set[str]:
+    """Who answered this wait before."""
+    one = await store.load(halt.execution_id) if halt.type == APPROVAL else None
+    waits = [] if one is None else one.blocked_on
+    return {vote.by for wait in waits if wait.wait_id == halt.wait_id for vote in getattr(wait, "votes", ())}

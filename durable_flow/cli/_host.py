@@ -207,15 +207,12 @@ class _Drive:
                 finally:
                     self.execution_id = watch.execution_id
                 workflow_id = (await runtime.runner_of(result.execution_id)).workflow.id
+                answers = await self.hints.answers(result, runtime.store)
                 await _until_settled(runtime.store, watch.driven)
                 self.orphans = await _orphans(runtime.store, result.execution_id)
         finally:
             progress.close()
-        several = len(result.halts) > 1
-        asked = [
-            _render.Asked(halt, self.hints.answers(halt, execution_id=result.execution_id, several=several))
-            for halt in result.halts
-        ]
+        asked = [_render.Asked(halt, answers[halt.wait_id]) for halt in result.halts]
         return result, workflow_id, asked
 
     async def _check_services(self, runtime: df.Runtime, services: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -127,6 +127,11 @@ def document(value: object) -> None:
 def pretty(value: object) -> str:
     """Indented JSON."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _compact(value: object) -> str:
+    """JSON on one line."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def line(text: str, *, indent: int = 0) -> None:
@@ -281,7 +286,7 @@ def _facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
         elif isinstance(found, list) and found and all(isinstance(item, str) for item in found):
             shown = Text(plain(", ".join(found)))
         else:
-            text = plain(found if isinstance(found, str) else json.dumps(found, ensure_ascii=False))
+            text = plain(found if isinstance(found, str) else _compact(found))
             if console.is_terminal and len(text) > SHOWN_TEXT:
                 text = f"{text[:SHOWN_TEXT]}… ({len(text):,} characters; --json shows them)"
             shown = Text(text)
@@ -527,11 +532,12 @@ def _what(entry: df.Entry) -> str:
     if entry.error is not None:
         what = entry.error
     elif entry.changes:
-        what = ", ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in entry.changes.items())
+        what = ", ".join(f"{name}={_compact(item)}" for name, item in entry.changes.items())
     elif entry.output is not None:
-        what = json.dumps(entry.output, ensure_ascii=False)
+        what = _compact(entry.output)
     else:
-        what = " ".join(f"{name}={item}" for name, item in entry.metadata.items() if name != "memo")
+        told = [(name, item) for name, item in entry.metadata.items() if name != "memo"]
+        what = " ".join(f"{name}={item if isinstance(item, str) else _compact(item)}" for name, item in told)
     by = f"by {entry.actor}" if entry.actor else ""
     return plain(f"{by} {what}".strip().replace("\n", " "))
 
@@ -647,7 +653,3 @@ def progress(*, quiet: bool) -> Progress:
     if quiet:
         return Progress()
     return LiveProgress() if is_live() else PlainProgress()
-
-
-def elapsed(since: datetime, until: datetime) -> float:
-    return max(0.0, (until - since) / timedelta(seconds=1))

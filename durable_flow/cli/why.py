@@ -24,10 +24,7 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
             runner = await runtime.runner_of(execution_id)
             whys = await runner.why(execution_id)
             result = await runner.result(execution_id)
-        several = len(result.halts) > 1
-        answers = {
-            halt.wait_id: hints.answers(halt, execution_id=execution_id, several=several) for halt in result.halts
-        }
+            answers = await hints.answers(result, opened)
         otherwise = _otherwise(result.status, whys, execution_id, hints)
         if as_json:
             waits = [

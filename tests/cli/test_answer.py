@@ -68,6 +68,16 @@ def test_votes_are_counted(cli: Cli, folder: Path) -> None:
     assert cli("approve", "v", "--by", "bob").code == 0
 
 
+def test_who_has_voted_is_not_asked_again(cli: Cli, folder: Path) -> None:
+    (folder / "both.yml").write_text(
+        "id: both\nname: Both\nsteps:\n"
+        "  - {id: b, type: approval, prompt: Sure?, approvers: [alice, bob], required: 2}\n"
+    )
+    assert "approve b --by alice" in cli("run", "both.yml", "--id", "b").out
+    assert "approve b --by bob" in cli("approve", "b", "--by", "alice").out
+    assert "approve b --by bob" in cli("why", "b").out
+
+
 def test_a_wait_whose_time_is_up_says_so(cli: Cli, folder: Path) -> None:
     (folder / "late.yml").write_text(
         "id: late\nname: Late\nsteps:\n  - {id: l, type: approval, prompt: Now?, timeout: 1ms}\n"
