@@ -77,9 +77,10 @@ def _response(wait: HaltWait, answer: Answer, now: float) -> Message:
 def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
     if answer.response is not GIVEN:
         raise ValidationError([f"wait {wait.wait_id!r} is an approval: answer it with approved=True or approved=False"])
+    if answer.approved is GIVEN:
+        raise ValidationError([f"wait {wait.wait_id!r} is an approval: answer it with approved=True or approved=False"])
     if answer.approved is not True and answer.approved is not False:
-        given = "nothing" if answer.approved is GIVEN else repr(answer.approved)
-        raise ValidationError([f"approved must be exactly True or False, not {given}"])
+        raise ValidationError([f"approved must be exactly True or False, not {answer.approved!r}"])
     by = answer.by
     if by is not None and (type(by) is not str or not by):
         raise ValidationError([f"by must be the name of a person, not {by!r}"])

@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from durable_flow import machine
 from durable_flow.clock import Clock, Timer, moment
 from durable_flow.context import Fatal, StepVisit, step_error
+from durable_flow.definition.inputs import check_input
 from durable_flow.errors import (
     ConflictError,
     DurableFlowError,
@@ -43,7 +44,6 @@ from durable_flow.errors import (
     StoreUnavailable,
 )
 from durable_flow.ids import Ids
-from durable_flow.definition.inputs import check_input
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
@@ -144,20 +144,22 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def spawn(self, work: Awaitable[Any]) -> None:
-        """Runs something beside the executions; what it raises is logged."""
-
-        async def guarded() -> None:
-            try:
-                await work
-            except DurableFlowError as error:
-                logger.warning("%s", error)
-            except Exception:
-                logger.exception("a background task of the engine failed")
-
-        task = asyncio.get_running_loop().create_task(guarded())
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Runs something beside the executions; what it raises is logged. A closing engine begins nothing."""
+        if self.closing:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._look_back)
+
+    def _look_back(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, DurableFlowError):
+            logger.warning("%s", error)
+        elif error is not None:
+            logger.error("a background task of the engine failed", exc_info=error)
 
     async def _beat(self) -> None:
         while True:
@@ -467,8 +469,8 @@ class Engine:
             )
 
     async def _timed(self, step: StepDef, visit: StepVisit, began: float) -> Outcome:
-        """One attempt under the step's timeout. What a timed-out attempt still returns is ignored, and one that does not
-        even notice is left behind."""
+        """One attempt under the step's timeout. What a timed-out attempt still returns is ignored, and one that does
+        not even notice is left behind."""
         assert step.timeout is not None
         visit.deadline = began + step.timeout
         attempt = asyncio.ensure_future(step.type.run(visit, step.config))
@@ -731,7 +733,12 @@ class Engine:
         assert wait is not None
         queue = run.mailbox.get(wait.wait_id)
         if not queue:
-            await self.park(run, live)
+            start = self.clock.monotonic()
+            try:
+                await self.park(run, live)
+            except asyncio.CancelledError:
+                self._cut(run, live, step, StepVisit(self, run, live, step), start, in_flight=False)
+                raise
             queue = run.mailbox[wait.wait_id]
         self._wakes(run)
         number, message = queue.pop(0)
@@ -795,11 +802,21 @@ class Engine:
                 run.active += 1
 
     async def quiet(self, run: Run) -> None:
-        """No task of this execution is active: it is halted, unless a message came meanwhile."""
+        """No task of this execution is active: it is halted, unless a message came or a wait is out of time."""
+        closed: set[str] = set()
         while True:
             await self._sort(run)
             if run.active or run.stop_reason is not None:
                 return
+            now = self.clock.now()
+            late = {wait.wait_id for wait in run.waiting.values() if wait.deadline and wait.deadline.timestamp() <= now}
+            if not late <= closed:
+                await self.flush(run)
+                for wait_id in sorted(late - closed):
+                    await self._close_wait(wait_id)
+                closed |= late
+                await self.collect(run)
+                continue
             if run.status is not Status.HALTED:
                 run.emit(machine.noted(Action.HALTED, now=self.clock.now(), status=Status.HALTED))
             if await self.flush(run, release=True):
@@ -854,14 +871,20 @@ class Engine:
             run.emit(machine.noted(Action.RESUMED, now=self.clock.now(), status=Status.RUNNING))
 
     async def expire(self, run: Run | None, wait_id: str) -> None:
-        """Closes a wait whose deadline passed, unless it was answered before."""
-        execution_id = wait_id.rpartition(":")[0]
-        message = Message(
-            kind="timeout", execution_id=execution_id, key=f"timeout:{wait_id}", time=self.clock.now(), wait_id=wait_id
-        )
-        await self.store.append(message, encode(message))
+        """Closes a wait whose deadline passed, unless it was answered before, and drives on what waited."""
+        await self._close_wait(wait_id)
         if run is not None:
             await self.nudge(run.id)
+
+    async def _close_wait(self, wait_id: str) -> None:
+        message = Message(
+            kind="timeout",
+            execution_id=wait_id.rpartition(":")[0],
+            key=f"timeout:{wait_id}",
+            time=self.clock.now(),
+            wait_id=wait_id,
+        )
+        await self.store.append(message, encode(message))
 
     # -- child executions ----------------------------------------------------------------------------------------------
 
@@ -1115,6 +1138,7 @@ class Engine:
         """Drives an execution this process holds until it is over, halted, or taken from it."""
         self.runs[run.id] = run
         deadline: Timer | None = None
+        before = _cancellations()
         try:
             try:
                 with anyio.CancelScope() as scope:
@@ -1135,6 +1159,7 @@ class Engine:
             finally:
                 if deadline is not None:
                     deadline.cancel()
+            await _pass_on(before)
             match run.stop_reason:
                 case None | "halted" | "finished":
                     pass
@@ -1151,11 +1176,14 @@ class Engine:
             await self._abandon(run)
             raise
         except Stopped:
+            await _pass_on(before)
             raise LeaseLost(run.id) from None
         except (LeaseLost, ConflictError):
+            await _pass_on(before)
             raise
         except BaseException:
             await self._abandon(run)
+            await _pass_on(before)
             raise
         finally:
             if self.runs.get(run.id) is run:
@@ -1314,6 +1342,22 @@ class Engine:
         return anyio.create_task_group()
 
 
+def _cancellations() -> int:
+    """How many requests to cancel the current task are pending."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def _pass_on(before: int) -> None:
+    """Raises CancelledError if the caller was cancelled while the tasks were unwinding for another reason, which hid it.
+
+    `before` is how many requests were pending at the start: scopes take their own back, so what is more came from outside.
+    """
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    if _cancellations() > before:
+        raise asyncio.CancelledError
+
+
 def child_id(parent_id: str, path: str) -> str:
     """The id of the execution that a `workflow` step starts: the same however often the step is entered."""
     readable = f"{parent_id}.{path}"
@@ -1342,7 +1386,6 @@ def events_of(run: Run, record: Record, seq: int) -> list[Event]:
     data: dict[str, Any] = {"workflow_id": run.definition.id, "execution_id": run.id}
     names = {
         Action.COMPLETED: "step.completed",
-        Action.ANSWERED: "step.completed",
         Action.FAILED: "step.failed",
         Action.HALTED: "step.halted",
         Action.RETRIED: "step.retried",
@@ -1351,6 +1394,8 @@ def events_of(run: Run, record: Record, seq: int) -> list[Event]:
     }
     if record.step:
         name = names.get(record.action)
+        if record.action is Action.ANSWERED:
+            name = "step.answered" if (record.metadata or {}).get("waiting") else "step.completed"
         if name is None:
             return []
         data |= {"step_id": record.step, "step_type": record.type, "path": record.path, "attempt": record.attempt}

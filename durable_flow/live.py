@@ -299,7 +299,8 @@ class Run:
         for path in self._bodies.pop(step_path, ()):
             for mapping in (self.frames, self._frames, self.lives, self.stored_sets):
                 mapping.pop(path, None)
-            if self.waiting.pop(path, None) is not None:
+            if (wait := self.waiting.pop(path, None)) is not None:
+                self._closed.append(wait.wait_id)
                 self._info_changed = True
             for inner in self._steps.pop(path, ()):
                 self._forget(inner)
@@ -389,6 +390,7 @@ class Run:
             opened=[
                 (wait.wait_id, self._needed[wait.wait_id], wait.deadline.timestamp() if wait.deadline else None)
                 for wait in self._opened
+                if wait.wait_id not in self._closed
             ]
             if self._opened
             else (),

@@ -328,7 +328,7 @@ def voted(
         frame=frame.path,
         at=frame.at,
         actor=actor,
-        metadata={"answer": body},
+        metadata={"answer": body, "waiting": True},
     )
     return Transition(record=record, frame=replace(frame, wait=wait), consumed=consumed)
 
