@@ -41,6 +41,7 @@ from durable_flow.errors import (
     WorkflowFailed,
 )
 from durable_flow.expr.condition import Condition
+from durable_flow.expr.duration import parse_duration
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
@@ -142,5 +143,6 @@ __all__ = [
     "language_schema",
     "load",
     "open_store",
+    "parse_duration",
     "parse",
 ]

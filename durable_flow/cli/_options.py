@@ -16,9 +16,6 @@ import durable_flow as df
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d|w)")
-
 
 class Kind(click.ParamType):  # type: ignore[type-arg]  # only newer releases of click have an argument here
     """A kind of value. `fail` is told what is wrong and ends the command."""
@@ -107,12 +104,9 @@ def duration(text: str) -> timedelta | None:
     >>> duration("1h30m"), duration("soon")
     (datetime.timedelta(seconds=5400), None)
     """
-    parts = DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
     try:
-        return timedelta(seconds=sum(float(number) * UNITS[unit] for number, unit in parts))
-    except OverflowError:
+        return timedelta(seconds=df.parse_duration(text))
+    except ValueError:
         return None
 
 
