@@ -35,7 +35,12 @@ async def test_the_iteration_counts_from_one(world: World) -> None:
 
 async def test_a_condition_that_never_holds_runs_nothing(world: World) -> None:
     result = await world.run("""
-        - {id: poll, type: loop, while: {field: input.x, op: truthy}, output: out, do: [{id: a, type: assign, set: {x: 1}}], next: done}
+        - id: poll
+          type: loop
+          while: {field: input.x, op: truthy}
+          output: out
+          do: [{id: a, type: assign, set: {x: 1}}]
+          next: done
         - {id: done, type: end, result: $out}
     """)
     assert result.output == []
@@ -106,7 +111,12 @@ async def test_the_condition_may_ask_for_the_iteration_and_the_counts(world: Wor
 async def test_an_error_in_the_condition_is_an_error_of_the_loop(world: World) -> None:
     result = await world.run("""
         - {id: a, type: assign, set: {n: null}, next: count}
-        - {id: count, type: loop, while: {field: n, op: lt, value: 3}, do: [{id: b, type: assign, set: {x: 1}}], on_error: sorry, next: done}
+        - id: count
+          type: loop
+          while: {field: n, op: lt, value: 3}
+          do: [{id: b, type: assign, set: {x: 1}}]
+          on_error: sorry
+          next: done
         - {id: done, type: end, result: done}
         - {id: sorry, type: end, result: $_last_error.step}
     """)
