@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types crash crash-short bench demo check clean
+.PHONY: help setup test lint types crash crash-short reliability bench demo check clean
 
 help:
 	@echo "make setup    create .venv with everything in it"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict"
 	@echo "make crash    kill processes at every commit (crash-short: a sample of it)"
+	@echo "make reliability  every promise with its cases, and how many did not hold"
 	@echo "make bench    the benchmarks"
 	@echo "make demo     an order through a durable workflow"
 	@echo "make check    what CI runs"
@@ -46,6 +47,9 @@ crash: setup
 
 crash-short: setup
 	$(BIN)/python -m tests.crash --short
+
+reliability: setup
+	$(BIN)/python -m tests.reliability
 
 bench: setup
 	$(BIN)/python -m benchmarks
