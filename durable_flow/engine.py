@@ -1135,10 +1135,29 @@ class Engine:
         return run
 
     async def execute(self, run: Run) -> None:
-        """Drives an execution this process holds until it is over, halted, or taken from it."""
+        """Drives an execution this process holds until it is over, halted, or taken from it.
+
+        It runs in a task of its own, so that a cancellation of the caller cannot be mistaken for one of the scopes in
+        which branches are unwound: it stops the run, and goes on when that is left in good order.
+        """
         self.runs[run.id] = run
+        task = asyncio.get_running_loop().create_task(self._execute(run), name=f"durable_flow {run.id}")
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            self.stop(run, "abandoned")
+            await self.uninterrupted(asyncio.wait([task]))
+            if (failure := task.exception()) is not None and not isinstance(failure, DurableFlowError):
+                logger.warning("execution %s was left: %r", run.id, failure)
+            raise
+        task.result()
+        for execution_id in run.farewells:
+            await self.nudge(execution_id)
+        if run.status.over and run.parent_id is not None and run.info.parent_wait is not None:
+            await self.nudge(run.parent_id)
+
+    async def _execute(self, run: Run) -> None:
         deadline: Timer | None = None
-        before = _cancellations()
         try:
             try:
                 with anyio.CancelScope() as scope:
@@ -1159,12 +1178,13 @@ class Engine:
             finally:
                 if deadline is not None:
                     deadline.cancel()
-            await _pass_on(before)
             match run.stop_reason:
                 case None | "halted" | "finished":
                     pass
                 case "cancelled" | "timeout":
                     await self.settle_cancelled(run)
+                case "abandoned":
+                    await self._abandon(run)
                 case "lease_lost":
                     raise LeaseLost(run.id)
                 case "shutdown":
@@ -1176,23 +1196,16 @@ class Engine:
             await self._abandon(run)
             raise
         except Stopped:
-            await _pass_on(before)
             raise LeaseLost(run.id) from None
         except (LeaseLost, ConflictError):
-            await _pass_on(before)
             raise
         except BaseException:
             await self._abandon(run)
-            await _pass_on(before)
             raise
         finally:
             if self.runs.get(run.id) is run:
                 del self.runs[run.id]
             run.over.set()
-        for execution_id in run.farewells:
-            await self.nudge(execution_id)
-        if run.status.over and run.parent_id is not None and run.info.parent_wait is not None:
-            await self.nudge(run.parent_id)
 
     def _poisoned(self, run: Run) -> ChildEnd | None:
         """The end of an execution that took its process down too often without getting anywhere."""
@@ -1340,22 +1353,6 @@ class Engine:
 
     def task_group(self) -> anyio.abc.TaskGroup:
         return anyio.create_task_group()
-
-
-def _cancellations() -> int:
-    """How many requests to cancel the current task are pending."""
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
-async def _pass_on(before: int) -> None:
-    """Raises CancelledError if the caller was cancelled while the tasks were unwinding for another reason, which hid it.
-
-    `before` is how many requests were pending at the start: scopes take their own back, so what is more came from outside.
-    """
-    await anyio.lowlevel.checkpoint_if_cancelled()
-    if _cancellations() > before:
-        raise asyncio.CancelledError
 
 
 def child_id(parent_id: str, path: str) -> str:
