@@ -359,7 +359,8 @@ class BodyGroup:
     async def __aiter__(self) -> AsyncIterator[ChildEnd]:
         run, engine = self._run, self._engine
         while self._running:
-            await engine.flush(run)
+            if self._ends.empty():
+                await engine.flush(run)
             if self._ends.empty():
                 run.active -= 1
                 if run.active == 0:

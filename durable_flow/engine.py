@@ -55,7 +55,7 @@ from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Services
 from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
-from durable_flow.stores.base import Busy, Commit, Committed, New, Row, Store, Stored
+from durable_flow.stores.base import Busy, Commit, Landing, New, Row, Store, Stored
 
 logger = logging.getLogger("durable_flow.engine")
 T = TypeVar("T")
@@ -195,40 +195,46 @@ class Engine:
 
     async def flush(self, run: Run, *, release: bool = False) -> bool:
         """Returns when everything emitted so far is durable; with `release`, whether the lease was given back."""
+        if release:
+            return await self._flush_and_release(run)
         goal = run.seq
-        released = False
-        while run.inflight is not None or run.durable < goal or run.dirty or release:
+        while run.durable < goal:
             if run.stop_reason == "lease_lost":
                 raise Stopped
             if run.inflight is None:
-                if release:
-                    run.releasing, release = True, False
-                    released = await self._commit(run, release=True)
-                    run.releasing = released
-                    continue
                 self._submit(run, release=False)
             await self._landing(run)
-        return released
+        return False
 
-    async def _commit(self, run: Run, *, release: bool) -> bool:
-        self._submit(run, release=release)
-        result = await self._landing(run)
-        return result is not None and result.released
+    async def _flush_and_release(self, run: Run) -> bool:
+        while run.inflight is not None:
+            await self._landing(run)
+        if run.stop_reason == "lease_lost":
+            raise Stopped
+        run.releasing, run.released = True, False
+        self._submit(run, release=True)
+        while run.inflight is not None:
+            await self._landing(run)
+        if run.stop_reason == "lease_lost":
+            raise Stopped
+        run.releasing = run.released
+        return run.released
 
     def _submit(self, run: Run, *, release: bool) -> None:
         commit = run.batch(nonce=self.ids.nonce(), release=release, wake_at=_wake_at(run))
         run.inflight_commit = commit
         run.inflight = self.store.commit(commit)
 
-    async def _landing(self, run: Run) -> Committed | None:
+    async def _landing(self, run: Run) -> None:
         """Waits for the commit under way and takes note of its outcome, once, whoever else waits for it."""
         future = run.inflight
         assert future is not None
         if not future.done():
-            await asyncio.wait([future])
+            # A Landing cannot be cancelled; the task that settles an unknown outcome can.
+            await (future if type(future) is Landing else asyncio.wait([future]))
         commit = run.inflight_commit
         if run.inflight is not future or commit is None:
-            return None
+            return
         error = future.exception()
         if error is None:
             run.inflight = None
@@ -236,11 +242,11 @@ class Engine:
             records, run.inflight_records = run.inflight_records, []
             if self.observers:
                 self._publish(run, records, commit.seq)
-            result: Committed = future.result()
-            return result
+            run.released = future.result().released
+            return
         if isinstance(error, StoreUnavailable):
             run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(commit))
-            return None
+            return
         run.inflight = None
         if isinstance(error, LeaseLost):
             self.stop(run, "lease_lost")
@@ -405,7 +411,7 @@ class Engine:
         """Attempts of a step that does something outside, until it completes or fails for good."""
         policy = step.retry
         while True:
-            if run.durable < run.seq or run.inflight is not None:
+            if run.durable < run.seq:
                 await self.flush(run)
             record = live.record
             if record.due is not None:

@@ -118,6 +118,7 @@ class Run:
         self.inflight_records: list[Record] = []
         self.over: asyncio.Event = asyncio.Event()
         self.releasing = False
+        self.released = False
         self.ending = False
         self.woken: dict[str, bool] = {}
         self.farewells: list[str] = []

@@ -113,6 +113,14 @@ class Committed(msgspec.Struct, frozen=True):
     released: bool = False
 
 
+class Landing(asyncio.Future[Committed]):
+    """The future of a commit under way. Cancelling it does nothing: a cancelled task hears of its cancellation when the
+    commit has landed, and finds out what became of it."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A stored row: what `New` and the last `Commit` wrote, and its lease. `result` is the entry of `result_seq`."""
 

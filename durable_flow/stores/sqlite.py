@@ -47,7 +47,7 @@ from durable_flow.errors import (
 )
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, New, Row, Store, Stored
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Landing, New, Row, Store, Stored
 
 if sys.platform != "win32":
     import fcntl
@@ -855,7 +855,7 @@ class Worker:
         await self.ready
 
     def submit(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self.loop.create_future()
+        future: asyncio.Future[Any] = Landing(loop=self.loop)
         self.jobs.put((future, function, arguments))
         return future
 
