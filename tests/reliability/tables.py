@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tests.reliability import nesting
+from tests.reliability import approvals, drift, nesting, orders
 from tests.reliability.table import Table
 
 TABLES: dict[str, Table] = {
+    "approvals": approvals.TABLE,
     "nesting": nesting.TABLE,
+    "orders": orders.TABLE,
+    "drift": drift.TABLE,
 }
