@@ -23,7 +23,7 @@ def racing(wait: str | int, event: str) -> dict[str, Any]:
         if event == "one halts" and name == HALTS:
             first = {"id": f"{name}_work", "type": "halt", "reason": "?"}
         found = {"items": [name], "by": {name: "$shared.from"}}
-        told = {f"own_{name}": f"{name}!", "shared": {"from": name}, "log": found}
+        told = {"log": found, f"own_{name}": f"{name}!", "shared": {"from": name}}
         return {"id": name, "do": [first, {"id": f"{name}_told", "type": "assign", "set": told}]}
 
     branches = [branch(name) for name in BRANCHES]
@@ -50,12 +50,11 @@ def expected(order: str, wait: str | int, event: str) -> tuple[dict[str, Any] | 
     for name in BRANCHES:
         variables["outputs"].append(None)
         if name in won:
-            halted = event == "one halts" and name == HALTS
-            variables["outputs"][-1] = "answer" if halted else name
+            variables["outputs"][-1] = {"from": name}
             # every branch sees the fork, whoever was faster
             variables |= {f"own_{name}": f"{name}!", "shared": {"from": name}}
-            variables["log"] = {"items": [name], "by": {name: name}}
-            if halted:
+            variables["log"] = {"items": [name], "by": {name: "fork"}}
+            if event == "one halts" and name == HALTS:
                 variables["response"] = "answer"
     return variables, won
 
@@ -86,13 +85,13 @@ async def race(clock: FakeClock, order: str, wait: str | int, event: str) -> Non
             execution = await play.store.load("e")
             assert execution is not None
             found = {name: value for name, value in execution.ctx.items() if name != "result"}
-            assert found == variables
-            assert result.output == variables
+            assert found == variables, f"{found} instead of {variables}"
+            assert result.output == variables, f"{result.output} instead of {variables}"
         ended = [
             entry for entry in await play.store.entries("e") if entry.path in {f"race/{name}" for name in BRANCHES}
         ]
         done = [entry.path[-1] for entry in ended if entry.action == df.Action.COMPLETED]
-        assert done == list(won), f"joined on {done}"
+        assert done == list(won), f"joined on {done} instead of {list(won)}"
 
 
 def cases(full: bool) -> Iterable[Case]:
