@@ -8,13 +8,16 @@ from typing import Any
 
 import msgspec
 
-from durable_flow.errors import ConflictError, NotAllowed, ValidationError
+from durable_flow.errors import ConflictError, NotAllowed, OutputError, ValidationError
 from durable_flow.limits import Limits
 from durable_flow.model.execution import AnyWait, ApprovalWait, HaltWait
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 
 GIVEN: Any = msgspec.UNSET
+
+REMARK = 10_000
+"""Characters that a comment or a reason may have."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,30 +54,62 @@ def _names(wait: AnyWait) -> set[str]:
     return {wait.step_id, *(re.sub(r"(\[\d+\]|#\d+)+$", "", part) for part in wait.path.split("/"))}
 
 
-def message_for(wait: AnyWait, answer: Answer, *, now: float) -> Message:
+def person(by: object) -> str | None:
+    """Who does something, as it is recorded. Raises ValidationError for what is no name."""
+    if by is not None and (type(by) is not str or not 0 < len(by) <= 255 or not _storable(by)):
+        raise ValidationError([f"by must be the name of a person, of at most 255 characters, not {by!r:.100}"])
+    return by
+
+
+def remark(text: object, what: str) -> str | None:
+    """A comment or a reason, as it is recorded. Raises ValidationError for what is no text."""
+    if text is not None and (type(text) is not str or not _storable(text)):
+        raise ValidationError([f"{what} must be text, not {text!r:.100}"])
+    if text is not None and len(text) > REMARK:
+        raise ValidationError([f"{what} has {len(text):,} characters; at most {REMARK:,} are kept"])
+    return text
+
+
+def _storable(text: str) -> bool:
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
+
+
+def _value(value: object, what: str, limits: Limits) -> Any:
+    try:
+        return normalise(value, limits=limits, what=what)
+    except OutputError as error:
+        raise ValidationError([f"{error.path.replace('$', what, 1)}: {error.reason}"]) from error
+
+
+def message_for(wait: AnyWait, answer: Answer, *, now: float, limits: Limits) -> Message:
     """The message that carries an answer to its wait. Raises ValidationError or NotAllowed where it does not fit."""
+    person(answer.by)
+    remark(answer.comment, "comment")
     match wait:
         case ApprovalWait():
-            return _vote(wait, answer, now)
+            return _vote(wait, answer, now, limits)
         case HaltWait():
-            return _response(wait, answer, now)
+            return _response(wait, answer, now, limits)
         case _:
             raise ConflictError(f"wait {wait.wait_id!r} is for a child execution; answer the child's own wait")
 
 
-def _response(wait: HaltWait, answer: Answer, now: float) -> Message:
+def _response(wait: HaltWait, answer: Answer, now: float, limits: Limits) -> Message:
     if answer.approved is not GIVEN or answer.selections is not None:
         raise ValidationError(
             [f"wait {wait.wait_id!r} is a halt: answer it with response=, not with approved= or selections="]
         )
     response = None if answer.response is GIVEN else answer.response
-    body: dict[str, Any] = {"response": normalise(response, limits=Limits(), what="response")}
+    body: dict[str, Any] = {"response": _value(response, "response", limits)}
     if answer.comment is not None:
         body["comment"] = answer.comment
     return _message(wait, answer, body, now, key=f"answer:{wait.wait_id}", takes=0)
 
 
-def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
+def _vote(wait: ApprovalWait, answer: Answer, now: float, limits: Limits) -> Message:
     if answer.response is not GIVEN:
         raise ValidationError([f"wait {wait.wait_id!r} is an approval: answer it with approved=True or approved=False"])
     if answer.approved is GIVEN:
@@ -82,8 +117,6 @@ def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
     if answer.approved is not True and answer.approved is not False:
         raise ValidationError([f"approved must be exactly True or False, not {answer.approved!r}"])
     by = answer.by
-    if by is not None and (type(by) is not str or not by):
-        raise ValidationError([f"by must be the name of a person, not {by!r}"])
     if wait.approvers is not None and by not in wait.approvers:
         who = "an unnamed person" if by is None else repr(by)
         raise NotAllowed(
@@ -95,13 +128,11 @@ def _vote(wait: ApprovalWait, answer: Answer, now: float) -> Message:
         raise ValidationError([f"{wait.required} people must approve {wait.wait_id!r}: say who you are with by="])
     body: dict[str, Any] = {"approved": answer.approved}
     if answer.comment is not None:
-        if not isinstance(answer.comment, str):
-            raise ValidationError([f"comment must be text, not {answer.comment!r}"])
         body["comment"] = answer.comment
     if answer.selections is not None:
-        if isinstance(answer.selections, str):
-            raise ValidationError(["selections must be a list, not text"])
-        selections = normalise(list(answer.selections), limits=Limits(), what="selections")
+        if not isinstance(answer.selections, list | tuple):
+            raise ValidationError([f"selections must be a list, not {answer.selections!r:.100}"])
+        selections = _value(list(answer.selections), "selections", limits)
         unknown = [] if wait.options is None else [item for item in selections if item not in wait.options]
         if unknown:
             raise ValidationError([f"{unknown[0]!r} is not one of the options: {wait.options}"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from durable_flow.answers import GIVEN, Answer, choose, message_for
+from durable_flow.answers import GIVEN, Answer, choose, message_for, person, remark
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import POLL, AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
@@ -125,9 +125,8 @@ class Runner:
         if not waits:
             raise ConflictError(f"execution {execution_id!r} is {row.status} and does not wait for an answer")
         wait = choose(waits, execution_id=execution_id, step=step, wait_id=wait_id)
-        message = message_for(
-            wait, Answer(response=response, approved=approved, by=by, comment=comment, selections=selections), now=now
-        )
+        answer = Answer(response=response, approved=approved, by=by, comment=comment, selections=selections)
+        message = message_for(wait, answer, now=now, limits=engine.limits)
         if wait.deadline is not None and now >= wait.deadline.timestamp():
             await engine.expire(None, wait.wait_id)
             await self._nudge(message.execution_id)
@@ -179,8 +178,8 @@ class Runner:
             execution_id=execution_id,
             key="cancel",
             time=self._engine.clock.now(),
-            actor=by,
-            body={"reason": reason} if reason else {},
+            actor=person(by),
+            body={"reason": reason} if remark(reason, "reason") else {},
         )
         await self._engine.store.append(message, encode(message))
         await self._nudge(execution_id)
@@ -190,6 +189,7 @@ class Runner:
         """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
         key of the step stays the same. ConflictError if it is not failed."""
         self._check_open()
+        person(by)
         row = await self._row(execution_id)
         run = None
         if row.status == Status.FAILED:

@@ -139,8 +139,16 @@ async def test_an_approval_is_no_answer_to_a_halt(world: World, answer: dict[str
 @pytest.mark.parametrize("response", [float("nan"), object(), {1: 2}, 2**70, "\ud800"])
 async def test_a_response_that_cannot_be_stored_is_refused(world: World, response: Any) -> None:
     await world.run(ASK, execution_id="e")
-    with pytest.raises(df.DurableFlowError):
+    with pytest.raises(df.ValidationError, match=r"response.*:"):
         await world.runner().resume("e", response=response)
+    assert (await world.runner().resume("e", response=1)).completed
+
+
+@pytest.mark.parametrize("wrong", [{"by": 5}, {"by": ""}, {"comment": object()}, {"comment": "\ud800"}])
+async def test_who_answers_and_what_they_say_is_checked(world: World, wrong: dict[str, Any]) -> None:
+    await world.run(ASK, execution_id="e")
+    with pytest.raises(df.ValidationError):
+        await world.runner().resume("e", response=1, **wrong)
     assert (await world.runner().resume("e", response=1)).completed
 
 
