@@ -915,6 +915,7 @@ class Engine:
                 raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
             given = check_input(definition, {} if given is None else given, limits=self.limits)
             deadline = None if timeout is None else self.clock.now() + timeout
+            self._is_child(await self.store.row(child_id(run.id, visit.path)), run)
             memo = {
                 "child": child_id(run.id, visit.path),
                 "path": visit.path,
@@ -953,6 +954,7 @@ class Engine:
             row = await self.store.row(execution_id)
             if row is None:
                 raise StepError(f"the child execution {execution_id!r} was deleted", kind="ChildFailed")
+            self._is_child(row, run)
             status = Status(row.status)
             if status in (Status.FAILED, Status.CANCELLED) and visit.path in run.retrying:
                 run.retrying.discard(visit.path)
@@ -997,6 +999,10 @@ class Engine:
     async def _execute_child(self, run: Run) -> None:
         with suppress(LeaseLost):  # somebody else drives it: its end comes by message
             await self.execute(run)
+
+    def _is_child(self, row: Row | None, run: Run) -> None:
+        if row is not None and row.parent_id != run.id:
+            raise StepError(f"there is an execution {row.id!r} already, which is no child of this one", kind="ConflictError")
 
     async def _within(self, deadline: float | None, work: Awaitable[Any]) -> None:
         """Awaits the work of a child; when the deadline passes, it is left where it is."""
