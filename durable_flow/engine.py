@@ -55,7 +55,7 @@ from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Services
 from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
-from durable_flow.stores.base import Busy, Commit, Landing, New, Row, Store, Stored
+from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored
 
 logger = logging.getLogger("durable_flow.engine")
 T = TypeVar("T")
@@ -230,8 +230,11 @@ class Engine:
         future = run.inflight
         assert future is not None
         if not future.done():
-            # A Landing cannot be cancelled; the task that settles an unknown outcome can.
-            await (future if type(future) is Landing else asyncio.wait([future]))
+            if type(future) is Landing:
+                with suppress(Exception):  # what it raises is told below, once
+                    await future
+            else:  # unlike a Landing, the task that settles an unknown outcome could be cancelled
+                await asyncio.wait([future])
         commit = run.inflight_commit
         if run.inflight is not future or commit is None:
             return
