@@ -415,6 +415,12 @@ def _fingerprint(given: Any) -> str:
 
 
 def _check_labels(labels: Mapping[Any, Any] | None) -> None:
+    if labels is not None and not isinstance(labels, Mapping):
+        raise ValidationError([f"labels are a mapping of texts to texts, not {labels!r:.100}"])
     for name, value in (labels or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str) or not name or len(name) > 255 or len(value) > 255:
-            raise ValidationError([f"labels are texts of at most 255 characters, not {name!r}: {value!r}"])
+        if not _is_label(name) or not _is_label(value) or not name:
+            raise ValidationError([f"labels are texts of at most 255 characters, not {name!r:.100}: {value!r:.100}"])
+
+
+def _is_label(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= 255 and text.isprintable()
