@@ -227,8 +227,8 @@ class Engine:
 
     async def _landing(self, run: Run) -> None:
         """Waits for the commit under way and takes note of its outcome, once, whoever else waits for it."""
-        future = run.inflight
-        assert future is not None
+        assert run.inflight is not None
+        future: asyncio.Future[Any] = run.inflight
         if not future.done():
             if type(future) is Landing:
                 with suppress(Exception):  # what it raises is told below, once
