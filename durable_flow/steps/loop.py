@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from durable_flow.errors import StepError
+from durable_flow.errors import LimitExceeded, StepError
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Template
 from durable_flow.model.frame import BREAK, CONTINUE, FrameState
@@ -82,9 +82,10 @@ class Loop(StepType[LoopConfig]):
             items = visit.resolve(config.over)
             if not isinstance(items, list):
                 raise StepError(f"'over' must be a list, got {type_name(items)}", kind="LoopError")
-            most = min(config.max, visit.limits.loop_items)
-            if len(items) > most:
-                raise StepError(f"{len(items):,} items are more than max ({most:,})", kind="LoopError")
+            if len(items) > config.max:
+                raise StepError(f"{len(items):,} items are more than max ({config.max:,})", kind="LoopError")
+            if len(items) > visit.limits.loop_items:
+                raise LimitExceeded("loop_items", allowed=visit.limits.loop_items, actual=len(items), where=visit.path)
             visit.remember(_counts(len(items)), kept={"items": items})
         if (config.concurrency or 1) > 1:
             return await self._concurrent(visit, config, visit.kept("items"))
@@ -118,11 +119,13 @@ class Loop(StepType[LoopConfig]):
             if not visit.begun(number):
                 if not config.while_.evaluate(visit.bind(variables)):
                     break
-                if number > min(config.max, visit.limits.loop_items):
+                if number > config.max:
                     if config.on_exhausted is None:
                         raise StepError(f"the condition still held after {config.max:,} rounds", kind="LoopError")
                     exhausted = config.on_exhausted
                     break
+                if number > visit.limits.loop_items:
+                    raise LimitExceeded("loop_items", allowed=visit.limits.loop_items, where=visit.path)
             end = await visit.body(number, config.do, variables)
             if end.error is not None:
                 return Failed(end.error)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from durable_flow.errors import StepError
+from durable_flow.errors import LimitExceeded, StepError
 from durable_flow.model.execution import ErrorInfo
 from durable_flow.model.workflow import Body
 from durable_flow.steps.base import BodyDef, ChildEnd, Done, Failed, Outcome, StepType, VariableName, Visit
@@ -54,6 +54,8 @@ class Parallel(StepType[ParallelConfig]):
 
     async def run(self, visit: Visit, config: ParallelConfig) -> Outcome:
         total = len(config.branches)
+        if total > visit.limits.branches:
+            raise LimitExceeded("branches", allowed=visit.limits.branches, actual=total, where=visit.path)
         needed = total if config.wait == "all" else 1 if config.wait == "any" else config.wait
         ends: dict[int | str, ChildEnd] = {end.key: end for end in visit.ended()}
         succeeded = sum(end.error is None for end in ends.values())

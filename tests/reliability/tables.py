@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.reliability import approvals, drift, nesting, orders
+from tests.reliability import approvals, bounds, drift, nesting, orders
 from tests.reliability.table import Table
 
 TABLES: dict[str, Table] = {
     "approvals": approvals.TABLE,
     "nesting": nesting.TABLE,
     "orders": orders.TABLE,
+    "bounds": bounds.TABLE,
     "drift": drift.TABLE,
 }
