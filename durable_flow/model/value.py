@@ -260,7 +260,16 @@ def _why_not(value: Any, error: Exception) -> str:
 
 
 def _model_form(value: Any, depth: int, nodes: int) -> Any:
-    """The hook of msgspec: pydantic models say themselves what their JSON form is."""
+    """The hook of msgspec, which knows no subclasses of scalars and no mapping but dict; pydantic models say themselves
+    what their JSON form is."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     dump = getattr(type(value), "model_dump", None)
     if dump is None:
         raise TypeError(f"a value of type {type(value).__qualname__} has no JSON form")

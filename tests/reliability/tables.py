@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tests.reliability import approvals, bounds, drift, nesting, orders
+from tests.reliability import approvals, bounds, drift, memory, nesting, orders, resumes, values
 from tests.reliability.table import Table
 
 TABLES: dict[str, Table] = {
+    "resumes": resumes.TABLE,
     "approvals": approvals.TABLE,
     "nesting": nesting.TABLE,
     "orders": orders.TABLE,
     "bounds": bounds.TABLE,
     "drift": drift.TABLE,
+    "values": values.TABLE,
+    "memory": memory.TABLE,
 }

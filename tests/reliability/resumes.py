@@ -1,0 +1,125 @@
+"""Two processes with many tasks each answer one wait: one wins, whoever else tries is told, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import durable_flow as df
+from tests.reliability.nesting import linked
+from tests.reliability.stage import document
+from tests.reliability.table import Case, Table
+
+PROCESSES = 2
+TASKS = 25
+
+FLOW: dict[str, Any] = document(
+    "flow",
+    linked(
+        [
+            {"id": "ask", "type": "halt", "reason": "?"},
+            {"id": "note", "type": "assign", "set": {"result": "$response"}},
+        ]
+    ),
+)
+
+
+def stored(path: Path, execution_id: str) -> str:
+    """A hash of everything in the file that belongs to an execution."""
+    digest = hashlib.sha256()
+    with closing(sqlite3.connect(path)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        (n,) = database.execute("SELECT n FROM executions WHERE id = ?", (execution_id,)).fetchone()
+        for table in sorted(tables):
+            columns = [column[1] for column in database.execute(f"PRAGMA table_info({table})")]
+            if "n" in columns:
+                rows = sorted(map(repr, database.execute(f"SELECT * FROM {table} WHERE n = ?", (n,))))
+                digest.update(repr((table, rows)).encode())
+    return digest.hexdigest()
+
+
+async def tell(racer: Process, number: int, halt: df.Halt) -> None:
+    assert racer.stdin is not None
+    racer.stdin.write(f"p{number} {halt.execution_id} {halt.wait_id}\n".encode())
+    await racer.stdin.drain()
+
+
+async def told(racer: Process) -> str:
+    assert racer.stdout is not None
+    line = (await racer.stdout.readline()).decode().strip()
+    assert line, "a process has died"
+    return line
+
+
+async def ask(racers: list[Process], halt: df.Halt) -> list[str]:
+    """Every task of every process answers at once; what they were told."""
+    for number, racer in enumerate(racers):
+        await tell(racer, number, halt)
+    return [answer for racer in racers for answer in json.loads(await told(racer))]
+
+
+async def race(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "flows.db")
+        url = f"sqlite:///{path}"
+        async with df.Runtime(url, workflows=[FLOW]) as runtime:
+            runner = runtime.runner("flow")
+            halts = [(await runner.run({}, execution_id=f"e{number}")).halt for number in range(rounds)]
+        command = ("-m", "tests.reliability.racer", url, str(TASKS))
+        racers = [
+            await asyncio.create_subprocess_exec(sys.executable, *command, stdin=PIPE, stdout=PIPE)
+            for _ in range(PROCESSES)
+        ]
+        try:
+            for racer in racers:
+                assert await told(racer) == "ready"
+            for halt in halts:
+                assert halt is not None
+                await one_round(path, url, racers, halt)
+        finally:
+            for racer in racers:
+                assert racer.stdin is not None
+                racer.stdin.close()
+                await racer.wait()
+
+
+async def one_round(path: Path, url: str, racers: list[Process], halt: df.Halt) -> None:
+    outcomes = Counter(await ask(racers, halt))
+    won = [outcome for outcome in outcomes if outcome.startswith("completed: ")]
+    assert sum(outcomes[outcome] for outcome in won) == 1, f"not one winner: {outcomes}"
+    assert outcomes["ConflictError"] == PROCESSES * TASKS - 1, f"not all others were refused: {outcomes}"
+    before = stored(path, halt.execution_id)
+    assert Counter(await ask(racers, halt)) == {"ConflictError": PROCESSES * TASKS}
+    assert stored(path, halt.execution_id) == before, "a replayed answer changed what is stored"
+    async with df.open_store(url) as store:
+        entries = await store.entries(halt.execution_id)
+        assert len(await store.execution_ids(limit=10_000)) == int(await count(path))
+    (winner,) = [entry for entry in entries if entry.action == df.Action.ANSWERED]
+    assert won == [f"completed: {winner.output}"]
+    assert winner.actor == winner.output
+    assert [entry.action.value for entry in entries if entry.step_id == "note"] == ["completed"]
+
+
+async def count(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        (rows,) = database.execute("SELECT count(*) FROM executions").fetchone()
+    return int(rows)
+
+
+def cases(full: bool) -> Iterable[Case]:
+    rounds = 100 if full else 5
+    name = f"{PROCESSES} processes of {TASKS} tasks, {rounds} rounds"
+    yield Case(name, lambda: asyncio.run(race(rounds)), weight=rounds)
+
+
+TABLE = Table("of all answers to a wait one wins, and the others change nothing", cases)
