@@ -99,11 +99,11 @@ class Ledger:
         if effect.identity in self._dirty:
             self._returned.add(effect.identity)
 
-    def rest(self, when: str) -> None:
-        """Nothing more will happen by itself now: what has returned must be durable."""
-        for identity in sorted(self._returned):
-            self.wrong.append(f"O7 {_told(identity)} had returned and was not durable {when}")
-        self._returned.clear()
+    def rest(self, when: str, *, apart: Collection[str] = ()) -> None:
+        """Nothing more will happen by itself now, except in executions `apart`: what has returned must be durable."""
+        waiting = {identity for identity in self._returned if identity[0] not in apart}
+        self.wrong += [f"O7 {_told(identity)} had returned and was not durable {when}" for identity in sorted(waiting)]
+        self._returned -= waiting
 
     def landed(self, execution_id: str, entries: Iterable[Mapping[str, Any]]) -> None:
         """Entries became durable: what they are about is dirty no longer."""

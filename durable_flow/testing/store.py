@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from durable_flow import LeaseLost, Store, StoreUnavailable
 from durable_flow.testing.clock import FakeClock
 from durable_flow.testing.ledger import Ledger
-from durable_flow.testing.points import Gate, Mode, Point
+from durable_flow.testing.points import Gate, Killed, Mode, Point
 from durable_flow.testing.trail import Fold, Seen, decoded
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ class Watch:
         self.versions: dict[str, int] = {}
         self.generations: dict[str, int] = {}
         self.wrong: list[str] = []
+        self.apart: set[str] = set()
+        """Children that outlive their parents: nobody waits for them."""
+        self.future: type[asyncio.Future[Any]] = asyncio.Future
+        """What the inner store answers commits with."""
 
     def landed(self, stored: Stored, entries: Sequence[tuple[int, Seen]]) -> None:
         """A commit landed: `stored` is the execution now, `entries` are those behind the ones seen before."""
@@ -50,6 +56,8 @@ class Watch:
         if row.generation < self.generations.get(name, 0):
             self.wrong.append(f"O2 {name}: generation went back to {row.generation}")
         self.versions[name], self.generations[name] = row.version, row.generation
+        if row.parent_id is not None and "parent_wait" not in msgspec.json.decode(row.info):
+            self.apart.add(name)
 
     def seen(self, execution_id: str) -> int:
         """The number of the last entry that was seen."""
@@ -107,7 +115,9 @@ class WatchedStore(Store):
             await self._land(commit)
 
     async def _land(self, commit: Commit) -> Committed:
-        committed = await self.inner.commit(commit)
+        landing = self.inner.commit(commit)
+        self.watch.future = type(landing)
+        committed = await landing
         name = commit.execution_id
         stored = await self.inner.fetch(name)
         assert stored is not None
@@ -119,13 +129,15 @@ class WatchedStore(Store):
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         loop = asyncio.get_running_loop()
         point = self.gate.enter("store", "commit", _about(commit))
-        if not self.inline:
-            return loop.create_task(self._commit(commit, point))
-        answer: asyncio.Future[Committed] = loop.create_future()
-        try:
-            answer.set_result(_at_once(self._commit(commit, point)))
-        except Exception as error:
-            answer.set_exception(error)
+        answer: asyncio.Future[Committed] = self.watch.future(loop=loop)
+        if self.inline:
+            try:
+                answer.set_result(_at_once(self._commit(commit, point)))
+            except Exception as error:
+                answer.set_exception(error)
+        else:
+            task = loop.create_task(self._commit(commit, point), name="commit")
+            task.add_done_callback(lambda done: _hand_on(done, answer))
         return answer
 
     async def _commit(self, commit: Commit, point: Point) -> Committed:
@@ -200,6 +212,17 @@ def _about(commit: Commit) -> str:
         ((_, entry),) = decoded(commit.entries[-1:])
         told = f"{told}:{entry.get('path', '')} {entry['action']}"
     return f"{told} release" if commit.release else told
+
+
+def _hand_on(task: asyncio.Task[Committed], answer: asyncio.Future[Committed]) -> None:
+    if answer.done():
+        return
+    if task.cancelled():
+        answer.set_exception(Killed())
+    elif (error := task.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())
 
 
 def _at_once(work: Coroutine[Any, Any, T]) -> T:
