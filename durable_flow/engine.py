@@ -198,6 +198,8 @@ class Engine:
         if release:
             return await self._flush_and_release(run)
         goal = run.seq
+        if goal == run.taken_over:
+            return False  # the entry that says so waits for company: a commit would look like progress
         while run.durable < goal:
             if run.stop_reason == "lease_lost":
                 raise Stopped
@@ -1129,7 +1131,9 @@ class Engine:
         run.recoveries = stored.row.recoveries
         if run.status in (Status.RUNNING, Status.PENDING):
             metadata = {"recoveries": stored.row.recoveries} if stored.row.recoveries else None
+            begun = run.status is Status.RUNNING
             run.emit(machine.noted(Action.RECOVERED, now=self.clock.now(), status=Status.RUNNING, metadata=metadata))
+            run.taken_over = run.seq if begun else 0
         return run
 
     async def revive(

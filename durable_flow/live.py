@@ -125,6 +125,7 @@ class Run:
         self.retrying: set[str] = set()
         self.child_memos: dict[str, str] = {}
         self.recoveries = 0
+        self.taken_over = 0
         self.inflight_commit: Commit | None = None
         self.kept: dict[str, dict[str, Any]] = {}
         self.loose_mail: list[tuple[int, Message]] = []
