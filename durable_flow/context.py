@@ -18,8 +18,8 @@ from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import ErrorInfo
 from durable_flow.model.frame import FrameState
-from durable_flow.model.mask import MASK, redact
-from durable_flow.model.value import encode, normalise
+from durable_flow.model.mask import MASK, redact, secret_texts
+from durable_flow.model.value import copy_value, encode, normalise
 from durable_flow.model.workflow import Body, StepDef
 from durable_flow.services import StepContext
 from durable_flow.steps.base import ChildEnd
@@ -58,7 +58,7 @@ class BoundScope:
 class StepVisit:
     """One visit of one step: the variables it sees, its memory, and the doors to services and bodies."""
 
-    __slots__ = ("_engine", "_live", "_run", "deadline", "path", "shown", "step")
+    __slots__ = ("_engine", "_live", "_run", "deadline", "path", "scrub", "shown", "step")
 
     def __init__(self, engine: Engine, run: Run, live: LiveFrame, step: StepDef) -> None:
         self._engine = engine
@@ -67,6 +67,7 @@ class StepVisit:
         self.step = step
         self.path = live.step_path(step.id)
         self.shown: Any = None
+        self.scrub: tuple[str, ...] = ()
         self.deadline: float | None = None
 
     @property
@@ -152,23 +153,16 @@ class StepVisit:
     async def call(self, service: str, method: str, input: Template | None) -> Any:
         engine = self._engine
         value = None
-        scrub: tuple[str, ...] = ()
         if input is not None:
             if input.constant:
-                value = self.shown = input.resolve(self)
+                self.shown = input.resolve(self)
+                value = copy_value(self.shown)
             else:
-                value, scrub = await self._resolve_input(input)
-        try:
-            result = await engine.services.call(service, method, value, self.context)
-        except Exception as error:
-            if scrub:
-                error.args = tuple(redact(list(error.args), scrub))
-            raise
-        if scrub:
-            result = redact(normalise(result, limits=engine.limits), scrub)
-        return normalise(result, limits=engine.limits)
+                value = await self._resolve_input(input)
+        result = normalise(await engine.services.call(service, method, value, self.context), limits=engine.limits)
+        return redact(result, self.scrub) if self.scrub else result
 
-    async def _resolve_input(self, input: Template) -> tuple[Any, tuple[str, ...]]:
+    async def _resolve_input(self, input: Template) -> Any:
         """The value to call with, decoupled from the variables; what is recorded of it goes to `shown`."""
         engine, run = self._engine, self._run
         secrets: dict[str, Any] = {}
@@ -190,7 +184,8 @@ class StepVisit:
             self.shown = {"truncated": True, "bytes": len(text)}
         else:
             self.shown = msgspec.Raw(text.encode())
-        return value, tuple(secret for secret in secrets.values() if isinstance(secret, str) and secret)
+        self.scrub = secret_texts(secrets, secrets)
+        return value
 
     def context(self) -> StepContext:
         run = self._run

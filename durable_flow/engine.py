@@ -715,8 +715,8 @@ class Engine:
 
     def describe(self, run: Run, step: StepDef, visit: StepVisit, error: BaseException) -> ErrorInfo:
         kind, message = step_error(error)
-        if run.masks:
-            message = redact(message, run.masks)
+        if run.masks or visit.scrub:
+            message = redact(message, (*run.masks, *visit.scrub))
         if len(message) > 4096:
             message = message[:4096] + "…"
         message = message.encode("utf-8", "replace").decode()
@@ -1007,7 +1007,7 @@ class Engine:
 
     def _is_child(self, row: Row | None, run: Run) -> None:
         if row is not None and row.parent_id != run.id:
-            raise StepError(f"there is an execution {row.id!r} already, which is no child of this one", kind="ConflictError")
+            raise StepError(f"execution {row.id!r} is there already and no child of this one", kind="ConflictError")
 
     async def _within(self, deadline: float | None, work: Awaitable[Any]) -> None:
         """Awaits the work of a child; when the deadline passes, it is left where it is."""

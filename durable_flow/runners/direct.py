@@ -252,7 +252,7 @@ class Runner:
             action = "retry it" if status is Status.FAILED else "nothing: it is over"
             return [Why(execution_id=execution_id, status=status, reason=f"it is {status}{error}", unblock=action)]
         found: list[Why] = []
-        for wait in await self._open_waits(info):
+        for wait in await self._open_waits(info, masks=masks_of(row)):
             reason, unblock = _why(wait)
             found.append(
                 Why(
@@ -356,26 +356,28 @@ class Runner:
             raise ExecutionNotFound(execution_id)
         info = decode_info(row.info, execution_id=execution_id)
         status = Status(row.status)
-        masks = masks_of(row)
+        waits = [] if status.over else await self._open_waits(info, masks=masks_of(row))
         return ExecutionResult(
             status=status,
             execution_id=execution_id,
             output=self._engine.store.result_of(row) if status is Status.COMPLETED else None,
-            halts=[] if status.over else [_halt(masked(wait, masks)) for wait in await self._open_waits(info)],
+            halts=[_halt(wait) for wait in waits],
             error=None if info.error is None else info.error.text,
             error_info=info.error,
         )
 
-    async def _open_waits(self, info: Info) -> list[AnyWait]:
-        """What people can answer: the execution's own waits, and those of its children in their place."""
+    async def _open_waits(self, info: Info, *, masks: tuple[str, ...] | None = None) -> list[AnyWait]:
+        """What people can answer: the execution's own waits, and those of its children in their place. With `masks`
+        these texts, and the secrets of the children, are masked in them."""
         found: list[AnyWait] = []
         for wait in info.waits:
             if isinstance(wait, ChildWait):
                 row = await self._engine.store.row(wait.execution_id)
                 if row is not None and not Status(row.status).over:
-                    found += await self._open_waits(decode_info(row.info, execution_id=row.id))
+                    inner = None if masks is None else (*masks, *masks_of(row))
+                    found += await self._open_waits(decode_info(row.info, execution_id=row.id), masks=inner)
             else:
-                found.append(wait)
+                found.append(masked(wait, masks) if masks else wait)
         return found
 
 

@@ -83,6 +83,20 @@ async def test_what_a_service_does_to_its_input_changes_no_variable(world: World
     assert result.output == {"n": 1}
 
 
+async def test_what_a_service_does_to_an_input_that_is_constant_changes_no_other_call(world: World) -> None:
+    workflow = flow("""
+        - id: each
+          type: loop
+          over: [1, 2]
+          do: [{id: b, type: call, service: desk, method: add, input: {list: []}}]
+    """)
+    seen: list[int] = []
+    world.desk.answers["add"] = lambda value: (seen.append(len(value["list"])), value["list"].append(1))[0]
+    await world.run(workflow, execution_id="e")
+    assert seen == [0, 0]
+    assert [entry.input for entry in await world.entries() if entry.step_id == "b"] == [{"list": []}] * 2
+
+
 async def test_what_a_service_does_later_to_its_result_changes_no_variable(world: World) -> None:
     kept: list[int] = [1]
     world.desk.answers["give"] = lambda _: kept
