@@ -15,10 +15,12 @@ from durable_flow.answers import GIVEN, Answer, choose, message_for, person, rem
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import POLL, AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
+from durable_flow.limits import Limits
 from durable_flow.live import Run
 from durable_flow.model.codec import Info, decode_info, encode
 from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status
 from durable_flow.model.frame import Message
+from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of
 
@@ -64,7 +66,7 @@ class Runner:
         engine = self._engine
         self._check_open()
         given = check_input(self.workflow, input, limits=engine.limits)
-        fingerprint = _fingerprint(input)
+        fingerprint = _fingerprint(input, engine.limits)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         _check_labels(labels)
         if execution_id not in engine.runs:
@@ -412,8 +414,13 @@ def _why(wait: AnyWait) -> tuple[str, str]:
     return "a child execution", "see the child"
 
 
-def _fingerprint(given: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(given or {}, order="deterministic", enc_hook=repr)).hexdigest()
+def _fingerprint(given: Any, limits: Limits) -> str:
+    """What tells one input from another. `given` is one that can be stored."""
+    try:
+        text = msgspec.json.encode(given or {}, order="deterministic")
+    except TypeError:  # what only `normalise` knows how to convert
+        text = msgspec.json.encode(normalise(given, limits=limits), order="deterministic")
+    return hashlib.sha256(text).hexdigest()
 
 
 def _check_labels(labels: Mapping[Any, Any] | None) -> None:

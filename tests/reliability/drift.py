@@ -138,6 +138,8 @@ async def deploy(clock: FakeClock, edit: Edit) -> None:
         assert result.completed, result.error
         assert result.output == ["go", 1, "1"]
         assert play.desk.calls == [("first", None), ("second", 1), ("third", None)]
+        steps = [entry.step_id for entry in await play.store.entries("e") if entry.action in ("completed", "answered")]
+        assert steps == ["first", "ask", "second", "third", "last"]
         execution = await play.store.load("e")
         assert execution is not None
         assert before is not None

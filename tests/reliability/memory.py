@@ -44,7 +44,7 @@ async def halted(count: int) -> None:
 
             await some(0, AT_ONCE)
             gc.collect()
-            resident = peak()
+            before = resident()
             tracemalloc.start()
             try:
                 await some(AT_ONCE, count)
@@ -54,16 +54,20 @@ async def halted(count: int) -> None:
                 tracemalloc.stop()
             each = traced / count
             TABLE.figures.append(
-                f"memory of a halted execution, {count:,} of them: {each:,.0f} bytes of Python's; the process grew by "
-                f"at most {(peak() - resident) / count:,.0f} each, with what measuring and SQLite's cache take"
+                f"memory of a halted execution, {count:,} of them: {each:,.0f} bytes; the process grew by "
+                f"{(resident() - before) / count:,.0f} each, what measuring and SQLite's cache take included"
             )
             assert each < MOST, f"{each:,.0f} bytes each"
             assert (await runner.resume(f"e{count}", response=1)).completed
 
 
-def peak() -> int:
-    """The most memory this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident() -> int:
+    """The memory this process has now, in bytes (where there is no /proc: the most it has had)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()
 
 
 def cases(full: bool) -> Iterable[Case]:

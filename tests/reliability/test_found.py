@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import durable_flow as df
 from durable_flow.limits import Limits
 from durable_flow.model.value import normalise
 
@@ -47,3 +48,18 @@ class Holder(msgspec.Struct):
 def test_what_can_be_stored_can_be_stored_in_a_struct(value: Any, plain: Any) -> None:
     assert normalise(value, limits=Limits()) == plain
     assert normalise(Holder(value), limits=Limits()) == {"value": plain}
+
+
+class Name(enum.Enum):
+    ORDER = "order"
+
+
+@pytest.mark.parametrize("same", [{Name.ORDER: 1}, {Text("order"): 1}, {"order": Number(1)}, {"order": 1}])
+async def test_an_input_is_the_same_whatever_its_types_are_called(same: Any) -> None:
+    flow = {"id": "flow", "name": "flow", "steps": [{"id": "end", "type": "end", "result": "$input.order"}]}
+    async with df.Runtime("sqlite://:memory:", workflows=[flow]) as runtime:
+        runner = runtime.runner("flow")
+        assert (await runner.run(same, execution_id="e")).output == 1
+        assert (await runner.run({"order": 1}, execution_id="e")).output == 1
+        with pytest.raises(df.ConflictError):
+            await runner.run({"order": 2}, execution_id="e")

@@ -193,23 +193,50 @@ def buried(value: Any, levels: list[tuple[str, int, str]]) -> tuple[Any, str]:
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def flow(*between: dict[str, Any]) -> df.WorkflowDef:
+ROUTES = ("a service", "an input", "a loop", "a branch", "a sub-workflow")
+
+
+def flows(route: str, pause: list[dict[str, Any]]) -> list[df.WorkflowDef]:
+    """Workflows that show a value which came by that route to the service's `look`, as it is and inside another."""
     service = {"type": "call", "service": "desk"}
     make = {"id": "make", **service, "method": "make", "output": "made"}
-    again = {"id": "again", "type": "assign", "set": {"copied": {"in": "$made"}}}
-    look = {"id": "look", **service, "method": "look", "input": ["$made", "$copied"]}
-    return df.load(document("flow", linked([make, *between, again, look])))
+    inner = [*pause, {"id": "pass", "type": "assign", "set": {"passed": "$made"}}]
+    child = document("child", linked([*pause, {"id": "pass", "type": "assign", "set": {"result": "$input.value"}}]))
+    steps: list[dict[str, Any]]
+    match route:
+        case "a service":
+            steps = [make, *inner]
+        case "an input":
+            steps = [*pause, {"id": "pass", "type": "assign", "set": {"passed": "$input.value"}}]
+        case "a loop":
+            body = [*pause, {"id": "pass", "type": "assign", "set": {"passed": "$item"}}]
+            steps = [make, {"id": "each", "type": "loop", "over": ["$made"], "do": body, "output": "all"}]
+            steps.append({"id": "take", "type": "assign", "set": {"passed": "$all.0"}})
+        case "a branch":
+            steps = [make, {"id": "both", "type": "parallel", "branches": [{"id": "one", "do": inner}]}]
+        case _:
+            given = {"value": "$made"}
+            steps = [
+                make,
+                {"id": "sub", "type": "workflow", "workflow_id": "child", "input": given, "output": "passed"},
+            ]
+    steps += [
+        {"id": "again", "type": "assign", "set": {"copied": {"in": "$passed"}}},
+        {"id": "look", **service, "method": "look", "input": ["$passed", "$copied"]},
+    ]
+    return [df.load(document("flow", linked(steps))), df.load(child)]
 
 
-LIVE = flow()
-RESUMED = flow({"id": "pause", "type": "halt"})
+LIVE = {route: flows(route, []) for route in ROUTES}
+RESUMED = {route: flows(route, [{"id": "pause", "type": "halt"}]) for route in ROUTES}
 
 
-async def seen(clock: FakeClock, workflow: df.WorkflowDef, value: Any) -> Any:
-    """What the step after the one that returned `value` is given."""
-    async with stage(clock, workflow) as play:
+async def seen(clock: FakeClock, workflows: list[df.WorkflowDef], route: str, value: Any) -> Any:
+    """What a later step is given."""
+    async with stage(clock, *workflows) as play:
         play.desk.answers["make"] = lambda _: value
-        result = await play.runner().run({}, execution_id="e")
+        given = {"value": value} if route == "an input" else {}
+        result = await play.runner().run(given, execution_id="e")
         if result.halted:
             await play.restart()
             result = await play.runner().resume("e")
@@ -217,22 +244,22 @@ async def seen(clock: FakeClock, workflow: df.WorkflowDef, value: Any) -> Any:
         (found,) = play.desk.values("look")
         execution = await play.store.load("e")
         assert execution is not None
-        assert same(execution.ctx["made"], found[0])
+        assert same(execution.ctx["passed"], found[0])
         return found
 
 
-async def live_is_resumed(clock: FakeClock, value: Any) -> None:
+async def live_is_resumed(clock: FakeClock, route: str, value: Any) -> None:
     expected = json_form(value)
     expected = [expected, {"in": expected}]
-    live = await seen(clock, LIVE, value)
-    resumed = await seen(clock, RESUMED, value)
+    live = await seen(clock, LIVE[route], route, value)
+    resumed = await seen(clock, RESUMED[route], route, value)
     assert same(live, resumed), f"live {live!r}, resumed {resumed!r}"
     assert same(live, expected), f"{live!r} instead of {expected!r}"
 
 
 async def refused(clock: FakeClock, name: str, levels: list[tuple[str, int, str]]) -> None:
     value, path = buried(REFUSED[name](), levels)
-    async with stage(clock, LIVE) as play:
+    async with stage(clock, *LIVE[ROUTES[0]]) as play:
         play.desk.answers["make"] = lambda _: value
         result = await play.runner().run({}, execution_id="e")
         assert result.failed, f"{name} at {path}: it is {result.status}"
@@ -268,7 +295,9 @@ def drawn(check: Callable[..., Any], examples: int, **strategies: Any) -> Callab
 
 def cases(full: bool) -> Iterable[Case]:
     examples = 200 if full else 50
-    yield Case("values that can be stored", drawn(live_is_resumed, examples, value=STORABLE), weight=examples)
+    for route in ROUTES:
+        verify = drawn(live_is_resumed, examples, route=st.just(route), value=STORABLE)
+        yield Case(f"values through {route}", verify, weight=examples)
     each = max(2, examples // len(REFUSED))
     for name in REFUSED:
         yield Case(f"refused: {name}", drawn(refused, each, name=st.just(name), levels=LEVELS), weight=each)
