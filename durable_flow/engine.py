@@ -397,6 +397,9 @@ class Engine:
             outcome = step.type.evaluate(visit, step.config)
             if type(outcome) is Done:
                 outcome = self._normal(outcome)
+            elif type(outcome) is Suspend and (shown := getattr(outcome.wait, "data", None)) is not None:
+                shown = normalise(shown, limits=self.limits, what="what is shown")
+                outcome = replace(outcome, wait=replace(outcome.wait, data=shown))
         except Exception as error:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error))
             return
