@@ -328,7 +328,7 @@ class Engine:
         for observer in list(self.observers):
             try:
                 observer(event)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 logger.exception("a subscriber raised on %s", event.type)
 
     def announce(self, run: Run, visit: StepVisit) -> None:
