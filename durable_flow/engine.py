@@ -225,7 +225,12 @@ class Engine:
     def _submit(self, run: Run, *, release: bool) -> None:
         commit = run.batch(nonce=self.ids.nonce(), release=release, wake_at=_wake_at(run))
         run.inflight_commit = commit
-        run.inflight = self.store.commit(commit)
+        try:
+            run.inflight = self.store.commit(commit)
+        except BaseException:
+            # What it carried is in the store or it is not: nothing may be written on top of that.
+            self.stop(run, "lease_lost")
+            raise
 
     async def _landing(self, run: Run) -> None:
         """Waits for the commit under way and takes note of its outcome, once, whoever else waits for it."""
