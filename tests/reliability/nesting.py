@@ -12,6 +12,7 @@ from tests.reliability.stage import Stage, document, stage
 from tests.reliability.table import Case, Table, fake_time
 
 KINDS = ("loop", "parallel", "workflow")
+SIDE_BY_SIDE = "concurrent loop"
 EVENTS = ("halt", "approval", "error", "kill")
 Steps = list[dict[str, Any]]
 
@@ -78,6 +79,9 @@ def nested(kinds: tuple[str, ...], event: Steps, outcome: str) -> list[dict[str,
         match kinds[depth]:
             case "loop":
                 return [{"id": name, "type": "loop", "over": ["a", "b"], "do": body, "output": output}]
+            case "concurrent loop":
+                loop = {"id": name, "type": "loop", "over": ["a", "b"], "do": body, "output": output}
+                return [{**loop, "concurrency": 2}]
             case "parallel":
                 side = {"id": f"side{depth}", "type": "call", "service": "desk", "method": "note", "input": "side"}
                 branches = [{"id": f"main{depth}", "do": body}, side]
@@ -98,12 +102,13 @@ def linked(steps: Steps) -> Steps:
     ]
 
 
-async def to_its_end(play: Stage) -> tuple[df.ExecutionResult, int, set[str]]:
+async def to_its_end(play: Stage) -> tuple[df.ExecutionResult, int, int, set[str]]:
     """Runs `flow`, answering whatever it waits for and taking over whenever its process dies.
 
-    Also gives how often something happened, and the effects that happened again although their end was durable.
+    Also gives how often something happened, how often the process died, and the effects that happened again although
+    their end was durable or the process lived on.
     """
-    happened = 0
+    happened = deaths = 0
     killed: set[str] = set()
     result: df.ExecutionResult | None = None
 
@@ -113,10 +118,12 @@ async def to_its_end(play: Stage) -> tuple[df.ExecutionResult, int, set[str]]:
         raise ValueError("boom")
 
     def die(_: Any) -> str:
+        nonlocal happened
         key = play.desk.contexts[-1].idempotency_key
         if key in killed:
             return "done"
         killed.add(key)
+        happened += 1
         raise play.die()
 
     play.desk.answers |= {"boom": boom, "die": die}
@@ -127,7 +134,7 @@ async def to_its_end(play: Stage) -> tuple[df.ExecutionResult, int, set[str]]:
         call: Any
         if result is None:
             runner = play.runner()
-            call = runner.recover("e") if happened and killed else runner.run({}, execution_id="e")
+            call = runner.recover("e") if deaths else runner.run({}, execution_id="e")
         else:
             assert result.halt is not None, f"it is {result.status}: {result.error}"
             happened += 1
@@ -138,11 +145,12 @@ async def to_its_end(play: Stage) -> tuple[df.ExecutionResult, int, set[str]]:
         except BaseException:
             if not play.wire.cut:
                 raise
-            happened += 1
+            deaths += 1
             result = None
             await play.take_over()
-        unlicensed |= finished & set(play.effects - before)
-    return result, happened, unlicensed
+        fresh = play.effects - before
+        unlicensed |= finished & set(fresh) | {key for key, times in fresh.items() if times > 1}
+    return result, happened, deaths, unlicensed
 
 
 def shown(execution: df.Execution | None) -> dict[str, Any]:
@@ -157,8 +165,9 @@ async def the_same(clock: FakeClock, kinds: tuple[str, ...], event: str) -> None
         effects = quiet.effects
     assert expected.completed, expected.error
     async with stage(clock, *nested(kinds, EVENTFUL[event], OUTCOME[event])) as play:
-        result, happened, unlicensed = await to_its_end(play)
-        assert happened >= 2 ** kinds.count("loop"), f"it happened {happened} times only"
+        result, happened, deaths, unlicensed = await to_its_end(play)
+        times = 2 ** (kinds.count("loop") + kinds.count(SIDE_BY_SIDE))
+        assert happened == times, f"it happened {happened} times, not {times}"
         assert result.output == expected.output
         assert shown(await play.store.load("e")) == variables
         own = {
@@ -167,8 +176,10 @@ async def the_same(clock: FakeClock, kinds: tuple[str, ...], event: str) -> None
         assert set(own) == set(effects), "effects are missing, or there are others"
         again = {key: times for key, times in play.effects.items() if times > 1}
         if event == "kill":
-            assert not unlicensed, f"repeated though finished: {unlicensed}"
-            assert sum(times - 1 for times in again.values()) <= happened * 2 ** kinds.count("parallel")
+            assert not unlicensed, f"repeated though finished, or by one process: {unlicensed}"
+            lanes = 2 ** (kinds.count("parallel") + kinds.count(SIDE_BY_SIDE))
+            repeats = sum(times - 1 for times in again.values())
+            assert repeats <= deaths * lanes, f"more was repeated than was in flight: {again}"
         else:
             assert not again, f"repeated: {again}"
         for name in await play.store.execution_ids():
@@ -178,15 +189,25 @@ async def the_same(clock: FakeClock, kinds: tuple[str, ...], event: str) -> None
             assert row.owner is None
 
 
+def every(kinds: Iterable[tuple[str, ...]]) -> Iterable[Case]:
+    for nest in kinds:
+        for event in EVENTS:
+
+            async def check(clock: FakeClock, nest: tuple[str, ...] = nest, event: str = event) -> None:
+                await the_same(clock, nest, event)
+
+            yield Case(f"{event} in {' > '.join(nest)}", fake_time(check))
+
+
 def cases(full: bool) -> Iterable[Case]:
     for depth in (2, 3):
-        for kinds in product(KINDS, repeat=depth):
-            for event in EVENTS:
+        yield from every(product(KINDS, repeat=depth))
 
-                async def check(clock: FakeClock, kinds: tuple[str, ...] = kinds, event: str = event) -> None:
-                    await the_same(clock, kinds, event)
 
-                yield Case(f"{event} in {' > '.join(kinds)}", fake_time(check))
+def side_by_side(full: bool) -> Iterable[Case]:
+    for depth in (1, 2, 3):
+        yield from every(nest for nest in product((*KINDS, SIDE_BY_SIDE), repeat=depth) if SIDE_BY_SIDE in nest)
 
 
 TABLE = Table("whatever happens inside any nesting, it goes on at the exact inner step", cases)
+CONCURRENT = Table("… and so it does where iterations of loops run side by side", side_by_side)
