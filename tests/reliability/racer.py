@@ -1,6 +1,6 @@
 """A process that answers a wait with many tasks at once: `python -m tests.reliability.racer STORE TASKS`.
 
-It reads lines of an execution's id and a wait's, and writes what became of each answer.
+It reads lines of its name, an execution's id and a wait's, and writes what became of each answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import durable_flow as df
 async def answer(runtime: df.Runtime, execution_id: str, wait_id: str, name: str) -> str:
     try:
         runner = await runtime.runner_of(execution_id)
-        result = await runner.resume(execution_id, response=name, wait_id=wait_id, by=name)
+        given = {"approved": True} if wait_id.endswith(":approve") else {"response": name}
+        result = await runner.resume(execution_id, wait_id=wait_id, by=name, **given)
     except df.DurableFlowError as error:
         return type(error).__name__
     return f"{result.status}: {result.output}"

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import durable_flow as df
 from tests.reliability.nesting import linked
 from tests.reliability.stage import document
 from tests.reliability.table import Case, Table
+
+Judge = Callable[[Counter[str], list[df.Entry]], None]
 
 PROCESSES = 2
 TASKS = 25
@@ -29,6 +31,17 @@ FLOW: dict[str, Any] = document(
         [
             {"id": "ask", "type": "halt", "reason": "?"},
             {"id": "note", "type": "assign", "set": {"result": "$response"}},
+        ]
+    ),
+)
+
+NEEDED = 3
+VOTE: dict[str, Any] = document(
+    "vote",
+    linked(
+        [
+            {"id": "approve", "type": "approval", "prompt": "?", "required": NEEDED},
+            {"id": "note", "type": "assign", "set": {"result": "$approvals.approve.votes"}},
         ]
     ),
 )
@@ -68,12 +81,12 @@ async def ask(racers: list[Process], halt: df.Halt) -> list[str]:
     return [answer for racer in racers for answer in json.loads(await told(racer))]
 
 
-async def race(rounds: int) -> None:
+async def race(rounds: int, flow: dict[str, Any], judge: Judge) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "flows.db")
         url = f"sqlite:///{path}"
-        async with df.Runtime(url, workflows=[FLOW]) as runtime:
-            runner = runtime.runner("flow")
+        async with df.Runtime(url, workflows=[flow]) as runtime:
+            runner = runtime.runner(flow["id"])
             halts = [(await runner.run({}, execution_id=f"e{number}")).halt for number in range(rounds)]
         command = ("-m", "tests.reliability.racer", url, str(TASKS))
         racers = [
@@ -85,7 +98,7 @@ async def race(rounds: int) -> None:
                 assert await told(racer) == "ready"
             for halt in halts:
                 assert halt is not None
-                await one_round(path, url, racers, halt)
+                await one_round(path, url, racers, halt, judge)
         finally:
             for racer in racers:
                 assert racer.stdin is not None
@@ -93,21 +106,32 @@ async def race(rounds: int) -> None:
                 await racer.wait()
 
 
-async def one_round(path: Path, url: str, racers: list[Process], halt: df.Halt) -> None:
-    outcomes = Counter(await ask(racers, halt))
-    won = [outcome for outcome in outcomes if outcome.startswith("completed: ")]
-    assert sum(outcomes[outcome] for outcome in won) == 1, f"not one winner: {outcomes}"
-    assert outcomes["ConflictError"] == PROCESSES * TASKS - 1, f"not all others were refused: {outcomes}"
+async def one_round(path: Path, url: str, racers: list[Process], halt: df.Halt, judge: Judge) -> None:
+    outcomes = await ask(racers, halt)
+    executions = await count(path)
     before = stored(path, halt.execution_id)
     assert Counter(await ask(racers, halt)) == {"ConflictError": PROCESSES * TASKS}
     assert stored(path, halt.execution_id) == before, "a replayed answer changed what is stored"
+    assert await count(path) == executions, "there are more executions than before"
     async with df.open_store(url) as store:
         entries = await store.entries(halt.execution_id)
-        assert len(await store.execution_ids(limit=10_000)) == int(await count(path))
-    (winner,) = [entry for entry in entries if entry.action == df.Action.ANSWERED]
+    assert [entry.action.value for entry in entries if entry.step_id == "note"] == ["completed"]
+    judge(Counter(outcomes), [entry for entry in entries if entry.action == df.Action.ANSWERED])
+
+
+def one_winner(outcomes: Counter[str], answered: list[df.Entry]) -> None:
+    won = [outcome for outcome in outcomes if outcome.startswith("completed: ")]
+    assert sum(outcomes[outcome] for outcome in won) == 1, f"not one winner: {outcomes}"
+    assert outcomes["ConflictError"] == PROCESSES * TASKS - 1, f"not all others were refused: {outcomes}"
+    (winner,) = answered
     assert won == [f"completed: {winner.output}"]
     assert winner.actor == winner.output
-    assert [entry.action.value for entry in entries if entry.step_id == "note"] == ["completed"]
+
+
+def as_many_as_needed(outcomes: Counter[str], answered: list[df.Entry]) -> None:
+    assert outcomes["ConflictError"] == PROCESSES * TASKS - NEEDED, f"not {NEEDED} votes were taken: {outcomes}"
+    assert set(outcomes) <= {"ConflictError", "halted: None", *(told for told in outcomes if "completed: " in told)}
+    assert len({entry.actor for entry in answered}) == len(answered) == NEEDED
 
 
 async def count(path: Path) -> int:
@@ -117,9 +141,12 @@ async def count(path: Path) -> int:
 
 
 def cases(full: bool) -> Iterable[Case]:
-    rounds = 100 if full else 5
-    name = f"{PROCESSES} processes of {TASKS} tasks, {rounds} rounds"
-    yield Case(name, lambda: asyncio.run(race(rounds)), weight=rounds)
+    def case(name: str, rounds: int, flow: dict[str, Any], judge: Judge) -> Case:
+        name = f"{PROCESSES} processes of {TASKS} tasks {name}, {rounds} rounds"
+        return Case(name, lambda: asyncio.run(race(rounds, flow, judge)), weight=rounds)
+
+    yield case("answer a halt", 100 if full else 5, FLOW, one_winner)
+    yield case("approve", 20 if full else 2, VOTE, as_many_as_needed)
 
 
-TABLE = Table("of all answers to a wait one wins, and the others change nothing", cases)
+TABLE = Table("of all answers to a wait as many are taken as it needs, and the others change nothing", cases)
