@@ -80,6 +80,12 @@ class Runtime:
     ) -> None:
         if lease_ttl <= 0:
             raise ConfigError(f"lease_ttl must be more than 0 seconds, got {lease_ttl}")
+        if grace < 0:
+            raise ConfigError(f"grace must be at least 0 seconds, got {grace}")
+        if max_recoveries < 0:
+            raise ConfigError(f"max_recoveries must be at least 0, got {max_recoveries}")
+        if not isinstance(store, str | Store):
+            raise ConfigError(f"store must be a URL such as sqlite:///flows.db, or an open store, not {store!r:.100}")
         self._owns_store = isinstance(store, str)
         self.store: Store = open_store(store) if isinstance(store, str) else store
         self._limits = limits or Limits()
@@ -145,7 +151,10 @@ class Runtime:
         if isinstance(workflow, WorkflowDef):
             self._add(workflow)
             return Runner(self._engine, workflow)
-        known = self._workflows.get(workflow)
+        try:
+            known = self._workflows.get(workflow)
+        except TypeError:
+            known = None
         if known is None:
             names = ", ".join(sorted(self._workflows)) or "none"
             raise ConfigError(f"no workflow with id {workflow!r} is known (known: {names})")
