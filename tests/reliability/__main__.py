@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
+import random
 import sys
+from collections.abc import Iterator
 
 from tests.reliability.table import Table
 from tests.reliability.tables import TABLES
 
+CRASH = "crash"
+
 
 def main() -> int:
     """Prints the table; 1 if anything in it is bad."""
+    names = [*TABLES, CRASH]
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="fewer rounds, values and items")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these tables: {', '.join(TABLES)}")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(TABLES):
-        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    parser.add_argument("--short", action="store_true", help="fewer rounds, values, items and faults")
+    parser.add_argument("--seed", type=int, help="for the faults that are drawn by chance")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these tables: {', '.join(names)}")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(names):
+        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     logging.disable()
-    tables = [table for name, table in TABLES.items() if not arguments.names or name in arguments.names]
-    width = max(len(table.promise) for table in tables)
-    print(f"{'promise':{width}} | {'cases':>6} | {'bad':>4}")
-    print(f"{'-' * width}-+-{'-' * 6}-+-{'-' * 4}")
+    tables = [table for name, table in TABLES.items() if not given.names or name in given.names]
+    width = max(len(table.promise) for table in TABLES.values())
+    print(f"{'promise':{width}} | {'cases':>7} | {'bad':>4}")
+    print(f"{'-' * width}-+-{'-' * 7}-+-{'-' * 4}")
     bad: list[str] = []
-    for table in tables:
-        count, wrong = tally(table, full=not arguments.short)
+    for promise, count, wrong in itertools.chain(
+        ((table.promise, *tally(table, full=not given.short)) for table in tables),
+        crashes(short=given.short, seed=given.seed) if CRASH in (given.names or names) else (),
+    ):
         bad += wrong
-        print(f"{table.promise:{width}} | {count:6,} | {len(wrong):4,}", flush=True)
+        print(f"{promise:{width}} | {count:7,} | {len(wrong):4,}", flush=True)
     for table in tables:
         for figure in table.figures:
             print(figure)
@@ -48,6 +57,19 @@ def tally(table: Table, *, full: bool) -> tuple[int, list[str]]:
         except BaseException as error:
             wrong.append(f"{case.name}: {type(error).__name__}: {error}")
     return count, wrong
+
+
+def crashes(*, short: bool, seed: int | None) -> Iterator[tuple[str, int, list[str]]]:
+    """What came of faults at every point: the lines of the crash harness, in the same form."""
+    from tests.crash import suite
+
+    chance = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    what = "faults"
+    try:
+        for what, report in suite.tables(short=short, seed=chance):
+            yield f"nothing is lost or done twice: {what}", report.cases, [str(case) for case in report.bad]
+    except Exception as error:
+        yield f"the crash harness stopped after: {what}", 0, [f"{type(error).__name__}: {error}"]
 
 
 if __name__ == "__main__":
