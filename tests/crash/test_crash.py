@@ -26,7 +26,8 @@ def test_an_execution_survives_a_fault_anywhere_on_disk(name: str) -> None:
 
 def test_every_operation_is_hurt_in_every_way() -> None:
     report = suite.singles(["w01", "w02"])
-    assert report.sites and report.covered == report.sites
+    assert report.sites
+    assert report.covered == report.sites
 
 
 def test_an_execution_survives_two_deaths() -> None:

@@ -35,8 +35,8 @@ def audit_in_a_second_operation(patch: pytest.MonkeyPatch) -> None:
         whole = run.batch(nonce=self.ids.nonce(), release=False, wake_at=None)
         state = replace(whole, entries=(), nonce=f"{whole.nonce}-state")
         trail = replace(
-            whole, version=whole.version + 1, new=None, frames=(), sets=(), dropped=(), opened=(), closed=(), consumed=(),
-            messages=(), info=None, release=release,
+            whole, version=whole.version + 1, new=None, frames=(), sets=(), dropped=(), opened=(), closed=(),
+            consumed=(), messages=(), info=None, release=release,
         )  # fmt: skip
 
         async def both() -> Committed:
