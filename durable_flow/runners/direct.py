@@ -221,22 +221,27 @@ class Runner:
                 raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner or 'this process'}")
         return await self._result(execution_id)
 
-    async def _stir(self, info: Info) -> None:
+    async def _stir(self, info: Info) -> bool:
         """Drives what can go on below an execution that waits: waits whose time is up, children whose process died or
-        whose answer nobody took."""
+        whose answer nobody took. Whether there was anything."""
         engine = self._engine
+        stirred = False
         for wait in info.waits:
             if wait.deadline is not None and engine.clock.now() >= wait.deadline.timestamp():
                 await engine.expire(None, wait.wait_id)
                 await self._nudge(wait.wait_id.rpartition(":")[0])
+                stirred = True
             if not isinstance(wait, ChildWait):
                 continue
             row = await engine.store.row(wait.execution_id)
             if row is None or Status(row.status).over:
                 continue
-            await self._stir(decode_info(row.info, execution_id=row.id))
-            if row.status != Status.HALTED or await engine.store.inbox(row.id):
+            stirred |= await self._stir(decode_info(row.info, execution_id=row.id))
+            free = row.owner is None or (row.lease_until or 0) <= engine.clock.now()
+            if free and (row.status != Status.HALTED or await engine.store.inbox(row.id)):
                 await self._nudge(row.id)
+                stirred = True
+        return stirred
 
     async def result(self, execution_id: str) -> ExecutionResult:
         """How the execution stands, without driving it."""
@@ -341,8 +346,13 @@ class Runner:
             if row is None:
                 raise ExecutionNotFound(execution_id)
             status = Status(row.status)
-            if status.over or (status is Status.HALTED and row.owner is None):
+            if status.over:
                 return await self._result(execution_id)
+            if status is Status.HALTED and row.owner is None:
+                if await self._stir(decode_info(row.info, execution_id=execution_id)):
+                    continue
+                if not await engine.store.inbox(execution_id):
+                    return await self._result(execution_id)
             run = await engine.claim(execution_id)
             if run is None:
                 await engine.clock.sleep(POLL)
