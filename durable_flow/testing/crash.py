@@ -34,13 +34,12 @@ class Case(msgspec.Struct):
 
 class Report(msgspec.Struct):
     """`cases` were played, `bad` of them broke a rule. `sites` are the (operation, mode) pairs there are, `covered`
-    those at which a fault was really met. `surfaced` counts faults that a caller heard of and had to try again."""
+    those at which a fault was really met."""
 
     cases: int = 0
     bad: list[Case] = []
     sites: set[tuple[str, str]] = set()
     covered: set[tuple[str, str]] = set()
-    surfaced: int = 0
 
     def add(self, other: Report) -> None:
         """Takes over what another report found."""
@@ -48,7 +47,6 @@ class Report(msgspec.Struct):
         self.bad += other.bad
         self.sites |= other.sites
         self.covered |= other.covered
-        self.surfaced += other.surfaced
 
     def __str__(self) -> str:
         hit = len(self.sites & self.covered)
@@ -109,7 +107,6 @@ class Explorer:
         """Plays one case and puts it in the report."""
         story = self.tell(plan)
         self.report.cases += 1
-        self.report.surfaced += story.surfaced
         self.report.covered |= {(self._site(point), str(point.mode)) for point in story.met}
         problems = judge(story, self.reference, self.scenario)
         if problems:

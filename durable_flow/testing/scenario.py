@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,7 +49,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     `racing` are paths of steps whose outcome depends on who comes first (`wait: any`): what is below them may differ
     from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new
-    version of the definition, of which a running execution must not notice anything. `epilogue` is called at the end,
+    version of the definition, of which a running execution must not notice anything. `restart` is how
+    the next process takes over: with `Runner.recover`, or by a `run` with the same id. `epilogue` is called at the end,
     possibly more than once.
     """
 
@@ -62,6 +63,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     racing: Sequence[str] = ()
     later: WorkflowDef | None = None
+    restart: Literal["recover", "run"] = "recover"
     epilogue: Callable[[Runtime, str], Awaitable[None]] | None = None
     options: Mapping[str, Any] = {}
     execution_id: str = "x"

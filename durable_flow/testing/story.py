@@ -16,12 +16,11 @@ from durable_flow import (
     ConflictError,
     ExecutionNotFound,
     ExecutionResult,
-    LeaseLost,
     Runner,
     Runtime,
-    Status,
     Store,
     StoreError,
+    StoreUnavailable,
     open_store,
 )
 from durable_flow.testing.clock import SkippingLoop
@@ -64,8 +63,6 @@ class Story(msgspec.Struct):
     counts: Counter[tuple[str, str]]
     injected: Counter[tuple[str, str]]
     ledger: Ledger
-    surfaced: int
-    """How often a fault of the store was passed on to the caller."""
 
     @property
     def trace(self) -> str:
@@ -99,7 +96,6 @@ class Teller:
         self.lives: list[list[Point]] = []
         self.met: list[Point] = []
         self.result: ExecutionResult | None = None
-        self.surfaced = 0
         self.turns = 0
         self.begun = False
         self.faults = 0
@@ -141,7 +137,6 @@ class Teller:
             counts=self.ledger.counts(),
             injected=self.ledger.injected,
             ledger=self.ledger,
-            surfaced=self.surfaced,
         )
 
     # -- one process ---------------------------------------------------------------------------------------------------
@@ -367,9 +362,8 @@ class Teller:
             elif isinstance(result, ExecutionResult):
                 break
             else:
-                result = self._judge(result)
-                if result is not None:
-                    return
+                self._blame(result)
+                return
         else:
             self.problems.append("O9 the execution does not end")
             return
@@ -390,8 +384,8 @@ class Teller:
         return await self._call(asked)
 
     async def _begin(self, *, recover: bool) -> Any:
-        if recover:
-            self.recoveries += 1
+        self.recoveries += recover
+        if recover and self.scenario.restart == "recover":
             ended = await self._ask(lambda runner, name: runner.recover(name))
             if not isinstance(ended, ExecutionNotFound):
                 return ended
@@ -404,6 +398,9 @@ class Teller:
 
     async def _move(self, result: ExecutionResult) -> Any:
         """What somebody does about the first wait."""
+        if not result.halts:
+            self.problems.append("O9 it is halted and waits for nobody")
+            return LookupError("no halt")
         halt = min(result.halts, key=lambda halt: halt.wait_id)
         wait_id = halt.wait_id
         if wait_id not in self.moves:
@@ -436,18 +433,17 @@ class Teller:
         """An execution that outlives the one it was started by is driven to its end too."""
 
         async def drive() -> bool:
-            row = await self.runtime.store.row(name)
-            if row is None or Status(row.status).over:
-                return True
             return (await (await self.runtime.runner_of(name)).recover(name)).status.over
 
         for _ in range(40):
             ended = await self._call(drive)
             if isinstance(ended, ConflictError):
                 await self.clock.sleep(1.0)  # this process does it already
+            elif isinstance(ended, ExecutionNotFound):
+                return  # an epilogue deleted it, in a process that died
             elif isinstance(ended, Exception):
-                if self._judge(ended) is not None:
-                    return
+                self._blame(ended)
+                return
             elif self.asked is None and ended:
                 return
 
@@ -458,22 +454,18 @@ class Teller:
         for _ in range(5):
             ended = await self._call(lambda: epilogue(self.runtime, self.scenario.execution_id))
             if isinstance(ended, Exception):
-                if self._judge(ended) is not None:
+                if self._blame(ended, outside=True):
                     return
             elif self.asked is None:
                 return
 
-    def _judge(self, ended: Any) -> Any:
-        """None if what a call raised is a consequence of a fault, after which one tries again."""
-        if isinstance(ended, StoreError | LeaseLost) and self.gate.met:
-            self.surfaced += 1
-            return None
-        if isinstance(ended, ConflictError) and self.gate.met:
-            self.clock.jump(TTL + 1)
-            self.surfaced += 1
-            return None
+    def _blame(self, ended: object, *, outside: bool = False) -> bool:
+        """Whether what a call raised is a fault of the engine; the store's own are, unless the call went to the store
+        itself (`outside`): one that passes must not be heard of."""
+        if outside and isinstance(ended, StoreUnavailable) and self.gate.met:
+            return False
         self.problems.append(f"O1 a call raised {type(ended).__name__}: {ended}")
-        return ended
+        return True
 
     async def _leftovers(self) -> None:
         """When all is over nobody owns anything, no transaction is open, and recoveries were no more than faults."""

@@ -69,12 +69,7 @@ def test_a_grandchild_goes_on_when_its_grandparent_is_recovered() -> None:
 
 
 def test_a_lost_answer_of_a_claim_or_an_append_is_looked_up() -> None:
-    explorer = Explorer(answered())
-    for plan in explorer.plans(ERRORS):
-        (number,) = plan.lives[0]
-        if explorer.points[number - 1].name in ("claim", "append", "commit"):
-            assert explorer.play(plan).surfaced == 0
-    explorer.report.raise_for_bad()
+    explored(answered(), ERRORS, "claim", "append", "commit")
 
 
 def test_a_store_that_fails_once_does_not_interrupt_the_other_branches() -> None:
@@ -94,3 +89,15 @@ def test_a_store_that_fails_once_does_not_interrupt_the_other_branches() -> None
         return {"Desk": Scripted(clock, work=Reply("done", takes=0.2))}
 
     explored(answered(workflow=workflow, others=[ASK], services=services), ERRORS, "row")
+
+
+def test_a_repeated_run_goes_on_with_what_waits_below() -> None:
+    parent = child_of("parent", "ask")
+    explored(answered(workflow=parent, others=[ASK], restart="run"), KILLS, "append", "claim", "commit")
+
+
+def test_nothing_is_written_after_a_commit_that_could_not_be_tried() -> None:
+    """A store that raises at once, instead of answering with a future, has taken what the commit carried with it."""
+    workflow = flow("two", {"id": "one", "type": "halt"})
+    explorer = Explorer(answered(workflow=workflow, moves={"one": answer(response=1)}), guard=False)
+    explorer.each((Mode.KILL_BEFORE,)).raise_for_bad()

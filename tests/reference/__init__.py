@@ -281,4 +281,13 @@ SCENARIOS = (
         moves={"check": Cancel(by="ann")},
     ),
     Scenario(name="w14", workflow=workflow("w14_heart"), services=heart),
+    Scenario(
+        name="w15",
+        workflow=workflow("w09_deep"),
+        others=[workflow("w09_below")],
+        services=deep,
+        input={"regions": ["north"]},
+        moves={"check": answer(response="right")},
+        restart="run",
+    ),
 )
