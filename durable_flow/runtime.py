@@ -235,7 +235,11 @@ class Runtime:
             blob = await self._engine.store.definition(definition_hash)
             if blob is None:
                 raise CorruptState(execution_id, f"its definition {definition_hash[:12]}… is not in the store")
-            known = parse_plain(msgspec.json.decode(blob), limits=self._limits, extensions=self._extensions)
+            try:
+                document = msgspec.json.decode(blob)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise CorruptState(execution_id, f"its definition {definition_hash[:12]}…: {error}") from error
+            known = parse_plain(document, limits=self._limits, extensions=self._extensions)
             self._pinned[definition_hash] = known
         return known
 
