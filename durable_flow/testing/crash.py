@@ -114,7 +114,7 @@ class Explorer:
         return story
 
     def _site(self, point: Point) -> str:
-        return f"{self.scenario.name}: {point.site}"
+        return f"{self.scenario.name} on {self.url}: {point.site}"
 
     def _bad(self, story: Story, problems: list[str]) -> None:
         case = Case(self.scenario.name, self.url, story.plan, problems, story.trace)

@@ -339,7 +339,8 @@ class Teller:
         for name in self.watch.folds:
             with self.clock.held():
                 row = await self.store.row(name)
-            if row is not None and row.owner is not None and name not in self.watch.apart:
+            held = row is not None and row.owner is not None and (row.lease_until or 0) > self.clock.now()
+            if held and name not in self.watch.apart:
                 self.problems.append(f"O8 {name} is still owned {when}")
 
     # -- the people and programs around it -----------------------------------------------------------------------------

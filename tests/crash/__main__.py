@@ -1,56 +1,51 @@
-"""`python -m tests.crash`: hurts the reference workflows everywhere and prints what came of it.
-
-`--short` plays a sample (what CI runs); `--only w05` and `--plan '7 kill-after; 3 error-before'` play one case again.
-"""
-
-from __future__ import annotations
+"""Plays the whole crash harness and prints its figures: `python -m tests.crash [--short]`."""
 
 import argparse
 import logging
-import random
+import os
 import sys
 import time
 
-from durable_flow.testing import MEMORY, Plan, Report
-from tests.crash import suite
+from durable_flow.testing import Explorer, Report
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a sample, in under two minutes")
-    parser.add_argument("--seed", type=int, default=None, help="for what is drawn by chance")
-    parser.add_argument("--only", help="one reference workflow")
-    parser.add_argument("--plan", help="one plan of it, as a failure prints it")
-    parser.add_argument("--url", default=MEMORY)
-    given = parser.parse_args()
-    logging.getLogger("durable_flow").setLevel(logging.CRITICAL)  # processes that die complain about it
-    if given.plan:
-        return again(given.only or "w01", given.plan, given.url)
-    if given.only:
-        lines = iter([(f"one fault, {given.only}", suite.singles([given.only], url=given.url))])
-    else:
-        seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
-        lines = suite.tables(short=given.short, seed=seed)
-    total = Report()
+    parser.add_argument("--short", action="store_true", help="a sample that takes less than a minute")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    logging.getLogger("durable_flow").setLevel(logging.CRITICAL)  # what it says about planted faults is no news
+    from tests.crash.suite import BY_NAME, SEEDS, once_bad, play_all, short, whole
+    from tests.mutants import MUTANTS
+
     began = time.monotonic()
-    for what, report in lines:
-        print(f"{what:42} {report}  {time.monotonic() - began:6.0f} s", flush=True)
-        total.add(report)
+    totals: dict[tuple[str, str], Report] = {}
+    jobs = [*once_bad(), *(short() if options.short else whole())]
+    for job, report in play_all(jobs, processes=options.processes):
+        totals.setdefault((job.test, job.store), Report()).add(report)
         if report.bad:
-            print(suite.explorer(report.bad[0].scenario, report.bad[0].url).smallest(report.bad[0]))
-    print(f"{'together':42} {total}  {time.monotonic() - began:6.0f} s")
-    print(f"{total.cases - len(total.bad)} passed, {len(total.bad)} failed")
-    return 1 if total.bad else 0
+            print(f"{job.scenario} on {job.store}, {job.test}: {report}", file=sys.stderr)
+            print(report.bad[0], file=sys.stderr)
+            print(f"add to {SEEDS.name}: {report.bad[0].scenario}|{job.store}|{report.bad[0].plan}", file=sys.stderr)
+    everything = Report()
+    for (test, store), report in totals.items():
+        print(f"{test:14} {store:8} {report}")
+        everything.add(report)
+    print(f"{'all':23} {everything}   {time.monotonic() - began:.0f} s")
+    missed = 0
+    for mutant in MUTANTS:
+        report = Report()
+        with mutant.plant():
+            for name in mutant.scenarios:
+                report.add(Explorer(BY_NAME[name], guard=mutant.guard).each(mutant.modes))
+        rules = sorted({problem.split()[0] for case in report.bad for problem in case.problems})
+        missed += not report.bad
+        print(
+            f"{mutant.name} {mutant.told:52} "
+            f"found in {len(report.bad):3} of {report.cases:3} cases by {' '.join(rules)}"
+        )
+    return 1 if everything.bad or missed else 0
 
 
-def again(name: str, plan: str, url: str) -> int:
-    """Plays one case and prints what happened at each point."""
-    exploring = suite.explorer(name, url)
-    story = exploring.play(Plan.parse(plan))
-    print(story.trace)
-    for case in exploring.report.bad:
-        print(case)
-    return 1 if exploring.report.bad else 0
-
-
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

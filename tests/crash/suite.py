@@ -1,128 +1,130 @@
-"""The crash suite: the reference workflows with faults at every point, and what came of it.
+"""What the crash harness plays: every fault at every point, pairs of them, and a cancellation at every await.
 
-Three ways to hurt an execution, each on its own line of the table: one fault at every point in every mode; two deaths,
-one in the first process and one in the process that takes over; the caller cancelled in every round of the event loop.
+A `Job` is a part of it that one process can play. Its figures are `cases / bad / sites × modes covered`.
 """
 
-from __future__ import annotations
-
+import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Literal
 
-from durable_flow.testing import ERRORS, FILE, KILLS, MEMORY, Case, Explorer, Mode, Plan, Report, Scenario
+import msgspec
+
+from durable_flow.testing import CANCELS, ERRORS, FILE, KILLS, MEMORY, Case, Explorer, Mode, Plan, Report
 from tests.reference import SCENARIOS
 
-SEEDS = Path(__file__).with_name("seeds.txt")
-"""Seeds that have found something, one a line: they run first, always."""
-
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 SMALL = ("w01", "w02", "w03", "w04")
-MEMORY_DISK = Path("/dev/shm")
+LARGE = tuple(name for name in BY_NAME if name not in SMALL)
+STORES = {"memory": MEMORY, "file": FILE}
+SEEDS = Path(__file__).parents[1] / "seeds.txt"
+TESTS = ("one fault", "two faults", "cancellation", "planted mistakes")
 
 
-def scenario(name: str) -> Scenario:
-    return next(scenario for scenario in SCENARIOS if scenario.name == name)
+class Job(msgspec.Struct, frozen=True):
+    """One scenario on one store. `what` is each (one fault at every point), pairs (two deaths, all of them), seeded
+    (two random faults, from `first` on), turns (a cancellation in every round of the loop) or plan (one, given)."""
+
+    test: str
+    scenario: str
+    store: str
+    what: Literal["each", "pairs", "seeded", "turns", "plan"]
+    modes: tuple[Mode, ...] = tuple(Mode)
+    first: int = 0
+    count: int = 0
+    plan: str = ""
 
 
-def hint(case: Case) -> str:
-    """How to see this case again."""
-    return f"again: python -m tests.crash --only {case.scenario} --url '{case.url}' --plan '{case.plan}'"
+def fast_folder() -> Path | None:
+    """Where files are memory: the log of a store is synced in every commit."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() and os.access(shm, os.W_OK) else None
 
 
-def explorer(name: str, url: str = MEMORY) -> Explorer:
-    folder = MEMORY_DISK if MEMORY_DISK.is_dir() else Path(tempfile.gettempdir())
-    return Explorer(scenario(name), url=url, hint=hint, folder=folder)
+def play(job: Job) -> Report:
+    scenario = BY_NAME[job.scenario]
+    explorer = Explorer(scenario, url=STORES[job.store], folder=fast_folder(), hint=lambda case: again(job.store, case))
+    match job.what:
+        case "each":
+            explorer.each(job.modes)
+        case "pairs":
+            explorer.pairs(job.modes)
+        case "turns":
+            explorer.turns(job.modes)
+        case "seeded":
+            for seed in range(job.first, job.first + job.count):
+                explorer.play(seeded(explorer, seed))
+        case "plan":
+            explorer.play(Plan.parse(job.plan))
+    explorer.report.bad[:1] = [explorer.smallest(case) for case in explorer.report.bad[:1]]
+    return explorer.report
 
 
-def names() -> list[str]:
-    return [scenario.name for scenario in SCENARIOS]
+def again(store: str, case: Case) -> str:
+    return f'again: CRASH="{case.scenario}|{store}|{case.plan}" .venv/bin/python -m pytest tests/crash -k one_plan'
 
 
-def singles(chosen: Iterable[str], *, url: str = MEMORY, modes: Sequence[Mode] = tuple(Mode), every: int = 1) -> Report:
-    """One fault at every point; `every` 7 plays each seventh plan only."""
-    total = Report()
-    for name in chosen:
-        exploring = explorer(name, url)
-        for number, plan in enumerate(exploring.plans(modes)):
-            if number % every == 0:
-                exploring.play(plan)
-        total.add(exploring.report)
-    return total
+def seeded(explorer: Explorer, seed: int) -> Plan:
+    """Two faults chosen by a seed: the second one hits the next process if the first one killed."""
+    rng = random.Random(f"{explorer.scenario.name} {seed}")
+    points = explorer.points
+    modes = [mode for mode in Mode if mode is not Mode.ERROR_LATE]
+    one, two = rng.choice(modes), rng.choice(modes)
+    first, second = rng.choice(points).number, rng.choice(points).number
+    if one in KILLS:
+        return Plan(({first: one}, {second: two}))
+    return Plan(({first: one, first + second: two},))
 
 
-def pairs(chosen: Iterable[str], *, every: int = 1) -> Report:
-    """Two deaths at every pair of points; `every` 7 plays those after each seventh first death only."""
-    total = Report()
-    for name in chosen:
-        exploring = explorer(name)
-        if every == 1:
-            exploring.pairs()
-        else:
-            for plan in _pairs(exploring, every):
-                exploring.play(plan)
-        total.add(exploring.report)
-    return total
+def whole() -> Iterator[Job]:
+    for name in BY_NAME:
+        for store in STORES:
+            yield Job("one fault", name, store, "each")
+    for name in SMALL:
+        yield Job("two faults", name, "memory", "pairs", KILLS)
+    for number, name in enumerate(LARGE):
+        yield Job("two faults", name, "memory", "seeded", first=1000 * number, count=100)
+    for name in SMALL:
+        yield Job("two faults", name, "file", "seeded", count=25)
+    for name in BY_NAME:
+        yield Job("cancellation", name, "memory", "turns", TURNS)
+    for name in SMALL:
+        yield Job("cancellation", name, "file", "turns", TURNS)
 
 
-def _pairs(exploring: Explorer, every: int) -> Iterator[Plan]:
-    count = len(exploring.points)
-    firsts = [(number, mode) for number in range(1, count + 1) for mode in KILLS]
-    for position, (first, mode) in enumerate(firsts):
-        if position % every == 0:
-            for second in range(1, count + 1):
-                yield Plan(({first: mode}, {second: KILLS[second % 2]}))
+def short() -> Iterator[Job]:
+    """A sample of the whole that takes less than a minute: every death everywhere, some of the rest."""
+    for name in BY_NAME:
+        yield Job("one fault", name, "memory", "each", KILLS)
+    for name in SMALL:
+        yield Job("one fault", name, "file", "each", KILLS)
+        yield Job("one fault", name, "memory", "each", ERRORS)
+        yield Job("cancellation", name, "memory", "turns", (Mode.CANCEL_BEFORE, Mode.BOTH_BEFORE))
+    yield Job("one fault", "w05", "memory", "each", (*ERRORS, *CANCELS))
+    yield Job("two faults", "w01", "memory", "pairs", KILLS)
+    for number, name in enumerate(LARGE):
+        yield Job("two faults", name, "memory", "seeded", first=1000 * number, count=6)
 
 
-def random_pairs(chosen: Sequence[str], *, count: int, seed: int) -> Report:
-    """So many pairs of faults of any kind that a process can die of or live with, drawn by chance."""
-    total = Report()
-    for given in dict.fromkeys([*seeds(), seed]):
-        drawn = random.Random(given)
-        for name in chosen:
-            exploring = explorer(name)
-            points = len(exploring.points)
-            for _ in range(max(1, count // len(chosen))):
-                first, second = drawn.randint(1, points), drawn.randint(1, points)
-                plan = Plan(({first: drawn.choice(KILLS)}, {second: drawn.choice((*KILLS, *ERRORS[:2]))}))
-                story = exploring.play(plan)
-                del story
-            total.add(exploring.report)
-    return total
+TURNS = (Mode.CANCEL_BEFORE, Mode.SCOPE_BEFORE, Mode.BOTH_BEFORE)
 
 
-def seeds() -> list[int]:
-    return [int(line) for line in SEEDS.read_text().split() if line.strip()]
+def once_bad() -> Iterator[Job]:
+    """The plans that found something once: they are played first."""
+    for line in SEEDS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            scenario, store, plan = line.split("|")
+            yield Job("one fault", scenario, store, "plan", plan=plan)
 
 
-def turns(chosen: Iterable[str], *, every: int = 1) -> Report:
-    """The caller cancelled in every round of the event loop: natively, by its scope, and both at once."""
-    total = Report()
-    for name in chosen:
-        exploring = explorer(name)
-        if every == 1:
-            exploring.turns()
-        else:
-            for turn in range(1, exploring.reference.turns + 1, every):
-                for mode in (Mode.CANCEL_BEFORE, Mode.SCOPE_BEFORE, Mode.BOTH_BEFORE):
-                    exploring.play(Plan((), {turn: mode}))
-        total.add(exploring.report)
-    return total
-
-
-def tables(*, short: bool, seed: int) -> Iterator[tuple[str, Report]]:
-    """The lines of the table: what was done, and what came of it."""
-    everything = names()
-    rest = [name for name in everything if name not in SMALL]
-    if short:
-        yield "one fault, in memory", singles(SMALL)
-        yield "one fault, in memory, a sample", singles(rest, every=13)
-        yield "one fault, in a file, a sample", singles(["w01", "w02"], url=FILE, modes=(*KILLS, *ERRORS), every=3)
-        yield "two deaths, a sample", pairs(["w01", "w03"], every=5)
-        yield "cancelled in any round, a sample", turns(["w01", "w02", "w04"], every=5)
+def play_all(jobs: Iterable[Job], *, processes: int) -> Iterator[tuple[Job, Report]]:
+    """Every job with its report, in the order of the jobs."""
+    listed = list(jobs)
+    if processes == 1:
+        yield from ((job, play(job)) for job in listed)
         return
-    yield "one fault, in memory", singles(everything)
-    yield "one fault, in a file", singles(everything, url=FILE, modes=(*KILLS, *ERRORS), every=2)
-    yield "two deaths, every pair", pairs(SMALL)
-    yield f"two faults by chance (seed {seed})", random_pairs(rest, count=1_000, seed=seed)
-    yield "cancelled in every round", turns(everything[:8])
+    with ProcessPoolExecutor(processes) as pool, tempfile.TemporaryDirectory():
+        yield from zip(listed, pool.map(play, listed), strict=True)

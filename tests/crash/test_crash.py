@@ -1,43 +1,43 @@
-"""A sample of the crash suite; `make crash` plays all of it."""
+"""The short form of the crash harness; `python -m tests.crash` plays all of it."""
 
-import logging
+import os
 
 import pytest
 
-from durable_flow.testing import ERRORS, FILE, KILLS
-from tests.crash import suite
+from durable_flow.testing import Explorer, Plan
+from tests.crash.suite import BY_NAME, FILE, Job, fast_folder, once_bad, play, short
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "durable_flow")
+@pytest.mark.parametrize("job", list(once_bad()), ids=lambda job: f"{job.scenario}-{job.store}-{job.plan}")
+def test_what_was_bad_once_is_good(job: Job) -> None:
+    play(job).raise_for_bad()
 
 
-@pytest.mark.parametrize("name", suite.names())
-def test_an_execution_survives_a_fault_anywhere(name: str) -> None:
-    every = 1 if name in ("w01", "w02") else 3 if name in suite.SMALL else 29
-    suite.singles([name], every=every).raise_for_bad()
+@pytest.mark.parametrize(
+    "job", list(short()), ids=lambda job: f"{job.test}-{job.scenario}-{job.store}-{job.what}-{job.modes[0]}"
+)
+def test_faults_make_no_difference(job: Job) -> None:
+    report = play(job)
+    report.raise_for_bad()
+    assert report.sites <= report.covered
 
 
-@pytest.mark.parametrize("name", ["w01", "w03"])
-def test_an_execution_survives_a_fault_anywhere_on_disk(name: str) -> None:
-    suite.singles([name], url=FILE, modes=(*KILLS, *ERRORS), every=5).raise_for_bad()
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_same_plan_gives_the_same_trace(name: str) -> None:
+    explorer = Explorer(BY_NAME[name])
+    plan = Plan.parse(f"{len(explorer.points) // 2} kill-after")
+    assert explorer.tell(plan).trace == explorer.tell(plan).trace
+    assert explorer.tell(Plan()).trace == explorer.reference.trace
 
 
-def test_every_operation_is_hurt_in_every_way() -> None:
-    report = suite.singles(["w01", "w02"])
-    assert report.sites
-    assert report.covered == report.sites
+def test_the_same_plan_gives_the_same_trace_on_a_store_with_threads() -> None:
+    explorer = Explorer(BY_NAME["w02"], url=FILE, folder=fast_folder())
+    assert {explorer.tell(Plan.parse("6 kill-before")).trace for _ in range(5)} == {
+        explorer.tell(Plan.parse("6 kill-before")).trace
+    }
 
 
-def test_an_execution_survives_two_deaths() -> None:
-    suite.pairs(["w01"], every=4).raise_for_bad()
-
-
-def test_faults_drawn_by_chance_change_nothing() -> None:
-    suite.random_pairs(["w05", "w08", "w10"], count=12, seed=2).raise_for_bad()
-
-
-@pytest.mark.parametrize("name", ["w01", "w04"])
-def test_a_caller_can_be_cancelled_at_any_await(name: str) -> None:
-    suite.turns([name], every=9).raise_for_bad()
+@pytest.mark.skipif("CRASH" not in os.environ, reason='set CRASH="scenario|store|plan", as a failure prints it')
+def test_one_plan() -> None:
+    scenario, store, plan = os.environ["CRASH"].split("|")
+    play(Job("one fault", scenario, store, "plan", plan=plan)).raise_for_bad()
