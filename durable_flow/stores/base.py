@@ -635,10 +635,9 @@ def masks_of(row: Row) -> tuple[str, ...]:
 
 
 def _entry(execution_id: str, seq: int, record: Record, records: Mapping[int, Record], masks: Sequence[str]) -> Entry:
-    changes = dict.fromkeys(record.same, record.output)
+    changes = {name: value_of(records[source], name) for name, source in (record.merged or {}).items()}
+    changes.update((name, record.output) for name in record.same)
     changes.update(record.changes or {})
-    for name, source in (record.merged or {}).items():
-        changes[name] = value_of(records[source], name)
     entry = Entry(
         id=f"{execution_id}:{seq}",
         execution_id=execution_id,

@@ -100,11 +100,11 @@ class Fold:
         frame, action = entry.get("frame", ""), entry["action"]
         place = self.frames.setdefault(frame, Place())
         place.at, place.known = entry.get("at"), True
+        self._merge(frame, entry)
         for name in entry.get("same") or ():
             self.sets[frame, name] = seq
         for name in entry.get("changes") or ():
             self.sets[frame, name] = seq
-        self._merge(frame, entry)
         match action:
             case "halted":
                 place.state, place.wait_id = "waiting", entry["metadata"]["wait_id"]
