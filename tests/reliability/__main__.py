@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import random
+import os
 import sys
 from collections.abc import Iterator
 
+from durable_flow.testing import Report
+from tests.crash import suite
 from tests.reliability.table import Table
 from tests.reliability.tables import TABLES
 
@@ -20,7 +22,6 @@ def main() -> int:
     names = [*TABLES, CRASH]
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer rounds, values, items and faults")
-    parser.add_argument("--seed", type=int, help="for the faults that are drawn by chance")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these tables: {', '.join(names)}")
     given = parser.parse_args()
     if unknown := set(given.names) - set(names):
@@ -33,7 +34,7 @@ def main() -> int:
     bad: list[str] = []
     for promise, count, wrong in itertools.chain(
         ((table.promise, *tally(table, full=not given.short)) for table in tables),
-        crashes(short=given.short, seed=given.seed) if CRASH in (given.names or names) else (),
+        crashes(short=given.short) if CRASH in (given.names or names) else (),
     ):
         bad += wrong
         print(f"{promise:{width}} | {count:7,} | {len(wrong):4,}", flush=True)
@@ -59,17 +60,14 @@ def tally(table: Table, *, full: bool) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def crashes(*, short: bool, seed: int | None) -> Iterator[tuple[str, int, list[str]]]:
-    """What came of faults at every point: the lines of the crash harness, in the same form."""
-    from tests.crash import suite
-
-    chance = random.SystemRandom().randrange(1_000_000) if seed is None else seed
-    what = "faults"
-    try:
-        for what, report in suite.tables(short=short, seed=chance):
-            yield f"nothing is lost or done twice: {what}", report.cases, [str(case) for case in report.bad]
-    except Exception as error:
-        yield f"the crash harness stopped after: {what}", 0, [f"{type(error).__name__}: {error}"]
+def crashes(*, short: bool) -> Iterator[tuple[str, int, list[str]]]:
+    """What came of faults at every point: the figures of the crash harness, in the same form."""
+    totals: dict[tuple[str, str], Report] = {}
+    jobs = [*suite.once_bad(), *(suite.short() if short else suite.whole())]
+    for job, report in suite.play_all(jobs, processes=os.cpu_count() or 1):
+        totals.setdefault((job.test, job.store), Report()).add(report)
+    for (test, store), report in totals.items():
+        yield f"nothing is lost or done twice: {test}, {store}", report.cases, [str(case) for case in report.bad]
 
 
 if __name__ == "__main__":
