@@ -359,7 +359,8 @@ class Run:
         return bool(self._entries or self._consumed)
 
     def batch(self, *, nonce: str, release: bool, wake_at: float | None) -> Commit:
-        """Everything buffered as one commit; the buffer is empty afterwards."""
+        """Everything buffered as one commit; the buffer is empty afterwards, and shares nothing with the commit: that
+        may be written by another thread while the next one is filled."""
         info: str | None = None
         if self._info_changed:
             waits = tuple(self.waiting.values())
@@ -388,7 +389,7 @@ class Run:
             if self._frames
             else (),
             sets=[(path, name, seq) for (path, name), seq in self._sets.items()] if self._sets else (),
-            dropped=self._dropped,
+            dropped=tuple(self._dropped),
             opened=[
                 (wait.wait_id, self._needed[wait.wait_id], wait.deadline.timestamp() if wait.deadline else None)
                 for wait in self._opened
@@ -396,8 +397,8 @@ class Run:
             ]
             if self._opened
             else (),
-            closed=self._closed,
-            consumed=self._consumed,
+            closed=tuple(self._closed),
+            consumed=tuple(self._consumed),
             messages=[(message, encode(message)) for message in self._messages] if self._messages else (),
             release=release,
             lease_until=self.lease_until if self.new is not None else None,
