@@ -7,7 +7,9 @@ import durable_flow as df
 from durable_flow.testing import (
     CANCELS,
     ERRORS,
+    FILE,
     KILLS,
+    MEMORY,
     Cancel,
     Explorer,
     FakeClock,
@@ -32,9 +34,9 @@ def answered(**changes: Any) -> Scenario:
     return Scenario(name="found", **({"workflow": ASK, "moves": {"ask": answer(response=1)}} | changes))
 
 
-def explored(scenario: Scenario, modes: tuple[Mode, ...], *names: str) -> None:
+def explored(scenario: Scenario, modes: tuple[Mode, ...], *names: str, url: str = MEMORY) -> None:
     """Plays every plan at the points with these names."""
-    explorer = Explorer(scenario)
+    explorer = Explorer(scenario, url=url)
     for plan in explorer.plans(modes):
         (number,) = plan.lives[0]
         if explorer.points[number - 1].name in names:
@@ -101,3 +103,10 @@ def test_nothing_is_written_after_a_commit_that_could_not_be_tried() -> None:
     workflow = flow("two", {"id": "one", "type": "halt"})
     explorer = Explorer(answered(workflow=workflow, moves={"one": answer(response=1)}), guard=False)
     explorer.each((Mode.KILL_BEFORE,)).raise_for_bad()
+
+
+def test_a_commit_shares_nothing_with_the_buffer_it_was_made_from() -> None:
+    """While a thread wrote a commit, what the next one drops was added to it."""
+    children = [{"id": name, "type": "workflow", "workflow_id": "ask"} for name in ("one", "two")]
+    workflow = flow("both", {"id": "both", "type": "parallel", "branches": children})
+    explored(answered(workflow=workflow, others=[ASK]), KILLS, "commit", url=FILE)
