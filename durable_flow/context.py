@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import anyio
+import anyio.lowlevel
 import msgspec
 
 from durable_flow import machine
@@ -170,12 +172,12 @@ class StepVisit:
             if reference.root == "secrets" and reference.path:
                 secrets[reference.path[0]] = await engine.secret(reference.path[0])
         value = input.resolve(self)
+        # What the service gets must not be a variable itself: it may change it.
+        shown = normalise(value, limits=engine.limits, what="input")
         if secrets:
-            shown = normalise(value, limits=engine.limits, what="input")
-            value = input.resolve(self.bind({"secrets": secrets}))
+            value = normalise(input.resolve(self.bind({"secrets": secrets})), limits=engine.limits, what="input")
         else:
-            # What the service gets must not be a variable itself: it may change it.
-            value = shown = normalise(value, limits=engine.limits, what="input")
+            value = shown
         masks = run.masks
         if masks:
             shown = redact(shown, masks)
@@ -315,7 +317,8 @@ class BodyGroup:
         self._engine = engine
         self._run = run
         self._visit = visit
-        self._ends: asyncio.Queue[ChildEnd] = asyncio.Queue()
+        self._ends: asyncio.Queue[ChildEnd | None] = asyncio.Queue()
+        self._cancelled = False
         self._running = 0
         self._frames: list[LiveFrame] = []
         self._tasks = engine.task_group()
@@ -332,6 +335,10 @@ class BodyGroup:
         except BaseExceptionGroup as group:
             # One cause is enough, and callers expect it bare.
             raise _first(group) from None
+        finally:
+            while not self._ends.empty():  # nobody asks for these any more: their shares of `active` go with them
+                self._ends.get_nowait()
+                self._run.active -= 1
 
     def start(self, key: int | str, body: Body, variables: Mapping[str, Any]) -> None:
         live = self._visit.open(key, body, variables)
@@ -341,27 +348,28 @@ class BodyGroup:
         self._tasks.start_soon(self._drive, live, key)
 
     async def _drive(self, live: LiveFrame, key: int | str) -> None:
-        run = self._run
+        end: ChildEnd | None = None
         try:
-            end = await self._engine.body(run, live, key)
-            await self._engine.flush(run)
-        except asyncio.CancelledError:
-            run.active -= 1
-            raise
-        # The task's share of `active` goes to whoever takes the end from the queue.
-        self._ends.put_nowait(end)
+            end = await self._engine.body(self._run, live, key)
+            await self._engine.flush(self._run)
+        finally:
+            # The task's share of `active` goes to whoever takes the end from the queue. A body that was cancelled after
+            # its last step has ended all the same; None stands for one that has not.
+            self._ends.put_nowait(end)
 
     async def __aiter__(self) -> AsyncIterator[ChildEnd]:
         run, engine = self._run, self._engine
         while self._running:
-            if self._ends.empty():
+            if self._ends.empty() and not self._cancelled:
                 await engine.flush(run)
             if self._ends.empty():
                 run.active -= 1
-                if run.active == 0:
+                if run.active == 0 and not self._cancelled:
                     await engine.quiet(run)
                 try:
-                    end = await self._ends.get()
+                    # After `cancel` the bodies unwind, and what they had done by then still counts.
+                    with anyio.CancelScope(shield=self._cancelled):
+                        end = await self._ends.get()
                 except asyncio.CancelledError:
                     run.active += 1
                     raise
@@ -369,9 +377,17 @@ class BodyGroup:
                 end = self._ends.get_nowait()
                 run.active -= 1
             self._running -= 1
-            yield _bearable(end)
+            if end is None:
+                if not self._cancelled:
+                    await anyio.lowlevel.checkpoint()  # the whole run is being unwound, this task with it
+                continue
+            if end.error is not None and end.error.fatal:
+                self.cancel("limit_exceeded")
+                raise Fatal(end.error)
+            yield end
 
     def cancel(self, reason: str) -> None:
+        self._cancelled = True
         for live in self._frames:
             if live.record.state in (FrameState.RUNNING, FrameState.WAITING):
                 live.cut_reason = reason
@@ -389,7 +405,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _bearable(end: ChildEnd) -> ChildEnd:
     """The end of a body, unless it failed with an error that its step may not handle."""
-    if end.error is not None and end.error.type in machine.FATAL:
+    if end.error is not None and end.error.fatal:
         raise Fatal(end.error)
     return end
 

@@ -38,6 +38,7 @@ from durable_flow.errors import (
     LeaseLost,
     LimitExceeded,
     NonRetryableError,
+    OutputError,
     RetryAfter,
     StepError,
     StoreError,
@@ -132,10 +133,11 @@ class Engine:
             timer = self.clock.call_later(grace, lambda: [task.cancel() for task in waiting])
             await asyncio.gather(*waiting, return_exceptions=True)
             timer.cancel()
-        while self.runs:
+        while self.runs or self._taking:
             for run in list(self.runs.values()):
                 self.stop(run, "shutdown")
-            await asyncio.gather(*(run.over.wait() for run in list(self.runs.values())))
+            ends = [run.over for run in self.runs.values()]
+            await asyncio.gather(*(event.wait() for event in (*ends, *self._taking.values())))
         tasks = list(self._background)
         if self._heart is not None:
             tasks.append(self._heart)
@@ -201,8 +203,7 @@ class Engine:
         if goal == run.taken_over:
             return False  # the entry that says so waits for company: a commit would look like progress
         while run.durable < goal:
-            if run.stop_reason == "lease_lost":
-                raise Stopped
+            _still_held(run)
             if run.inflight is None:
                 self._submit(run, release=False)
             await self._landing(run)
@@ -211,14 +212,12 @@ class Engine:
     async def _flush_and_release(self, run: Run) -> bool:
         while run.inflight is not None:
             await self._landing(run)
-        if run.stop_reason == "lease_lost":
-            raise Stopped
+        _still_held(run)
         run.releasing, run.released = True, False
         self._submit(run, release=True)
         while run.inflight is not None:
             await self._landing(run)
-        if run.stop_reason == "lease_lost":
-            raise Stopped
+        _still_held(run)
         run.releasing = run.released
         return run.released
 
@@ -249,6 +248,7 @@ class Engine:
         if error is None:
             run.inflight = None
             run.version, run.durable = commit.version + 1, commit.seq
+            run.created.set()
             records, run.inflight_records = run.inflight_records, []
             if self.observers:
                 self._publish(run, records, commit.seq)
@@ -457,7 +457,7 @@ class Engine:
                 return
             ms = (self.clock.monotonic() - start) * 1000
             delay: float | None
-            if policy is None or isinstance(cause, NonRetryableError) or _unrepeatable(failure):
+            if policy is None or _unrepeatable(cause):
                 delay = None
             else:
                 now = self.clock.now()
@@ -663,7 +663,18 @@ class Engine:
                     needed=outcome.needed,
                 )
         elif type(outcome) is Failed:
-            self.fail(run, live, step, visit, outcome.error, ms=ms)
+            self.fail(
+                run,
+                live,
+                step,
+                visit,
+                outcome.error,
+                ms=ms,
+                actor=actor,
+                consumed=consumed,
+                metadata=metadata,
+                changes=outcome.changes,
+            )
         else:
             error = ErrorInfo(
                 type="ConfigError",
@@ -685,22 +696,24 @@ class Engine:
         actor: str | None = None,
         consumed: tuple[int, ...] = (),
         metadata: dict[str, Any] | None = None,
+        changes: dict[str, Any] | None = None,
     ) -> None:
-        """A step failed for good: its frame goes to a handler, or has failed."""
+        """A step failed for good: its frame goes to a handler (with these changes of variables), or has failed."""
         handler = step.on_error
-        if handler is None and live is run.root and not run.info.handled and error.type not in machine.FATAL:
+        if handler is None and live is run.root and not run.info.handled and not error.fatal:
             handler = run.definition.on_error
             if handler is not None:
                 run.change_info(handled=True)
-        if error.type in machine.FATAL:
+        if error.fatal:
             handler = None
         seq = run.seq + 1
         dropped: tuple[str, ...] = ()
         if handler is not None:
             if run.has_bodies(visit.path):
                 dropped = (visit.path,)
-            live.values[machine.LAST_ERROR] = machine.last_error(error)
-            live.seqs[machine.LAST_ERROR] = seq
+            changes = {**(changes or {}), machine.LAST_ERROR: machine.last_error(error)}
+            live.values.update(changes)
+            live.seqs.update(dict.fromkeys(changes, seq))
         run.emit(
             machine.failed(
                 live.record,
@@ -711,6 +724,7 @@ class Engine:
                 path=visit.path,
                 now=self.clock.now(),
                 handler=handler,
+                changes=changes if handler is not None else None,
                 ms=ms,
                 shown=visit.shown,
                 actor=actor,
@@ -728,7 +742,14 @@ class Engine:
         if len(message) > 4096:
             message = message[:4096] + "…"
         message = message.encode("utf-8", "replace").decode()
-        return ErrorInfo(type=kind, message=message, step=step.id, path=visit.path, attempts=visit.attempt)
+        return ErrorInfo(
+            type=kind,
+            message=message,
+            step=step.id,
+            path=visit.path,
+            attempts=visit.attempt,
+            fatal=isinstance(error, LimitExceeded),
+        )
 
     async def _load_history(self, run: Run) -> None:
         await self.flush(run)
@@ -846,7 +867,7 @@ class Engine:
     async def collect(self, run: Run) -> None:
         """Reads the inbox of an execution this process drives and wakes what it is for."""
         inbox = await self.store.inbox(run.id)
-        if not run.leaving:
+        if not run.leaving and run.version:
             run.take_mail(inbox)
             await self._sort(run)
 
@@ -856,6 +877,7 @@ class Engine:
             live.record.wait.wait_id: live for live in run.lives.values() if live.wake is not None and live.record.wait
         }
         known = {wait.wait_id for wait in run.waiting.values()}
+        known.update(f"{run.id}:{path}" for path in run.child_memos)  # a child may end before its parent waits
         for wait_id in list(run.mailbox):
             if (live := parked.get(wait_id)) is not None:
                 assert live.wake is not None
@@ -958,10 +980,13 @@ class Engine:
                     await self.flush(child, release=True)
                     self.spawn(self.nudge(execution_id))
                     return execution_id
-                await self._within(deadline, self.execute(child))
+                await self._drive_child(run, live, child, deadline)
             except (LeaseLost, AlreadyExists):
-                pass  # it is there, and somebody else drives it
+                if not wait:
+                    return execution_id
+                # it is there, and somebody else drives it
         elif not wait:
+            self.spawn(self.nudge(execution_id))
             return execution_id
         while True:
             row = await self.store.row(execution_id)
@@ -973,19 +998,21 @@ class Engine:
                 run.retrying.discard(visit.path)
                 again = await self.revive(execution_id, (Status.FAILED, Status.CANCELLED))
                 if again is not None:
-                    await self._within(deadline, self._execute_child(again))
+                    await self._drive_child(run, live, again, deadline)
                 continue
+            late = deadline is not None and self.clock.now() >= deadline
+            if late and status not in (Status.COMPLETED, Status.FAILED):
+                self._wakes(run)
+                raise StepError("the child execution did not end in time", kind="TimeoutError")
             if status.over:
                 self._wakes(run)
                 await self.collect(run)
+                run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
                 return self._child_result(row)
-            if deadline is not None and self.clock.now() >= deadline:
-                self._wakes(run)
-                raise StepError("the child execution did not end in time", kind="TimeoutError")
             taken = await self.claim(execution_id) if status is not Status.HALTED else None
             if taken is not None:
                 self._wakes(run)
-                await self._within(deadline, self._execute_child(taken))
+                await self._drive_child(run, live, taken, deadline)
                 continue
             if live.record.wait is None:
                 run.emit(
@@ -1009,25 +1036,37 @@ class Engine:
             await self.park(run, live)
             run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
 
-    async def _execute_child(self, run: Run) -> None:
-        with suppress(LeaseLost):  # somebody else drives it: its end comes by message
-            await self.execute(run)
-
     def _is_child(self, row: Row | None, run: Run) -> None:
         if row is not None and row.parent_id != run.id:
             raise StepError(f"execution {row.id!r} is there already and no child of this one", kind="ConflictError")
 
-    async def _within(self, deadline: float | None, work: Awaitable[Any]) -> None:
-        """Awaits the work of a child; when the deadline passes, it is left where it is."""
-        if deadline is None:
-            await work
-            return
+    async def _drive_child(self, run: Run, live: LiveFrame, child: Run, deadline: float | None) -> None:
+        """Drives a child in the task of its parent's step. What ends the step early ends the child as well; where only
+        the parent's process leaves, the child is left where it is."""
+        late = False
+
+        def reason() -> str | None:
+            if late:
+                return "timeout"
+            return "parent_cancelled" if live.cut() or run.stop_reason in ("cancelled", "timeout") else None
+
+        child.cancelled_for = reason
+        timer: Timer | None = None
         with anyio.CancelScope() as scope:
-            timer = self.clock.call_later(max(0.0, deadline - self.clock.now()), scope.cancel)
+
+            def expire() -> None:
+                nonlocal late
+                late = True
+                scope.cancel()
+
+            if deadline is not None:
+                timer = self.clock.call_later(max(0.0, deadline - self.clock.now()), expire)
             try:
-                await work
+                with suppress(LeaseLost):  # somebody else drives it: its end comes by message
+                    await self.execute(child)
             finally:
-                timer.cancel()
+                if timer is not None:
+                    timer.cancel()
 
     def _child_result(self, row: Row) -> Any:
         info = decode_info(row.info, execution_id=row.id)
@@ -1172,7 +1211,10 @@ class Engine:
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
-            self.stop(run, "abandoned")
+            if (reason := run.cancelled_for()) is not None:
+                self.stop(run, "cancelled", detail=reason)
+            else:
+                self.stop(run, "abandoned")
             await self.uninterrupted(asyncio.wait([task]))
             if (failure := task.exception()) is not None and not isinstance(failure, DurableFlowError):
                 logger.warning("execution %s was left: %r", run.id, failure)
@@ -1233,6 +1275,7 @@ class Engine:
             if self.runs.get(run.id) is run:
                 del self.runs[run.id]
             run.over.set()
+            run.created.set()
 
     def _poisoned(self, run: Run) -> ChildEnd | None:
         """The end of an execution that took its process down too often without getting anywhere."""
@@ -1382,6 +1425,12 @@ class Engine:
         return anyio.create_task_group()
 
 
+def _still_held(run: Run) -> None:
+    """Raises Stopped once the lease is lost: nothing is written any more."""
+    if run.stop_reason == "lease_lost":
+        raise Stopped
+
+
 def child_id(parent_id: str, path: str) -> str:
     """The id of the execution that a `workflow` step starts: the same however often the step is entered."""
     readable = f"{parent_id}.{path}"
@@ -1390,9 +1439,11 @@ def child_id(parent_id: str, path: str) -> str:
     return f"{parent_id[:80]}.{hashlib.sha256(readable.encode()).hexdigest()[:40]}"
 
 
-def _unrepeatable(error: ErrorInfo) -> bool:
+def _unrepeatable(error: BaseException) -> bool:
     """What would fail the same way again: the value it returns cannot be stored, or nothing can be called."""
-    return error.type in ("OutputError", "LimitExceeded", "ServiceNotFound", "ServiceError", "SecretNotFound")
+    if isinstance(error, StepError):
+        return isinstance(error, OutputError) or error.kind in ("ServiceNotFound", "ServiceError", "SecretNotFound")
+    return isinstance(error, NonRetryableError | LimitExceeded)
 
 
 def _wake_at(run: Run) -> float | None:
@@ -1400,8 +1451,7 @@ def _wake_at(run: Run) -> float | None:
     times = [wait.deadline.timestamp() for wait in run.waiting.values() if wait.deadline is not None]
     if run.info.deadline is not None:
         times.append(run.info.deadline)
-    if run.root.record.due is not None:
-        times.append(run.root.record.due)
+    times += [live.record.due for live in run.lives.values() if live.record.due is not None]
     return min(times) if times and not run.status.over else None
 
 

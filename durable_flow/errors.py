@@ -185,4 +185,6 @@ class RetryAfter(DurableFlowError):
 
     def __init__(self, seconds: float, message: str | None = None) -> None:
         self.seconds = float(seconds)
+        if not self.seconds < float("inf"):  # nor NaN, which compares with nothing
+            raise ValueError(f"RetryAfter takes a number of seconds, not {seconds!r}")
         super().__init__(message or f"try again in {self.seconds:g} s")

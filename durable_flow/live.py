@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -117,6 +117,8 @@ class Run:
         self.inflight: asyncio.Future[Any] | None = None
         self.inflight_records: list[Record] = []
         self.over: asyncio.Event = asyncio.Event()
+        self.created: asyncio.Event = asyncio.Event()
+        self.cancelled_for: Callable[[], str | None] = lambda: None
         self.releasing = False
         self.released = False
         self.ending = False

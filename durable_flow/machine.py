@@ -17,8 +17,6 @@ from durable_flow.model.frame import Frame, FrameState, Message, Record, Transit
 from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 
 LAST_ERROR = "_last_error"
-FATAL = frozenset({"LimitExceeded"})
-"""Errors no `on_error` handles: the execution has reached a bound of the runtime."""
 
 
 def started(*, now: float, actor: str | None = None, metadata: dict[str, Any] | None = None) -> Transition:
@@ -243,6 +241,7 @@ def failed(
     path: str,
     now: float,
     handler: str | None,
+    changes: dict[str, Any] | None = None,
     ms: float | None = None,
     shown: Any = None,
     actor: str | None = None,
@@ -253,8 +252,6 @@ def failed(
 ) -> Transition:
     """A step failed for good. With a handler the frame goes on there; without, the frame has failed and stays at the
     step, so that a retry can take it up."""
-    last = last_error(error)
-    changes = {LAST_ERROR: last} if handler is not None else None
     record = Record(
         action=Action.FAILED,
         time=now,
@@ -278,7 +275,7 @@ def failed(
     return Transition(
         record=record,
         frame=moved(frame, step, body, handler, frame.out),
-        sets=((frame.path, LAST_ERROR, seq),),
+        sets=tuple((frame.path, name, seq) for name in changes or ()),
         dropped=dropped,
         consumed=consumed,
         closed=closed,
@@ -392,11 +389,14 @@ def finished(
 
 
 def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) -> Transition:
-    """A failed execution is taken up again: every frame on the failing path, and every cancelled one, runs again."""
+    """A failed execution is taken up again: every frame on the failing path, every cancelled one, and every one whose
+    wait was closed when the execution ended, runs again."""
     again = tuple(
-        replace(frame, state=FrameState.RUNNING, error=None, tries=0, first_try=None, due=None, settled=False)
+        replace(
+            frame, state=FrameState.RUNNING, error=None, wait=None, tries=0, first_try=None, due=None, settled=False
+        )
         for frame in frames
-        if frame.state in (FrameState.FAILED, FrameState.CANCELLED)
+        if frame.state in (FrameState.FAILED, FrameState.CANCELLED, FrameState.WAITING)
     )
     return Transition(record=Record(action=Action.RETRIED, time=now, actor=actor), others=again, status=Status.RUNNING)
 
@@ -408,4 +408,5 @@ def too_many(limits: Limits, step: StepDef, frame: Frame) -> ErrorInfo:
         message=f"transitions is limited to {limits.transitions:,} per execution; raise it with Limits(transitions=…)",
         step=step.id,
         path=frame.path,
+        fatal=True,
     )

@@ -45,13 +45,17 @@ class Action(StrEnum):
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Why something failed: `type` is the class name, `path` the step's place (`orders[3]/charge`)."""
+    """Why something failed: `type` is the class name, `path` the step's place (`orders[3]/charge`).
+
+    `fatal`: the execution passed a bound of its runtime, which no `on_error` handles.
+    """
 
     type: str
     message: str
     step: str | None = None
     path: str = ""
     attempts: int = 1
+    fatal: bool = False
 
     @property
     def text(self) -> str:

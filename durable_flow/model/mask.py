@@ -20,7 +20,7 @@ def redact(value: Any, masks: Sequence[str]) -> Any:
                 value = value.replace(mask, MASK)
         return value
     if isinstance(value, dict):
-        return {name: redact(item, masks) for name, item in value.items()}
+        return {redact(name, masks): redact(item, masks) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact(item, masks) for item in value]
     if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in masks:

@@ -69,7 +69,11 @@ class Runner:
         fingerprint = _fingerprint(input, engine.limits)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         _check_labels(labels)
-        if execution_id not in engine.runs:
+        local = engine.runs.get(execution_id)
+        while local is not None and not local.version:
+            await local.created.wait()  # only then it is known whether it is the one with this id
+            local = engine.runs.get(execution_id)
+        if local is None:
             run = engine.create(
                 self.workflow,
                 given,
@@ -82,14 +86,8 @@ class Runner:
                 return await self._drive(run)
             except AlreadyExists:
                 pass
-        local = engine.runs.get(execution_id)
-        if local is not None:
-            self._same_workflow(execution_id, local.definition.id)
-            given_before = local.info.given
-        else:
-            row = await self._row(execution_id)
-            given_before = decode_info(row.info, execution_id=execution_id).given
-        if given_before != fingerprint:
+        row = await self._row(execution_id)
+        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
             raise ConflictError(f"execution {execution_id!r} was started with another input")
         return await self._follow(execution_id)
 

@@ -11,9 +11,9 @@ import msgspec
 from durable_flow.clock import moment
 from durable_flow.errors import StepError
 from durable_flow.expr.reference import Template, to_text
-from durable_flow.model.execution import ApprovalWait, Vote
+from durable_flow.model.execution import ApprovalWait, ErrorInfo, Vote
 from durable_flow.model.frame import Message
-from durable_flow.steps.base import Done, Duration, Outcome, StepType, Suspend, TargetName, Visit
+from durable_flow.steps.base import Done, Duration, Failed, Outcome, StepType, Suspend, TargetName, Visit
 
 
 class ApprovalConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,9 +90,10 @@ class Approval(StepType[ApprovalConfig]):
     def answered(self, visit: Visit, config: ApprovalConfig, wait: ApprovalWait, message: Message) -> Outcome:
         name = f"approvals.{visit.step_id}"
         if message.kind == "timeout":
-            if config.on_timeout is None:
-                raise StepError(f"not approved within {config.timeout:g} s", kind="TimeoutError")
             decision = _decision(False, wait.votes, timed_out=True)
+            if config.on_timeout is None:
+                error = f"not approved within {config.timeout:g} s"
+                return _refused(wait, "TimeoutError", error, {name: decision})
             return Done(decision, (name,), next=config.on_timeout)
         approved = message.body["approved"]
         vote = Vote(
@@ -107,11 +108,15 @@ class Approval(StepType[ApprovalConfig]):
             if config.on_reject is None:
                 by = f" by {vote.by}" if vote.by else ""
                 why = f": {vote.comment}" if vote.comment else ""
-                raise StepError(f"rejected{by}{why}", kind="ApprovalRejected")
+                return _refused(wait, "ApprovalRejected", f"rejected{by}{why}", {name: _decision(False, votes)})
             return Done(_decision(False, votes), (name,), next=config.on_reject)
         if len(votes) < config.required:
             return Suspend(msgspec.structs.replace(wait, votes=votes))
         return Done(_decision(True, votes), (name,))
+
+
+def _refused(wait: ApprovalWait, kind: str, message: str, changes: dict[str, Any]) -> Failed:
+    return Failed(ErrorInfo(type=kind, message=message, step=wait.step_id, path=wait.path), changes)
 
 
 def _texts(value: Any) -> bool:

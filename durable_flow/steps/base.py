@@ -98,9 +98,11 @@ class Suspend(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The step failed with an error that came from below (a child frame or a child execution)."""
+    """The step failed with an error that came from below (a child frame or a child execution), or that leaves
+    something behind: `changes` are variables that the handler finds."""
 
     error: ErrorInfo
+    changes: dict[str, Any] | None = None
 
 
 Outcome = Done | Suspend | Failed

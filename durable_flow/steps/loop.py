@@ -43,6 +43,8 @@ class Loop(StepType[LoopConfig]):
             yield "max", "must be at least 1"
         if config.concurrency is not None and config.concurrency < 1:
             yield "concurrency", "must be at least 1"
+        if config.output == "loop":
+            yield "output", "'loop' holds the counts of the loop"
         if (config.as_ or "item") == (config.index_as or "index"):
             yield "index_as", "the item and its index need different names"
         for key, name in (("as", config.as_), ("index_as", config.index_as)):
@@ -157,8 +159,8 @@ class Loop(StepType[LoopConfig]):
                     else:
                         outputs[end.key] = self._settle(visit, config, end, memo, merge=False)
                         if "exit" in memo:
-                            group.cancel("break")
-                            break
+                            group.cancel("break")  # those that had ended by then still come
+                            waiting.clear()
                     if waiting:
                         start()
         if failure is not None and failure.error is not None:

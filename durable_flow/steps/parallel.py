@@ -77,9 +77,8 @@ class Parallel(StepType[ParallelConfig]):
                     succeeded += end.error is None
                     visit.settle(end)
                     if (reason := decided()) is not None:
-                        group.cancel(reason)
-                        break
-                    if waiting:
+                        group.cancel(reason)  # those that had ended by then still come
+                    elif waiting:
                         branch = waiting.pop()
                         group.start(branch.id, branch.do, {})
         done = {branch.id: None for branch in config.branches if branch.id in ends and ends[branch.id].error is None}

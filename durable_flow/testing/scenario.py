@@ -21,13 +21,19 @@ class Expire(msgspec.Struct, frozen=True):
     """Lets the deadline of a wait pass, and recovers the execution."""
 
 
+class Pass(msgspec.Struct, frozen=True):
+    """Lets so much time pass, and recovers the execution."""
+
+    seconds: float
+
+
 class Cancel(msgspec.Struct, frozen=True):
     """Cancels the execution."""
 
     by: str | None = None
 
 
-Move = Answer | Expire | Cancel
+Move = Answer | Expire | Pass | Cancel
 
 
 def answer(**arguments: Any) -> Answer:

@@ -27,7 +27,7 @@ from durable_flow.testing.clock import SkippingLoop
 from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Lanes, Ledger
 from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
-from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Scenario
+from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Pass, Scenario
 from durable_flow.testing.services import Door
 from durable_flow.testing.store import Watch, WatchedStore
 from durable_flow.testing.trail import Fold
@@ -408,7 +408,7 @@ class Teller:
             given = self.scenario.moves.get(halt.step_id)
             if given is None:
                 raise LookupError(f"scenario {self.scenario.name!r} has no move for step {halt.step_id!r}")
-            self.moves[wait_id] = [given] if isinstance(given, Answer | Expire | Cancel) else list(given)
+            self.moves[wait_id] = [given] if isinstance(given, Move) else list(given)
         left = self.moves[wait_id]
         if not left:
             self.problems.append(f"O1 {wait_id} asks once more after all answers were given")
@@ -421,6 +421,9 @@ class Teller:
             case Expire():
                 assert halt.deadline is not None
                 self.clock.jump(max(0.0, halt.deadline.timestamp() - self.clock.now()) + 1)
+                ended = await self._ask(lambda runner, name: runner.recover(name))
+            case Pass(seconds):
+                self.clock.jump(seconds)
                 ended = await self._ask(lambda runner, name: runner.recover(name))
             case Cancel(by):
                 ended = await self._ask(lambda runner, name: runner.cancel(name, by=by))
