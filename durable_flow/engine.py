@@ -210,16 +210,18 @@ class Engine:
         return False
 
     async def _flush_and_release(self, run: Run) -> bool:
-        while run.inflight is not None:
-            await self._landing(run)
-        _still_held(run)
+        await self._quiesce(run)
         run.releasing, run.released = True, False
         self._submit(run, release=True)
+        await self._quiesce(run)
+        run.releasing = run.released
+        return run.released
+
+    async def _quiesce(self, run: Run) -> None:
+        """Returns when no commit is under way."""
         while run.inflight is not None:
             await self._landing(run)
         _still_held(run)
-        run.releasing = run.released
-        return run.released
 
     def _submit(self, run: Run, *, release: bool) -> None:
         commit = run.batch(nonce=self.ids.nonce(), release=release, wake_at=_wake_at(run))
