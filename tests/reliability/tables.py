@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.reliability import approvals, bounds, drift, memory, nesting, orders, resumes, values
+from tests.reliability import approvals, bounds, drift, memory, nesting, orders, programs, resumes, timeouts, values
 from tests.reliability.table import Table
 
 TABLES: dict[str, Table] = {
@@ -11,6 +11,8 @@ TABLES: dict[str, Table] = {
     "nesting": nesting.TABLE,
     "concurrent": nesting.CONCURRENT,
     "orders": orders.TABLE,
+    "timeouts": timeouts.TABLE,
+    "programs": programs.TABLE,
     "bounds": bounds.TABLE,
     "drift": drift.TABLE,
     "values": values.TABLE,
