@@ -321,7 +321,7 @@ class BodyGroup:
         self._cancelled = False
         self._running = 0
         self._frames: list[LiveFrame] = []
-        self._tasks = engine.task_group()
+        self._tasks = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()

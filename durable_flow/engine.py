@@ -1423,9 +1423,6 @@ class Engine:
             raise StepError(f"the host has no secret named {name!r}", kind="SecretNotFound")
         return value
 
-    def task_group(self) -> anyio.abc.TaskGroup:
-        return anyio.create_task_group()
-
 
 def _still_held(run: Run) -> None:
     """Raises Stopped once the lease is lost: nothing is written any more."""

@@ -23,7 +23,7 @@ from durable_flow.model.codec import (
 from durable_flow.model.execution import AnyWait, Status
 from durable_flow.model.frame import Frame, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
-from durable_flow.model.workflow import Body, StepDef, WorkflowDef
+from durable_flow.model.workflow import Body, WorkflowDef
 from durable_flow.stores.base import Commit, New, Stored
 
 
@@ -355,11 +355,6 @@ class Run:
     def buffered(self) -> int:
         return len(self._entries)
 
-    @property
-    def dirty(self) -> bool:
-        """Whether there is anything that is not committed."""
-        return bool(self._entries or self._consumed)
-
     def batch(self, *, nonce: str, release: bool, wake_at: float | None) -> Commit:
         """Everything buffered as one commit; the buffer is empty afterwards, and shares nothing with the commit: that
         may be written by another thread while the next one is filled."""
@@ -446,8 +441,3 @@ class Run:
             return None
         record = self.stored_records.get(frame.out)
         return None if record is None else record.output
-
-    def step_of(self, live: LiveFrame) -> StepDef | None:
-        """The step at the cursor of a frame; None if the frame is over."""
-        at = live.record.at
-        return None if at is None else live.body.by_id.get(at)

@@ -119,4 +119,3 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None = None
     error: ErrorInfo | None = None
     result: int | None = None
-    deadline: float | None = None

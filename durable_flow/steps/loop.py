@@ -43,6 +43,8 @@ class Loop(StepType[LoopConfig]):
             yield "max", "must be at least 1"
         if config.concurrency is not None and config.concurrency < 1:
             yield "concurrency", "must be at least 1"
+        if config.while_ is not None and any(reference.root == "history" for reference in config.while_.references):
+            yield "while", "$history is read when the loop begins and cannot be its condition"
         if config.output == "loop":
             yield "output", "'loop' holds the counts of the loop"
         if (config.as_ or "item") == (config.index_as or "index"):

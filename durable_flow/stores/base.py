@@ -210,7 +210,7 @@ class Page(list[Execution]):
 class Store(ABC):
     """What a store must do (the abstract methods), and what users call (the others).
 
-    Open it with ``async with`` (or hand the unopened store to a Runtime). Closing twice is allowed.
+    Open it with ``async with``. Closing twice is allowed.
     """
 
     clock: Clock = SystemClock()
@@ -379,7 +379,11 @@ class Store(ABC):
         given = normalise(execution.input, limits=Limits(), what="input")
         owner = f"save:{token_hex(8)}"
         generation, version, seq = 1, 0, 0
+        changes = ctx
         dropped: list[tuple[str, str, int]] = []
+        info, result_seq = Info(), None
+        root: Blob = encode(Frame(at=execution.current_step))
+        waits: Sequence[AnyWait] = execution.blocked_on
         if held is not None:
             if held.row.generation != execution.generation:
                 raise ConflictError(
@@ -389,14 +393,29 @@ class Store(ABC):
             claimed = await self.claim(execution.id, owner=owner, ttl=30.0, statuses=tuple(Status))
             if not isinstance(claimed, Stored):
                 raise ConflictError(f"execution {execution.id!r} is being driven; it cannot be saved over")
-            generation, version, seq = claimed.row.generation, claimed.row.version, claimed.row.seq
-            dropped = [(frame, name, 0) for frame, name, _ in claimed.sets if frame == "" and name not in ctx]
+            row = claimed.row
+            generation, version, seq = row.generation, row.version, row.seq
+            # What was not changed stays: what was loaded has masks where secrets are, and not all that is kept.
+            before = execution_of(row, ctx=_variables(claimed))
+            changes = {
+                name: value for name, value in ctx.items() if name not in before.ctx or before.ctx[name] != value
+            }
+            dropped = [("", name, 0) for name in before.ctx if name not in ctx]
+            info = decode_info(row.info, execution_id=row.id)
+            if execution.current_step == row.current_step:
+                root = row.root
+            if execution.result == before.result:
+                result_seq = row.result_seq
+            if execution.blocked_on == before.blocked_on:
+                waits = info.waits
         seq += 1
+        if result_seq is None and execution.result is not None:
+            result_seq = seq
         record = Record(
             action=Action.NOTED,
             time=now,
-            output=execution.result,
-            changes=ctx,
+            output=execution.result if result_seq == seq else None,
+            changes=changes,
             metadata={"saved": True, "status": str(execution.status)},
         )
         created = execution.created_at.timestamp() if execution.created_at else now
@@ -415,10 +434,11 @@ class Store(ABC):
             current_step=execution.current_step,
             updated_at=now,
             finished_at=execution.finished_at.timestamp() if execution.finished_at else None,
-            root=encode(Frame(at=execution.current_step)),
+            root=root,
             info=encode(
-                Info(
-                    waits=tuple(execution.blocked_on),
+                msgspec.structs.replace(
+                    info,
+                    waits=tuple(waits),
                     error=error,
                     recover_to=execution.recover_to,
                     started_at=execution.started_at.timestamp() if execution.started_at else None,
@@ -426,9 +446,9 @@ class Store(ABC):
                     forked_from=execution.forked_from,
                 )
             ),
-            result_seq=seq if execution.result is not None else None,
+            result_seq=result_seq,
             entries=[(seq, encode(record))],
-            sets=[*dropped, *(("", name, seq) for name in ctx)],
+            sets=[*dropped, *(("", name, seq) for name in changes)],
             release=True,
             lease_until=now,
             new=None

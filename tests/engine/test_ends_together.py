@@ -81,8 +81,8 @@ async def test_a_service_that_gets_a_secret_cannot_change_the_variables_beside_i
 
     document = {"id": "w", "name": "W", "steps": [
         {"id": "a", "type": "assign", "set": {"order": {"n": 1}}, "next": "b"},
-        {"id": "b", "type": "call", "service": "S", "method": "spoil", "input": {"order": "$order", "key": "$secrets.k"},
-         "next": "c"},
+        {"id": "b", "type": "call", "service": "S", "method": "spoil", "next": "c",
+         "input": {"order": "$order", "key": "$secrets.k"}},
         {"id": "c", "type": "end", "result": "$order"},
     ]}  # fmt: skip
     async with df.Runtime(
@@ -93,7 +93,8 @@ async def test_a_service_that_gets_a_secret_cannot_change_the_variables_beside_i
 
 async def test_a_secret_that_comes_back_as_a_key_is_not_stored() -> None:
     document = {"id": "w", "name": "W", "steps": [
-        {"id": "a", "type": "call", "service": "S", "method": "echo", "input": {"key": "$secrets.k"}, "output": "result"},
+        {"id": "a", "type": "call", "service": "S", "method": "echo", "output": "result",
+         "input": {"key": "$secrets.k"}},
     ]}  # fmt: skip
     async with df.Runtime(
         "sqlite://:memory:",
