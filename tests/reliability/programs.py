@@ -58,10 +58,12 @@ class Author:
             steps.append(self.step(depth, loop=loop, leaves=leaves))
             if steps[-1]["type"] == "approval":  # the time of a vote must not become the output of a body
                 steps.append(self.a_assign(depth, leaves))
+        if self.chance.random() < 0.12:
+            steps = self.again(steps)
         for index, step in enumerate(steps):
-            after = [later["id"] for later in steps[index + 1 :]]
+            after = [later["id"] for later in steps[index + 1 :] if not later["id"].endswith(("_sum", "_route"))]
             out = ["__CONTINUE__", *(["__BREAK__"] if leaves else [])] if loop else []
-            if step["type"] == "router":
+            if step["type"] == "router" and "routes" not in step:
                 targets = after + out or (["__FINISHED__"] if leaves and not loop else [])
                 if not targets:
                     steps[index] = {"id": step["id"], "type": "assign", "set": {"c": 1}}
@@ -71,6 +73,24 @@ class Author:
             elif after and self.chance.random() < CAREFUL.get(step["type"], 0):
                 step["on_error"] = self.chance.choice(after)
         return steps
+
+    def again(self, steps: list[Step]) -> list[Step]:
+        """The same steps once more: each visit is a new one."""
+        name = self.name("lap")
+        times = {"field": name, "op": "lte", "value": self.chance.randint(0, 1)}
+        return [
+            {"id": f"{name}_zero", "type": "assign", "set": {name: 0}},
+            *steps,
+            {"id": f"{name}_pair", "type": "assign", "set": {"pair": [f"${name}", 1]}},
+            {"id": f"{name}_sum", "type": "transform", "input": "pair", "expression": {"sum": None}, "output": name},
+            {
+                "id": f"{name}_route",
+                "type": "router",
+                "routes": [{"when": times, "then": steps[0]["id"]}],
+                "default": f"{name}_end",
+            },
+            {"id": f"{name}_end", "type": "assign", "set": {"pair": []}},
+        ]
 
     def condition(self) -> Any:
         field = self.chance.choice(("a", "b", "c", "input.n"))
@@ -300,6 +320,10 @@ class Meaning:
             raise Broken("ValueError", step["id"], f"ValueError: {error}") from None
         if "output" in step:
             scope[-1][step["output"]] = value
+        return None, value
+
+    def transform(self, step: Step, scope: list[dict[str, Any]]) -> tuple[str | None, Any]:
+        value = scope[-1][step["output"]] = sum(self.resolve(f"${step['input']}", scope))
         return None, value
 
     def router(self, step: Step, scope: list[dict[str, Any]]) -> tuple[str | None, Any]:
