@@ -958,6 +958,7 @@ class Engine:
                 "path": visit.path,
                 "workflow_id": workflow_id,
                 "deadline": deadline,
+                "timeout": None if timeout is None else float(timeout),
                 "wait": wait,
             }
             visit.remember(memo, kept={"input": given})
@@ -996,10 +997,11 @@ class Engine:
                 raise StepError(f"the child execution {execution_id!r} was deleted", kind="ChildFailed")
             self._is_child(row, run)
             status = Status(row.status)
-            if status in (Status.FAILED, Status.CANCELLED) and visit.path in run.retrying:
-                run.retrying.discard(visit.path)
+            if status in (Status.FAILED, Status.CANCELLED) and memo.get("again") == row.finished_at:
                 again = await self.revive(execution_id, (Status.FAILED, Status.CANCELLED))
-                if again is not None:
+                if again is None:
+                    await self.clock.sleep(POLL)  # somebody else does it
+                else:
                     await self._drive_child(run, live, again, deadline)
                 continue
             late = deadline is not None and self.clock.now() >= deadline
@@ -1147,9 +1149,14 @@ class Engine:
         return run
 
     async def claim(
-        self, execution_id: str, statuses: tuple[Status, ...] = (Status.PENDING, Status.RUNNING, Status.HALTED)
+        self,
+        execution_id: str,
+        statuses: tuple[Status, ...] = (Status.PENDING, Status.RUNNING, Status.HALTED),
+        *,
+        prepare: Callable[[Run], Awaitable[None]] | None = None,
     ) -> Run | None:
-        """Takes an execution that nobody drives; None if somebody does, or it has another status."""
+        """Takes an execution that nobody drives; None if somebody does, or it has another status. `prepare` is called
+        while nobody else here can take it."""
         if execution_id in self.runs or execution_id in self._taking:
             return None
         stored: Stored | Busy | None = None
@@ -1168,6 +1175,8 @@ class Engine:
                 return None
             definition = await self.load_definition(stored.row.definition_hash, execution_id)
             run = Run.load(stored, definition, owner=self.owner)
+            if prepare is not None:
+                await prepare(run)
         except BaseException:
             if isinstance(stored, Stored):
                 await self.uninterrupted(
@@ -1189,17 +1198,27 @@ class Engine:
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.FAILED,), *, actor: str | None = None
     ) -> Run | None:
         """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more)."""
-        run = await self.claim(execution_id, statuses)
+        now = self.clock.now()
+        memos: dict[str, dict[str, Any]] = {}
+
+        async def see_children(run: Run) -> None:
+            for frame in (run.root.record, *run.frames.values()):
+                if frame.memo is None or "child" not in frame.memo or frame.state is FrameState.RUNNING:
+                    continue
+                changes = memos[frame.path] = {}
+                if frame.memo.get("timeout") is not None:
+                    changes["deadline"] = now + frame.memo["timeout"]
+                row = await self.store.row(frame.memo["child"])
+                if row is not None and row.status in (Status.FAILED, Status.CANCELLED):
+                    changes["again"] = row.finished_at
+
+        run = await self.claim(execution_id, statuses, prepare=see_children)
         if run is None:
             return None
-        now = self.clock.now()
         frames = [run.root.record, *run.frames.values()]
-        for frame in frames:
-            if frame.memo is not None and "child" in frame.memo and frame.state is not FrameState.RUNNING:
-                run.retrying.add(frame.memo["path"])
         if run.definition.timeout is not None:
             run.change_info(deadline=now + run.definition.timeout)
-        run.emit(machine.revived(frames, now=now, actor=actor))
+        run.emit(machine.revived(frames, now=now, memos=memos, actor=actor))
         return run
 
     async def execute(self, run: Run) -> None:

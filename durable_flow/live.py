@@ -124,7 +124,6 @@ class Run:
         self.ending = False
         self.woken: dict[str, bool] = {}
         self.farewells: list[str] = []
-        self.retrying: set[str] = set()
         self.child_memos: dict[str, str] = {}
         self.recoveries = 0
         self.taken_over = 0

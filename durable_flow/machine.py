@@ -388,17 +388,36 @@ def finished(
     return Transition(record=record, status=status, result=result, error=error, consumed=consumed, messages=messages)
 
 
-def revived(frames: Sequence[Frame], *, now: float, actor: str | None = None) -> Transition:
+def revived(
+    frames: Sequence[Frame], *, now: float, memos: Mapping[str, dict[str, Any]], actor: str | None = None
+) -> Transition:
     """A failed execution is taken up again: every frame on the failing path, every cancelled one, and every one whose
-    wait was closed when the execution ended, runs again."""
+    wait was closed when the execution ended, runs again.
+
+    `memos` are changes of what steps remember, by frame: of a step with a child, when that child ended (it is taken up
+    as well, from that end and from no later one, however often the process dies meanwhile) and its new deadline.
+    """
     again = tuple(
         replace(
-            frame, state=FrameState.RUNNING, error=None, wait=None, tries=0, first_try=None, due=None, settled=False
+            frame,
+            state=FrameState.RUNNING,
+            error=None,
+            wait=None,
+            tries=0,
+            first_try=None,
+            due=None,
+            settled=False,
+            memo={**(frame.memo or {}), **memos[frame.path]} if frame.path in memos else frame.memo,
         )
         for frame in frames
         if frame.state in (FrameState.FAILED, FrameState.CANCELLED, FrameState.WAITING)
     )
-    return Transition(record=Record(action=Action.RETRIED, time=now, actor=actor), others=again, status=Status.RUNNING)
+    metadata = {"memos": dict(memos)} if memos else None
+    return Transition(
+        record=Record(action=Action.RETRIED, time=now, actor=actor, metadata=metadata),
+        others=again,
+        status=Status.RUNNING,
+    )
 
 
 def too_many(limits: Limits, step: StepDef, frame: Frame) -> ErrorInfo:

@@ -65,9 +65,12 @@ class Fold:
                 self.status = "running"
             case "retried":
                 self.status, self.finished = "running", False
-                for place in self.frames.values():
-                    if place.state in ("failed", "cancelled"):
-                        place.state, place.tries = "running", 0
+                memos = (entry.get("metadata") or {}).get("memos") or {}
+                for path, place in self.frames.items():
+                    if place.state in ("failed", "cancelled", "waiting"):
+                        place.state, place.tries, place.wait_id = "running", 0, None
+                        if path in memos:
+                            place.memo = {**(place.memo or {}), **memos[path]}
             case "halted":
                 self.status = "halted"
             case "finished":
