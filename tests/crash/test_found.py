@@ -11,6 +11,7 @@ from durable_flow.testing import (
     KILLS,
     MEMORY,
     Cancel,
+    CountedIds,
     Explorer,
     FakeClock,
     Mode,
@@ -18,6 +19,7 @@ from durable_flow.testing import (
     Scenario,
     Scripted,
     answer,
+    run,
 )
 
 PATIENT = {"max_attempts": 4, "initial_interval": 0.1, "jitter": 0}
@@ -110,3 +112,38 @@ def test_a_commit_shares_nothing_with_the_buffer_it_was_made_from() -> None:
     children = [{"id": name, "type": "workflow", "workflow_id": "ask"} for name in ("one", "two")]
     workflow = flow("both", {"id": "both", "type": "parallel", "branches": children})
     explored(answered(workflow=workflow, others=[ASK]), KILLS, "commit", url=FILE)
+
+
+def test_a_retry_of_a_failed_child_survives_a_crash() -> None:
+    """The parent was taken up again durably, but that its child was to be taken up too was only in memory."""
+    broken = flow("broken", {"id": "work", "type": "call", "service": "Desk", "method": "work"})
+
+    def services(clock: FakeClock) -> Mapping[str, Any]:
+        began = clock.now()
+
+        def work(given: Any) -> str:
+            if clock.now() < began + 3600:
+                raise ValueError("closed")
+            return "done"
+
+        return {"Desk": Scripted(clock, work=work)}
+
+    parent = child_of("parent", "broken")
+    scenario = Scenario(name="found", workflow=parent, others=[broken], services=services, retries=1)
+    explored(scenario, KILLS, "commit", "claim", "row")
+
+
+def test_a_retry_gives_a_child_that_timed_out_its_time_again() -> None:
+    clock = FakeClock()
+    parent = flow("parent", {"id": "below", "type": "workflow", "workflow_id": "ask", "timeout": 10})
+
+    async def main() -> None:
+        async with df.Runtime("sqlite://:memory:", workflows=[parent, ASK], clock=clock, ids=CountedIds()) as runtime:
+            runner = runtime.runner("parent")
+            assert (await runner.run(execution_id="x")).halted
+            clock.jump(11)
+            assert (await runner.recover("x")).failed
+            assert (await runner.retry("x")).halted
+            assert (await runner.resume("x", response=1)).completed
+
+    run(main, clock)

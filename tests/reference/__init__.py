@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import durable_flow as df
-from durable_flow.testing import Cancel, Expire, FakeClock, Reply, Scenario, Scripted, answer
+from durable_flow.testing import Cancel, Expire, FakeClock, Pass, Reply, Scenario, Scripted, answer
 
 HOUR = 3600.0
 
@@ -182,6 +182,55 @@ def heart(clock: FakeClock) -> Mapping[str, Any]:
     return {"Slow": Scripted(clock, think=Reply("thought", takes=12))}
 
 
+def leave(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Map": Scripted(
+            clock,
+            look=lambda given: given["place"],
+            push=Reply(lambda given: given["place"], takes=0.01),
+        )
+    }
+
+
+def some(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Jury": Scripted(
+            clock,
+            first=Reply("yes", takes=0.01),
+            never=Reply(fails=99, error=ValueError("no"), takes=0.02),
+            think=Reply("hm", takes=0.01),
+            speak=Reply("yes", takes=0.01),
+            walk=Reply("far", takes=0.4),
+            rest="rested",
+            hop=Reply("near", takes=0.01),
+            stand=Reply("there", takes=0.01),
+            close=lambda given: given["votes"],
+        )
+    }
+
+
+def mend(clock: FakeClock) -> Mapping[str, Any]:
+    began = clock.now()
+
+    def lift(given: Any) -> Any:
+        if clock.now() < began + HOUR and "east" in given["found"]:
+            raise ValueError("the crane is broken until somebody looks")
+        return f"lifted {given['found']}"
+
+    return {
+        "Desk": Scripted(
+            clock,
+            local=Reply(lambda given: f"local {given['region']}", takes=0.01),
+            dig=lambda given: f"gold in {given['region']}",
+            lift=lift,
+        )
+    }
+
+
+def many(clock: FakeClock) -> Mapping[str, Any]:
+    return {"Desk": Scripted(clock, tell=lambda given: [given["sum"], given["tagged"]])}
+
+
 async def clear_up(runtime: df.Runtime, execution_id: str) -> None:
     """Looks the execution up in every way, deletes it, and purges what is old."""
     store = runtime.store
@@ -290,4 +339,15 @@ SCENARIOS = (
         moves={"check": answer(response="right")},
         restart="run",
     ),
+    Scenario(name="w16", workflow=workflow("w16_leave"), services=leave, racing=["crowd#2"]),
+    Scenario(name="w17", workflow=workflow("w17_some"), services=some, racing=["two", "any"]),
+    Scenario(
+        name="w18",
+        workflow=workflow("w18_late"),
+        others=[workflow("w09_below")],
+        services=deep,
+        moves={"check": Pass(31 * 24 * HOUR)},
+    ),
+    Scenario(name="w19", workflow=workflow("w19_mend"), others=[workflow("w19_below")], services=mend, retries=1),
+    Scenario(name="w20", workflow=workflow("w20_many"), services=many),
 )
