@@ -5,8 +5,6 @@ can die.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import json
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,11 +14,9 @@ from typing import Any
 import durable_flow as df
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Store, Stored
+from durable_flow.testing import CountedIds, FakeClock
 
 START = 1_700_000_000.0
-
-LIMIT = 10.0
-"""Real seconds after which something that should happen is given up on."""
 
 
 async def idle() -> None:
@@ -33,62 +29,30 @@ async def idle() -> None:
     raise AssertionError("the event loop does not come to rest")
 
 
-async def wait_until(condition: Callable[[], Any]) -> None:
-    """Returns when the condition holds, for what threads and files are part of."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 - nobody sets an event
-            await asyncio.sleep(0.001)
-
-
-class Timer:
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self.callback: Callable[[], object] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class Clock:
-    """Stands still until a test moves it."""
+class Clock(FakeClock):
+    """Stands still until a test moves it, and waits for all that follows when it does."""
 
     def __init__(self) -> None:
-        self.time = START
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._numbers = itertools.count()
+        super().__init__(START)
 
-    def now(self) -> float:
-        return self.time
+    @property
+    def time(self) -> float:
+        return self.now()
 
-    def monotonic(self) -> float:
-        return self.time - START
-
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        timer = Timer(callback)
-        heapq.heappush(self._timers, (self.time + max(0.0, seconds), next(self._numbers), timer))
-        return timer
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            return await asyncio.sleep(0)
-        woken = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
-        try:
-            await woken
-        finally:
-            timer.cancel()
+    @time.setter
+    def time(self, moment: float) -> None:
+        """Nothing fires before the clock is advanced."""
+        self._steady += moment - self._wall
+        self._wall = moment
 
     async def advance(self, seconds: float = 0.0) -> None:
         """Time goes by: every timer fires at its time, and what follows from it happens before the next one."""
-        end = self.time + seconds
+        end = self.monotonic() + seconds
         await idle()
-        while self._timers and self._timers[0][0] <= end:
-            due, _, timer = heapq.heappop(self._timers)
-            if timer.callback is None:
-                continue
-            self.time = max(self.time, due)
-            timer.callback()
+        while (left := self.next()) is not None and self.monotonic() + left <= end:
+            self.jump(left)
             await idle()
-        self.time = end
+        self.time += max(0.0, end - self.monotonic())
 
     async def leap(self, seconds: float) -> None:
         """Much time goes by at once: whatever was due meanwhile is late."""
@@ -98,25 +62,14 @@ class Clock:
     @property
     def pending(self) -> list[float]:
         """In how many seconds timers will fire, the heart of the engine left out."""
-        left = [due - self.time for due, _, timer in self._timers if timer.callback is not None]
+        left = [due - self.monotonic() for due, _, timer in self._timers if timer.callback is not None]
         return sorted(seconds for seconds in left if seconds > 0.25)
 
 
-class Ids:
-    """Ids that count, and no randomness."""
+class Ids(CountedIds):
+    """Ids that count, and randomness that a test can choose: `share`."""
 
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-        self.share = 0.0
-
-    def execution(self) -> str:
-        return f"e{next(self._numbers)}"
-
-    def owner(self) -> str:
-        return f"process-{next(self._numbers)}"
-
-    def nonce(self) -> str:
-        return f"nonce-{next(self._numbers)}"
+    share = 0.0
 
     def jitter(self) -> float:
         return self.share

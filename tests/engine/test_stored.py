@@ -13,7 +13,8 @@ import pytest
 
 import durable_flow as df
 from durable_flow.stores import open_store
-from tests.engine.aid import Clock, World, flow, wait_until
+from durable_flow.testing import wait_until
+from tests.engine.aid import Clock, World, flow
 
 ASK = flow("""
     - {id: set, type: assign, set: {x: 1}, next: each}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import durable_flow as df
-from tests.engine.aid import START, World, flow, wait_until
+from durable_flow.testing import wait_until
+from tests.engine.aid import START, World, flow
 
 TEN = "- {id: a, type: call, service: desk, method: work, timeout: 10, output: result}\n"
 
