@@ -158,6 +158,25 @@ async def test_everything_under_way_is_recorded_when_branches_are_cancelled(worl
     assert cancelled == {"both/one": True, "both/two": True, "both/ask": False, "both": False}
 
 
+async def test_a_service_may_cancel_its_own_execution(world: World) -> None:
+    world.desk.answers["work"] = lambda _: world.runner().cancel("e", reason="enough")
+    result = await world.run(WORK, execution_id="e")
+    assert result.cancelled
+    assert world.desk.called == ["work"]
+
+
+async def test_children_of_children_are_cancelled_with_the_reason(world: World) -> None:
+    world.know(flow("- {id: ask, type: halt, reason: well}\n", id="grandchild"))
+    world.know(flow("- {id: sub, type: workflow, workflow_id: grandchild}\n", id="child"))
+    await world.run("- {id: sub, type: workflow, workflow_id: child}\n", execution_id="e")
+    await world.restart()
+    await world.runner().cancel("e")
+    await world.clock.advance()
+    assert {found.id: found.status for found in await world.store.find()} == dict.fromkeys(
+        ["e", "e.sub", "e.sub.sub"], df.Status.CANCELLED
+    )
+
+
 @pytest.mark.parametrize("wrong", [{"by": 5}, {"by": ""}, {"reason": 5}, {"reason": "\ud800"}, {"reason": ["x"]}])
 async def test_who_cancels_and_why_is_checked(world: World, wrong: dict[str, Any]) -> None:
     await world.run(ASK, execution_id="e")

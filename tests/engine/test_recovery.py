@@ -126,6 +126,31 @@ async def test_what_kills_its_process_again_and_again_is_failed(world: World) ->
     assert len(world.desk.called) == 5
 
 
+@pytest.mark.parametrize("place", ["branch", "loop", "child"])
+async def test_what_kills_its_process_from_further_down_is_failed_too(world: World, place: str) -> None:
+    world.desk.hold("work")
+    await world.restart(max_recoveries=2)
+    world.know(flow("- {id: work, type: call, service: desk, method: work}\n", id="child"))
+    inner = "{id: work, type: call, service: desk, method: work}"
+    step = {
+        "branch": f"{{id: both, type: parallel, branches: [{inner}, {{id: x, type: assign, set: {{x: 1}}}}]}}",
+        "loop": f"{{id: each, type: loop, over: [1, 2], concurrency: 2, do: [{inner}]}}",
+        "child": "{id: sub, type: workflow, workflow_id: child}",
+    }[place]
+    await world.start(f"- {step}\n")
+    for _ in range(2):
+        await world.after_the_lease()
+        world.spawn(world.runner().recover("e"))
+        await world.clock.advance()
+    called = len(world.desk.called)
+    assert called == (6 if place == "loop" else 3)
+    await world.after_the_lease()
+    result = await world.runner().recover("e")
+    assert result.error is not None
+    assert result.error.startswith("Poisoned")
+    assert len(world.desk.called) == called
+
+
 async def test_progress_between_crashes_forgives_them(world: World) -> None:
     world.desk.hold("work")
     await world.restart(max_recoveries=2)
