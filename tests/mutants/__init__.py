@@ -26,7 +26,7 @@ Plant = Callable[[], AbstractContextManager[Any]]
 
 
 class Mutant:
-    """A planted mistake: the scenarios and faults that show it, and the rules it breaks."""
+    """A planted mistake: the scenarios and faults that show it, and the rules of which it breaks at least one."""
 
     def __init__(
         self,
