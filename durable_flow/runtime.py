@@ -20,7 +20,8 @@ from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.limits import Limits
-from durable_flow.model.execution import Event
+from durable_flow.model.execution import EVENT_TYPES, Event
+from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.direct import Runner
 from durable_flow.services import Services
@@ -176,7 +177,14 @@ class Runtime:
         What a handler raises is logged and changes nothing. An async handler gets the events one after the other in a
         task of its own, so it may take its time; a plain one is called in the event loop and must not block it.
         """
+        if not callable(handler):
+            raise ConfigError(f"a handler of events is a function, not {handler!r:.100}")
+        if isinstance(events, str):
+            raise ConfigError(f"events is a list of event types: events=[{events!r}]")
         wanted = None if events is None else frozenset(events)
+        for unknown in sorted((wanted or frozenset()) - EVENT_TYPES):
+            hint = suggest(unknown, sorted(EVENT_TYPES))
+            raise ConfigError(f"there is no event type {unknown!r}{f' ({hint})' if hint else ''}")
         call = self._queued(handler) if inspect.iscoroutinefunction(handler) else handler
 
         def deliver(event: Event) -> None:

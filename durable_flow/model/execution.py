@@ -225,6 +225,15 @@ class ExecutionResult(msgspec.Struct, frozen=True, kw_only=True):
             raise WorkflowFailed(self, self.error or f"execution {self.execution_id} is {self.status}")
 
 
+EVENT_TYPES = frozenset(
+    {
+        *(f"workflow.{what}" for what in ("started", "resumed", "completed", "halted", "failed", "cancelled")),
+        *(f"step.{what}" for what in ("started", "completed", "failed", "halted", "retried", "answered", "cancelled")),
+    }
+)
+"""The types an event can have. `step.started` alone is not durable: it may be missed."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened, told after it was committed. `id` is `<execution id>:<seq>`."""
 

@@ -326,8 +326,8 @@ class Store(ABC):
 
         An execution whose row cannot be decoded is listed with what can be read of it, and `error` says why.
         """
-        if not 1 <= limit <= 10_000:
-            raise ValidationError([f"limit must be between 1 and 10,000, got {limit}"])
+        if type(limit) is not int or not 1 <= limit <= 10_000:
+            raise ValidationError([f"limit must be a number from 1 to 10,000, got {limit!r:.100}"])
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
         for given in statuses or ():
             if given not in STATUSES:
@@ -479,6 +479,8 @@ class Store(ABC):
     ) -> None:
         """Appends a note to the audit trail: at once where nobody drives the execution, else through its inbox, which
         its owner writes to the trail with its next commit. Raises ExecutionNotFound."""
+        if type(note) is not str or not note:
+            raise ValidationError([f"a note is text, not {note!r:.100}"])
         now = self.clock.now()
         body: dict[str, Any] = {"note": note}
         if data is not None:
@@ -525,6 +527,8 @@ class Store(ABC):
         wrong = [status for status in statuses if status not in STATUSES or not Status(status).over]
         if wrong:
             raise ValidationError([f"only executions that are over can be purged, not {', '.join(map(str, wrong))}"])
+        if type(older_than) is not timedelta:
+            raise ValidationError([f"older_than is a timedelta, not {older_than!r:.100}"])
         before = self.clock.now() - older_than.total_seconds()
         total = 0
         while True:
@@ -692,7 +696,9 @@ def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else moment(seconds)
 
 
-def _seconds(time: datetime) -> float:
+def _seconds(time: Any) -> float:
+    if not isinstance(time, datetime):
+        raise ValidationError([f"a time is a datetime with a zone, not {time!r:.100}"])
     if time.tzinfo is None:
         raise ValidationError([f"times need a time zone, got {time.isoformat()}"])
     return time.timestamp()

@@ -157,3 +157,33 @@ async def test_a_store_that_is_not_open_is_told() -> None:
     async with df.Runtime(open_store("sqlite://:memory:"), workflows=[DONE]) as runtime:
         with pytest.raises(df.DurableFlowError, match="not open"):
             await runtime.runner("flow").run()
+
+
+@pytest.mark.parametrize("events", ["workflow.completed", ["workflow.complete"], ["completed", "step.failed"]])
+async def test_events_that_cannot_come_are_refused(world: World, events: Any) -> None:
+    with pytest.raises(df.ConfigError, match="event type"):
+        world.runtime.subscribe(print, events=events)
+
+
+async def test_a_handler_that_cannot_be_called_is_refused(world: World) -> None:
+    with pytest.raises(df.ConfigError, match="is a function"):
+        world.runtime.subscribe(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"limit": "x"}, {"limit": 0}, {"created_after": "2026"}, {"status": "done"}, {"status": ["halted", 5]}],
+)
+async def test_a_search_that_makes_no_sense_is_refused(world: World, arguments: dict[str, Any]) -> None:
+    with pytest.raises(df.ValidationError):
+        await world.runtime.store.find(**arguments)
+
+
+async def test_how_old_is_a_length_of_time(world: World) -> None:
+    with pytest.raises(df.ValidationError, match="older_than is a timedelta, not 5"):
+        await world.runtime.store.purge(older_than=5)  # type: ignore[arg-type]
+
+
+async def test_a_note_is_text(world: World) -> None:
+    with pytest.raises(df.ValidationError, match="a note is text, not 5"):
+        await world.runtime.store.record("e", 5)  # type: ignore[arg-type]
