@@ -827,9 +827,8 @@ class Engine:
         timer: Timer | None = None
         live.wake = asyncio.Event()
         if wait.deadline is not None:
-            left = max(0.0, wait.deadline.timestamp() - self.clock.now())
             wait_id = wait.wait_id
-            timer = self.clock.call_later(left, lambda: self.spawn(self.expire(run, wait_id)))
+            timer = Alarm(self.clock, wait.deadline.timestamp(), lambda: self.spawn(self.expire(run, wait_id)))
         run.active -= 1
         try:
             await (self.flush(run) if run.active else self.quiet(run))
@@ -1253,11 +1252,10 @@ class Engine:
                 with anyio.CancelScope() as scope:
                     run.scope = scope
                     if run.info.deadline is not None:
-                        left = run.info.deadline - self.clock.now()
-                        if left <= 0:
+                        if run.info.deadline <= self.clock.now():
                             self.stop(run, "timeout")
                         else:
-                            deadline = self.clock.call_later(left, lambda: self.stop(run, "timeout"))
+                            deadline = Alarm(self.clock, run.info.deadline, lambda: self.stop(run, "timeout"))
                     await self._sort(run)
                     if run.stop_reason is None:
                         try:
@@ -1447,6 +1445,28 @@ def _still_held(run: Run) -> None:
     """Raises Stopped once the lease is lost: nothing is written any more."""
     if run.stop_reason == "lease_lost":
         raise Stopped
+
+
+class Alarm:
+    """Calls back when the wall clock has reached a time: a timer counts seconds, and the clock may be set meanwhile."""
+
+    def __init__(self, clock: Clock, when: float, callback: Callable[[], object]) -> None:
+        self._clock = clock
+        self._when = when
+        self._callback = callback
+        self._arm()
+
+    def _arm(self) -> None:
+        self._timer = self._clock.call_later(max(0.0, self._when - self._clock.now()), self._ring)
+
+    def _ring(self) -> None:
+        if self._clock.now() < self._when:
+            self._arm()
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
 
 
 def child_id(parent_id: str, path: str) -> str:
