@@ -49,9 +49,11 @@ class Report(msgspec.Struct):
         self.covered |= other.covered
 
     def __str__(self) -> str:
+        told = f"{self.cases:,} cases / {len(self.bad)} bad / "
+        if not self.sites:
+            return told + f"{len(self.covered):,} sites × modes met"
         hit = len(self.sites & self.covered)
-        share = f"{hit / len(self.sites):.0%}" if self.sites else "100%"
-        return f"{self.cases:,} cases / {len(self.bad)} bad / {hit:,} of {len(self.sites):,} sites × modes ({share})"
+        return told + f"{hit:,} of {len(self.sites):,} sites × modes ({hit / len(self.sites):.0%})"
 
     def raise_for_bad(self) -> None:
         """Raises AssertionError with the first bad case, if there is one."""

@@ -147,3 +147,30 @@ def test_a_retry_gives_a_child_that_timed_out_its_time_again() -> None:
             assert (await runner.resume("x", response=1)).completed
 
     run(main, clock)
+
+
+def test_a_wait_times_out_at_its_time_also_when_the_clock_was_set_back() -> None:
+    clock = FakeClock()
+    workflow = flow(
+        "both",
+        {
+            "id": "both",
+            "type": "parallel",
+            "branches": [
+                {"id": "nobody", "do": [{"id": "short", "type": "halt", "timeout": 2, "on_timeout": "tell"},
+                                        {"id": "tell", "type": "call", "service": "Desk", "method": "tell"}]},
+                {"id": "busy", "type": "call", "service": "Desk", "method": "work"},
+            ],
+        },
+    )  # fmt: skip
+    told: list[float] = []
+    services = {"Desk": Scripted(clock, work=Reply("done", takes=60), tell=lambda given: told.append(clock.now()))}
+
+    async def main() -> None:
+        began = clock.now()
+        clock.call_later(1, lambda: clock.turn(-10))
+        async with df.Runtime("sqlite://:memory:", workflows=[workflow], services=services, clock=clock) as runtime:
+            assert (await runtime.runner("both").run()).completed
+        assert 2 <= told[0] - began < 3
+
+    run(main, clock)
