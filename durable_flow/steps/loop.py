@@ -10,7 +10,7 @@ import msgspec
 from durable_flow.errors import LimitExceeded, StepError
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Template
-from durable_flow.model.frame import BREAK, CONTINUE, FrameState
+from durable_flow.model.frame import BREAK, CONTINUE, FINISHED, FrameState
 from durable_flow.model.value import type_name
 from durable_flow.model.workflow import Body
 from durable_flow.steps.base import BodyDef, ChildEnd, Done, Failed, Outcome, StepType, TargetName, VariableName, Visit
@@ -178,8 +178,10 @@ class Loop(StepType[LoopConfig]):
             visit.settle(end, memo=dict(memo), state=FrameState.SKIPPED, variables="drop")
             return None if skip else end.error.text
         memo["completed"] += 1
-        if end.breaks or end.exit not in (None, CONTINUE):
-            memo["exit"] = BREAK if end.breaks and end.exit in (None, CONTINUE) else end.exit
+        # An iteration beside others can only end itself, as a branch does; one of a row may end the workflow.
+        ordinary = (None, CONTINUE) if merge else (None, CONTINUE, FINISHED)
+        if end.breaks or end.exit not in ordinary:
+            memo["exit"] = BREAK if end.breaks and end.exit in ordinary else end.exit
         visit.settle(end, memo=dict(memo), variables="merge" if merge else "drop")
         return end.output
 

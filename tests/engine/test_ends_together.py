@@ -46,6 +46,20 @@ async def test_an_execution_halts_after_a_concurrent_loop_was_broken(world: Worl
     assert (await world.runtime.runner(flow(steps)).run()).halted
 
 
+async def test_an_iteration_beside_others_ends_itself_only(world: World) -> None:
+    steps = """
+    - id: all
+      type: loop
+      over: [1, 2, 3]
+      concurrency: 2
+      output: got
+      next: done
+      do: [{id: one, type: assign, set: {x: $item}, next: __FINISHED__}]
+    - {id: done, type: end, result: $got}
+    """
+    assert (await world.runtime.runner(flow(steps)).run()).output == [1, 2, 3]
+
+
 async def test_a_workflow_that_timed_out_while_it_waited_asks_again_when_it_is_retried(world: World) -> None:
     runner = world.runtime.runner(flow("- {id: ask, type: approval, prompt: Well?}", timeout="10s"))
     await runner.run(execution_id="e")
