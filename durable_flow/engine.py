@@ -56,7 +56,7 @@ from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Services
 from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
-from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored
+from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored, result_of
 
 logger = logging.getLogger("durable_flow.engine")
 T = TypeVar("T")
@@ -1074,7 +1074,7 @@ class Engine:
     def _child_result(self, row: Row) -> Any:
         info = decode_info(row.info, execution_id=row.id)
         if row.status == Status.COMPLETED:
-            return self.store.result_of(row)
+            return result_of(row)
         if row.status == Status.CANCELLED:
             raise StepError(f"the child execution {row.id!r} was cancelled", kind="ChildCancelled")
         error = info.error
@@ -1120,7 +1120,7 @@ class Engine:
         run = Run(execution_id, definition, owner=self.owner, generation=1)
         run.input = given
         run.created_at = run.updated_at = now
-        run.lease_until = now + self.lease_ttl
+        run.lease_ttl = self.lease_ttl
         if parent is not None:
             run.parent_id, run.root_id = parent.id, parent.root_id
         run.new = New(

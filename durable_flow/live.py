@@ -17,6 +17,7 @@ from durable_flow.model.codec import (
     decode_message,
     decode_record,
     decode_value,
+    decode_wait,
     encode,
     value_of,
 )
@@ -91,7 +92,7 @@ class Run:
         self.info = Info()
         self.input: Any = None
         self.new: New | None = None
-        self.lease_until: float | None = None
+        self.lease_ttl: float | None = None
         self.parent_id: str | None = None
         self.root_id = execution_id
         self.created_at = 0.0
@@ -139,9 +140,9 @@ class Run:
         self._frames: dict[str, Frame | None] = {}
         self._sets: dict[tuple[str, str], int] = {}
         self._dropped: list[str] = []
-        self._opened: list[AnyWait] = []
-        self._needed: dict[str, int] = {}
-        self._closed: list[str] = []
+        self._opened: dict[str, tuple[int, int, AnyWait]] = {}
+        self._rewritten: dict[str, AnyWait] = {}
+        self._closed: dict[str, None] = {}
         self._consumed: list[int] = []
         self._messages: list[Message] = []
         self._info_changed = True
@@ -166,10 +167,15 @@ class Run:
         run.stored_records = {seq: decode_record(blob, execution_id=row.id) for seq, blob in stored.entries.items()}
         for frame, name, seq in stored.sets:
             run.stored_sets.setdefault(frame, {})[name] = seq
+        waiting: dict[str, Frame] = {}
         for record in (run.root.record, *run.frames.values()):
             if record.wait is not None:
-                run.waiting[record.path] = record.wait
+                waiting[record.wait.wait_id] = record
             run._note_child(record)
+        for blob in row.waits:  # in the order in which they were opened
+            wait = decode_wait(blob, execution_id=row.id)
+            if (found := waiting.get(wait.wait_id)) is not None and found.wait is not None:
+                run.waiting[found.path] = found.wait
         for path in run.frames:
             step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
             owner = step_path if step_path in run.frames else step_path.rpartition("/")[0]
@@ -241,44 +247,33 @@ class Run:
             self._drop(step_path)
         frame = transition.frame
         if frame is not None:
-            self._keep(frame)
+            self._keep(frame, needed)
         for other in transition.others:
             self._keep(other)
         for path, name, seq in transition.sets:
             self._sets[path, name] = seq
-        if transition.opened is not None:
-            self._opened.append(transition.opened)
-            self._needed[transition.opened.wait_id] = needed
-            self._info_changed = True
-        if transition.closed is not None:
-            self._closed.append(transition.closed)
-            self._info_changed = True
         if transition.consumed:
             self._consumed.extend(transition.consumed)
         if transition.messages:
             self._messages.extend(transition.messages)
         if transition.status is not None:
             self.status = transition.status
-            self._info_changed = True
             if transition.status.over:
                 self.finished_at = record.time
                 self.result_seq = transition.result
-                self.info = replace(self.info, error=transition.error)
             elif record.action == "retried":
                 self.finished_at = None
-                self.info = replace(self.info, error=None)
+            if transition.error != self.info.error and (transition.status.over or self.finished_at is None):
+                self.change_info(error=transition.error)
         self.updated_at = record.time
 
-    def _keep(self, frame: Frame) -> None:
+    def _keep(self, frame: Frame, needed: int = 1) -> None:
         path = frame.path
         if path:
             self.frames[path] = frame
             self._frames[path] = frame
-        if frame.wait is not None:
-            self.waiting[path] = frame.wait
-            self._info_changed = True
-        elif self.waiting.pop(path, None) is not None:
-            self._info_changed = True
+        if frame.wait is not (known := self.waiting.get(path)):
+            self._wait(path, known, frame.wait, needed)
         live = self.lives.get(path)
         if live is not None:
             if live.record.memo is not None and frame.memo is None:
@@ -286,6 +281,27 @@ class Run:
             live.record = frame
         if frame.memo is not None:
             self._note_child(frame)
+
+    def _wait(self, path: str, known: AnyWait | None, wait: AnyWait | None, needed: int) -> None:
+        """A frame waits, waits for something else, shows something else, or waits no more."""
+        if known is not None and (wait is None or wait.wait_id != known.wait_id):
+            self._close(path)
+            known = None
+        if wait is None:
+            return
+        self.waiting[path] = wait
+        if known is None:
+            self._opened[wait.wait_id] = self.seq, needed, wait
+        elif (opened := self._opened.get(wait.wait_id)) is not None:
+            self._opened[wait.wait_id] = *opened[:2], wait
+        else:
+            self._rewritten[wait.wait_id] = wait
+
+    def _close(self, path: str) -> None:
+        wait_id = self.waiting.pop(path).wait_id
+        self._opened.pop(wait_id, None)
+        self._rewritten.pop(wait_id, None)
+        self._closed[wait_id] = None
 
     def _drop(self, step_path: str) -> None:
         starts = (f"{step_path}[", f"{step_path}/")
@@ -302,9 +318,8 @@ class Run:
         for path in self._bodies.pop(step_path, ()):
             for mapping in (self.frames, self._frames, self.lives, self.stored_sets):
                 mapping.pop(path, None)
-            if (wait := self.waiting.pop(path, None)) is not None:
-                self._closed.append(wait.wait_id)
-                self._info_changed = True
+            if path in self.waiting:
+                self._close(path)
             for inner in self._steps.pop(path, ()):
                 self._forget(inner)
 
@@ -327,9 +342,8 @@ class Run:
 
     def close_waits(self) -> None:
         """Nothing waits any more: late answers find their wait closed."""
-        self._closed.extend(wait.wait_id for wait in self.waiting.values())
-        self.waiting.clear()
-        self._info_changed = True
+        for path in list(self.waiting):
+            self._close(path)
 
     def has_bodies(self, step_path: str) -> bool:
         """Whether a step has frames or kept values that must go when it ends."""
@@ -359,8 +373,6 @@ class Run:
         may be written by another thread while the next one is filled."""
         info: str | None = None
         if self._info_changed:
-            waits = tuple(self.waiting.values())
-            self.info = replace(self.info, waits=waits, recover_to=self._recover_to(waits))
             info = encode(self.info)
         commit = Commit(
             execution_id=self.id,
@@ -387,17 +399,17 @@ class Run:
             sets=[(path, name, seq) for (path, name), seq in self._sets.items()] if self._sets else (),
             dropped=tuple(self._dropped),
             opened=[
-                (wait.wait_id, self._needed[wait.wait_id], wait.deadline.timestamp() if wait.deadline else None)
-                for wait in self._opened
-                if wait.wait_id not in self._closed
+                (wait_id, seq, needed, wait.deadline.timestamp() if wait.deadline else None, encode(wait))
+                for wait_id, (seq, needed, wait) in self._opened.items()
             ]
             if self._opened
             else (),
+            rewritten=[(wait_id, encode(wait)) for wait_id, wait in self._rewritten.items()] if self._rewritten else (),
             closed=tuple(self._closed),
             consumed=tuple(self._consumed),
             messages=[(message, encode(message)) for message in self._messages] if self._messages else (),
             release=release,
-            lease_until=self.lease_until if self.new is not None else None,
+            lease_ttl=self.lease_ttl if self.new is not None else None,
             new=self.new,
         )
         self.inflight_records = self._records
@@ -410,21 +422,13 @@ class Run:
             self._dropped = []
         if self._consumed:
             self._consumed = []
-        if self._opened or self._closed:
-            self._opened, self._closed, self._needed = [], [], {}
+        if self._opened or self._closed or self._rewritten:
+            self._opened, self._closed, self._rewritten = {}, {}, {}
         if self._messages:
             self._messages = []
         self._info_changed = False
         self.new = None
         return commit
-
-    def _recover_to(self, waits: tuple[AnyWait, ...]) -> str | None:
-        """The step of the workflow itself at which a resume or retry goes on."""
-        if waits and waits[0] is self.root.record.wait and getattr(waits[0], "resume_step", None):
-            return str(waits[0].resume_step)  # type: ignore[union-attr]
-        if waits or self.status is Status.FAILED:
-            return self.root.record.at
-        return None
 
     def kept_value(self, path: str, name: str) -> Any:
         """A value that a step keeps between commits."""

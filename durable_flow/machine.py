@@ -88,7 +88,6 @@ def completed(
         dropped=dropped,
         consumed=consumed,
         messages=messages,
-        closed=frame.wait.wait_id if frame.wait is not None else None,
     )
 
 
@@ -268,17 +267,15 @@ def failed(
         actor=actor,
         metadata=metadata,
     )
-    closed = frame.wait.wait_id if frame.wait is not None else None
     if handler is None:
         after = replace(frame, state=FrameState.FAILED, error=error, wait=None, due=None)
-        return Transition(record=record, frame=after, consumed=consumed, closed=closed, messages=messages)
+        return Transition(record=record, frame=after, consumed=consumed, messages=messages)
     return Transition(
         record=record,
         frame=moved(frame, step, body, handler, frame.out),
         sets=tuple((frame.path, name, seq) for name in changes or ()),
         dropped=dropped,
         consumed=consumed,
-        closed=closed,
         messages=messages,
     )
 
@@ -301,7 +298,7 @@ def waiting(frame: Frame, step: StepDef, wait: AnyWait, *, path: str, now: float
         at=frame.at,
         metadata={"wait_id": wait.wait_id},
     )
-    return Transition(record=record, frame=replace(frame, state=FrameState.WAITING, wait=wait), opened=wait)
+    return Transition(record=record, frame=replace(frame, state=FrameState.WAITING, wait=wait))
 
 
 def voted(
@@ -349,7 +346,6 @@ def cut(
     return Transition(
         record=record,
         frame=replace(frame, state=FrameState.CANCELLED, wait=None),
-        closed=frame.wait.wait_id if frame.wait is not None else None,
     )
 
 

@@ -21,7 +21,6 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     SHA-256 of the input as it was given, before defaults.
     """
 
-    waits: tuple[AnyWait, ...] = ()
     error: ErrorInfo | None = None
     recover_to: str | None = None
     started_at: float | None = None
@@ -47,6 +46,7 @@ _record = msgspec.json.Decoder(Record)
 _frame = msgspec.json.Decoder(Frame)
 _info = msgspec.json.Decoder(Info)
 _message = msgspec.json.Decoder(Message)
+_wait: msgspec.json.Decoder[AnyWait] = msgspec.json.Decoder(AnyWait)
 _any = msgspec.json.Decoder()
 
 
@@ -69,6 +69,10 @@ def decode_info(blob: str | bytes, *, execution_id: str) -> Info:
 
 def decode_message(blob: str | bytes, *, execution_id: str) -> Message:
     return _decode(_message, blob, execution_id, "a message")
+
+
+def decode_wait(blob: str | bytes, *, execution_id: str) -> AnyWait:
+    return _decode(_wait, blob, execution_id, "a wait")
 
 
 def decode_value(blob: str | bytes, *, execution_id: str) -> Any:

@@ -112,8 +112,6 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     others: tuple[Frame, ...] = ()
     sets: tuple[tuple[str, str, int], ...] = ()
     dropped: tuple[str, ...] = ()
-    opened: AnyWait | None = None
-    closed: str | None = None
     consumed: tuple[int, ...] = ()
     messages: tuple[Message, ...] = ()
     status: Status | None = None

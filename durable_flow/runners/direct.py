@@ -17,12 +17,12 @@ from durable_flow.engine import POLL, AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.limits import Limits
 from durable_flow.live import Run
-from durable_flow.model.codec import Info, decode_info, encode
+from durable_flow.model.codec import decode_info, encode
 from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of
+from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ class Runner:
         if info.deadline is not None and now >= info.deadline:
             await self._nudge(execution_id)
             raise ConflictError(f"execution {execution_id!r} timed out before it was resumed")
-        waits = await self._open_waits(info)
+        waits = await self._open_waits(row)
         if not waits:
             raise ConflictError(f"execution {execution_id!r} is {row.status} and does not wait for an answer")
         wait = choose(waits, execution_id=execution_id, step=step, wait_id=wait_id)
@@ -209,7 +209,7 @@ class Runner:
         if row.owner is not None and execution_id in engine.runs:
             raise ConflictError(f"execution {execution_id!r} is being driven by this process")
         if not Status(row.status).over:
-            await self._stir(decode_info(row.info, execution_id=execution_id))
+            await self._stir(row)
         if not Status(row.status).over:
             run = await engine.claim(execution_id)
             if run is not None:
@@ -219,12 +219,12 @@ class Runner:
                 raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner or 'this process'}")
         return await self._result(execution_id)
 
-    async def _stir(self, info: Info) -> bool:
+    async def _stir(self, above: Row) -> bool:
         """Drives what can go on below an execution that waits: waits whose time is up, children whose process died or
         whose answer nobody took. Whether there was anything."""
         engine = self._engine
         stirred = False
-        for wait in info.waits:
+        for wait in waits_of(above):
             if wait.deadline is not None and engine.clock.now() >= wait.deadline.timestamp():
                 await engine.expire(None, wait.wait_id)
                 await self._nudge(wait.wait_id.rpartition(":")[0])
@@ -234,7 +234,7 @@ class Runner:
             row = await engine.store.row(wait.execution_id)
             if row is None or Status(row.status).over:
                 continue
-            stirred |= await self._stir(decode_info(row.info, execution_id=row.id))
+            stirred |= await self._stir(row)
             free = row.owner is None or (row.lease_until or 0) <= engine.clock.now()
             if free and (row.status != Status.HALTED or await engine.store.inbox(row.id)):
                 await self._nudge(row.id)
@@ -257,7 +257,7 @@ class Runner:
             action = "retry it" if status is Status.FAILED else "nothing: it is over"
             return [Why(execution_id=execution_id, status=status, reason=f"it is {status}{error}", unblock=action)]
         found: list[Why] = []
-        for wait in await self._open_waits(info, masks=masks_of(row)):
+        for wait in await self._open_waits(row, masks=masks_of(row)):
             reason, unblock = _why(wait)
             found.append(
                 Why(
@@ -347,7 +347,7 @@ class Runner:
             if status.over:
                 return await self._result(execution_id)
             if status is Status.HALTED and row.owner is None:
-                if await self._stir(decode_info(row.info, execution_id=execution_id)):
+                if await self._stir(row):
                     continue
                 if not await engine.store.inbox(execution_id):
                     return await self._result(execution_id)
@@ -366,26 +366,26 @@ class Runner:
             raise ExecutionNotFound(execution_id)
         info = decode_info(row.info, execution_id=execution_id)
         status = Status(row.status)
-        waits = [] if status.over else await self._open_waits(info, masks=masks_of(row))
+        waits = [] if status.over else await self._open_waits(row, masks=masks_of(row))
         return ExecutionResult(
             status=status,
             execution_id=execution_id,
-            output=self._engine.store.result_of(row) if status is Status.COMPLETED else None,
+            output=result_of(row) if status is Status.COMPLETED else None,
             halts=[_halt(wait) for wait in waits],
             error=None if info.error is None else info.error.text,
             error_info=info.error,
         )
 
-    async def _open_waits(self, info: Info, *, masks: tuple[str, ...] | None = None) -> list[AnyWait]:
+    async def _open_waits(self, above: Row, *, masks: tuple[str, ...] | None = None) -> list[AnyWait]:
         """What people can answer: the execution's own waits, and those of its children in their place. With `masks`
         these texts, and the secrets of the children, are masked in them."""
         found: list[AnyWait] = []
-        for wait in info.waits:
+        for wait in waits_of(above):
             if isinstance(wait, ChildWait):
                 row = await self._engine.store.row(wait.execution_id)
                 if row is not None and not Status(row.status).over:
                     inner = None if masks is None else (*masks, *masks_of(row))
-                    found += await self._open_waits(decode_info(row.info, execution_id=row.id), masks=inner)
+                    found += await self._open_waits(row, masks=inner)
             else:
                 found.append(masked(wait, masks) if masks else wait)
         return found

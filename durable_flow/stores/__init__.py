@@ -15,8 +15,9 @@ the URL and the options and returns an unopened `Store`."""
 def open_store(url: str, **options: Any) -> Store:
     """The store a URL names, not yet open: use it with ``async with``, or hand it to a Runtime.
 
-    ``sqlite:///relative.db``, ``sqlite:////absolute/path.db`` and ``sqlite://:memory:`` are built in; other
-    packages may bring other schemes. Options go to the store: ``open_store("sqlite:///flow.db", durability="normal")``.
+    ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``, ``sqlite://:memory:``, ``postgresql://…`` (extra
+    ``postgres``) and ``redis://…``, ``rediss://…``, ``unix://…`` (extra ``redis``) are built in; other packages may
+    bring other schemes. Options go to the store: ``open_store("sqlite:///flow.db", durability="normal")``.
 
     >>> open_store("sqlite:///orders.db")
     SqliteStore('orders.db')
@@ -33,13 +34,21 @@ sqlite:////absolute/path.db or sqlite://:memory:
         from durable_flow.stores.sqlite import SqliteStore
 
         return SqliteStore(_sqlite_path(url, rest), **options)
+    if scheme in ("postgresql", "postgres"):
+        from durable_flow.stores.postgresql import PostgresStore
+
+        return PostgresStore(url, **options)
+    if scheme in ("redis", "rediss", "unix"):
+        from durable_flow.stores.redis import RedisStore
+
+        return RedisStore(url, **options)
     if not separator or not scheme:
         raise ConfigError(f"{url!r} is not a store URL; write for example sqlite:///durable_flow.db")
     from importlib.metadata import entry_points  # slow to import, and only third-party stores need it
 
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if scheme not in found:
-        known = ", ".join(sorted({"sqlite", *found}))
+        known = ", ".join(sorted({"sqlite", "postgresql", "redis", *found}))
         raise ConfigError(
             f"no store is known for {scheme}:// URLs; known are: {known}. "
             f"Install the package that brings it (entry-point group {ENTRY_POINTS})"

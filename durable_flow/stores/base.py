@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +37,7 @@ from durable_flow.clock import Clock, SystemClock, moment
 from durable_flow.errors import ConflictError, CorruptState, ExecutionNotFound, ValidationError
 from durable_flow.ids import token_hex
 from durable_flow.limits import Limits
-from durable_flow.model.codec import Info, decode_info, decode_record, decode_value, encode, value_of
+from durable_flow.model.codec import Info, decode_info, decode_record, decode_value, decode_wait, encode, value_of
 from durable_flow.model.execution import Action, AnyWait, ApprovalWait, Entry, ErrorInfo, Execution, HaltWait, Status
 from durable_flow.model.frame import Frame, Message, Record
 from durable_flow.model.mask import redact, secret_texts
@@ -75,9 +75,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     `info` is the part of the header that changes rarely (None: unchanged). `frames` are (path, seq of its output, body;
     no body: deleted), `sets` (frame path, name, seq of the entry with the value; 0: deleted). `dropped` are step paths:
     every frame and variable whose frame path begins with the step path followed by ``[`` or ``/`` goes, before
-    `frames` and `sets` are written. `opened` are waits (id, answers needed, deadline), `consumed` ids of inbox rows.
-    `messages` go to other executions' inboxes; one that `append` would not accept is skipped.
-    `lease_until` (with `new` only) and `owner` give the created row its first lease.
+    `frames` and `sets` are written. `closed` waits go first; `opened` are waits (id, seq of the entry that opened it,
+    answers needed, deadline, body) and replace one with the same id; `rewritten` are open waits (id, body) that only
+    get another body. `consumed` are ids of inbox rows. `messages` go to other executions' inboxes; one that `append`
+    would not accept is skipped. With `new`, `lease_ttl` gives the created row its first lease, of so many seconds by
+    the store's time; None: nobody owns it.
     """
 
     execution_id: str
@@ -98,12 +100,13 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     frames: Sequence[tuple[str, int | None, Blob | None]] = ()
     sets: Sequence[tuple[str, str, int]] = ()
     dropped: Sequence[str] = ()
-    opened: Sequence[tuple[str, int, float | None]] = ()
+    opened: Sequence[tuple[str, int, int, float | None, Blob]] = ()
+    rewritten: Sequence[tuple[str, Blob]] = ()
     closed: Sequence[str] = ()
     consumed: Sequence[int] = ()
     messages: Sequence[tuple[Message, Blob]] = ()
     release: bool = False
-    lease_until: float | None = None
+    lease_ttl: float | None = None
     new: New | None = None
 
 
@@ -122,7 +125,8 @@ class Landing(asyncio.Future[Committed]):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored row: what `New` and the last `Commit` wrote, and its lease. `result` is the entry of `result_seq`."""
+    """A stored row: what `New` and the last `Commit` wrote, and its lease. `result` is the entry of `result_seq`,
+    `waits` are the bodies of its open waits by the seq of their opening (and by id where that is the same)."""
 
     id: str
     workflow_id: str
@@ -143,6 +147,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     info: Blob
     result_seq: int | None
     result: Blob | None
+    waits: Sequence[Blob]
     parent_id: str | None
     root_id: str
     labels: Mapping[str, str]
@@ -211,9 +216,17 @@ class Store(ABC):
     """What a store must do (the abstract methods), and what users call (the others).
 
     Open it with ``async with``. Closing twice is allowed.
+
+    *Time.* A store judges leases and deadlines by one time for all its processes: a server's own. A `clock` that is
+    not a `SystemClock` (a test's) takes its place.
+
+    *Wake-ups.* `heard` is called in the event loop with the id of an execution that another process appended a message
+    to, or which ended or came to a halt there. It is a hint: it may come late, twice or never, and what it says must
+    be read from the store. A store that cannot tell never calls it.
     """
 
     clock: Clock = SystemClock()
+    heard: Callable[[str], object] = staticmethod(lambda execution_id: None)
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
@@ -383,7 +396,7 @@ class Store(ABC):
         dropped: list[tuple[str, str, int]] = []
         info, result_seq = Info(), None
         root: Blob = encode(Frame(at=execution.current_step))
-        waits: Sequence[AnyWait] = execution.blocked_on
+        waits, closed = list(execution.blocked_on), []
         if held is not None:
             if held.row.generation != execution.generation:
                 raise ConflictError(
@@ -406,8 +419,9 @@ class Store(ABC):
                 root = row.root
             if execution.result == before.result:
                 result_seq = row.result_seq
-            if execution.blocked_on == before.blocked_on:
-                waits = info.waits
+            waits = [wait for wait in waits if wait not in before.blocked_on]
+            kept = {wait.wait_id for wait in execution.blocked_on}
+            closed = [wait.wait_id for wait in before.blocked_on if wait.wait_id not in kept]
         seq += 1
         if result_seq is None and execution.result is not None:
             result_seq = seq
@@ -438,7 +452,6 @@ class Store(ABC):
             info=encode(
                 msgspec.structs.replace(
                     info,
-                    waits=tuple(waits),
                     error=error,
                     recover_to=execution.recover_to,
                     started_at=execution.started_at.timestamp() if execution.started_at else None,
@@ -449,8 +462,19 @@ class Store(ABC):
             result_seq=result_seq,
             entries=[(seq, encode(record))],
             sets=[*dropped, *(("", name, seq) for name in changes)],
+            closed=closed,
+            opened=[
+                (
+                    wait.wait_id,
+                    seq,
+                    wait.required - sum(vote.approved for vote in wait.votes) if isinstance(wait, ApprovalWait) else 1,
+                    None if wait.deadline is None else wait.deadline.timestamp(),
+                    encode(wait),
+                )
+                for wait in waits
+            ],
             release=True,
-            lease_until=now,
+            lease_ttl=0.0,
             new=None
             if held is not None
             else New(
@@ -537,17 +561,6 @@ class Store(ABC):
             if count < 500:
                 return total
 
-    def result_of(self, row: Row) -> Any:
-        """The value of the variable `result`, which the row's last entry points to."""
-        if row.result is None:
-            return None
-        record = decode_record(row.result, execution_id=row.id)
-        return (
-            record.output
-            if "result" in record.same or not record.changes
-            else record.changes.get("result", record.output)
-        )
-
 
 def check_id(execution_id: object) -> str:
     """An execution id that users gave: 1 to 255 printable characters without blanks. Raises ValidationError."""
@@ -566,11 +579,8 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
     """A row as users see it: decoded, secrets masked."""
     info = decode_info(row.info, execution_id=row.id)
     given = decode_value(row.input, execution_id=row.id)
-    result = None
-    if row.result is not None:
-        record = decode_record(row.result, execution_id=row.id)
-        result = record.output if "result" in record.same or not record.changes else record.changes.get("result")
-    waits = list(info.waits)
+    result = result_of(row)
+    waits = waits_of(row)
     masks = secret_texts(given, info.secrets)
     if masks:
         given, ctx, result = redact(given, masks), redact(ctx or {}, masks), redact(result, masks)
@@ -587,7 +597,7 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
         ctx=ctx or {},
         current_step=row.current_step,
         result=result,
-        recover_to=info.recover_to,
+        recover_to=info.recover_to or _recover_to(row, first),
         halt_data=getattr(first, "data", None),
         blocked_on=waits,
         error=None if info.error is None else info.error.text,
@@ -611,6 +621,28 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
         started_at=_moment(info.started_at),
         finished_at=_moment(row.finished_at),
     )
+
+
+def result_of(row: Row) -> Any:
+    """The value of the variable `result` of an execution that completed."""
+    if row.result is None:
+        return None
+    record = decode_record(row.result, execution_id=row.id)
+    if "result" in record.same or not record.changes:
+        return record.output
+    return record.changes.get("result", record.output)
+
+
+def waits_of(row: Row) -> list[AnyWait]:
+    """What an execution waits for, in the order in which the waits were opened."""
+    return [decode_wait(blob, execution_id=row.id) for blob in row.waits]
+
+
+def _recover_to(row: Row, first: AnyWait | None) -> str | None:
+    """The step of the workflow itself at which a resume or retry goes on."""
+    if isinstance(first, HaltWait) and first.resume_step and not {"/", "["} & set(first.path):
+        return first.resume_step
+    return row.current_step if first is not None or row.status == Status.FAILED else None
 
 
 def masked(wait: AnyWait, masks: Sequence[str]) -> AnyWait:

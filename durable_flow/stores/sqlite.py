@@ -128,8 +128,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             wait_id TEXT, body BLOB NOT NULL)""",
         "CREATE UNIQUE INDEX inbox_by_key ON inbox (n, key)",
         "CREATE INDEX inbox_by_age ON inbox (n)",
-        """CREATE TABLE waits (n INTEGER NOT NULL, wait_id TEXT NOT NULL, remaining INTEGER NOT NULL, deadline REAL,
-            PRIMARY KEY (n, wait_id)) WITHOUT ROWID""",
+        """CREATE TABLE waits (n INTEGER NOT NULL, wait_id TEXT NOT NULL, seq INTEGER NOT NULL,
+            remaining INTEGER NOT NULL, deadline REAL, body BLOB NOT NULL, PRIMARY KEY (n, wait_id)) WITHOUT ROWID""",
         """CREATE TABLE answers (n INTEGER NOT NULL, wait_id TEXT NOT NULL, key TEXT NOT NULL,
             PRIMARY KEY (n, wait_id, key)) WITHOUT ROWID""",
         "CREATE TABLE definitions (hash TEXT PRIMARY KEY, body BLOB NOT NULL)",
@@ -161,7 +161,8 @@ SET_VARIABLE = "INSERT OR REPLACE INTO variables VALUES (?, ?, ?, ?)"
 DROP_VARIABLE = "DELETE FROM variables WHERE n = ? AND frame = ? AND name = ?"
 DROP_FRAMES = "DELETE FROM frames WHERE n = ? AND path >= ? AND path < ?"
 DROP_VARIABLES = "DELETE FROM variables WHERE n = ? AND frame >= ? AND frame < ?"
-OPEN_WAIT = "INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?)"
+OPEN_WAIT = "INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?, ?, ?)"
+REWRITE_WAIT = "UPDATE waits SET body = ? WHERE n = ? AND wait_id = ?"
 CLOSE_WAIT = "DELETE FROM waits WHERE n = ? AND wait_id = ?"
 FORGET_ANSWERS = "DELETE FROM answers WHERE n = ? AND wait_id = ?"
 WAIT = "SELECT remaining, deadline FROM waits WHERE n = ? AND wait_id = ?"
@@ -184,6 +185,7 @@ ROW_FIELDS = (
     "parent_id", "root_id", "labels", "trigger", "queue", "priority", "concurrency_key", "created_at", "updated_at",
     "finished_at",
 )  # fmt: skip
+WAITS = "SELECT body FROM waits WHERE n = ? ORDER BY seq, wait_id"
 CLAIM = """UPDATE executions SET owner = ?, lease_until = ?, generation = generation + 1, recoveries = recoveries + ?
     WHERE n = ?"""
 POINTED = """SELECT seq, body FROM entries WHERE n = :n AND seq IN (
@@ -267,9 +269,11 @@ class Connection:
         for wait_id in commit.closed:
             execute(CLOSE_WAIT, (n, wait_id))
             execute(FORGET_ANSWERS, (n, wait_id))
-        for wait_id, needed, deadline in commit.opened:
+        for wait_id, seq, needed, deadline, body in commit.opened:
             execute(FORGET_ANSWERS, (n, wait_id))
-            execute(OPEN_WAIT, (n, wait_id, needed, deadline))
+            execute(OPEN_WAIT, (n, wait_id, seq, needed, deadline, body))
+        for wait_id, body in commit.rewritten:
+            execute(REWRITE_WAIT, (body, n, wait_id))
         for inbox_id in commit.consumed:
             execute(CONSUME, (inbox_id, n))
         for message, body in commit.messages:
@@ -281,11 +285,12 @@ class Connection:
 
     def _create(self, commit: Commit, new: New) -> int:
         execute, name = self.cursor.execute, commit.execution_id
-        owner = None if commit.lease_until is None else commit.owner
+        owner = None if commit.lease_ttl is None else commit.owner
+        lease_until = None if commit.lease_ttl is None else self.now() + commit.lease_ttl
         execute(CREATE, (
             name, new.workflow_id, commit.status, new.parent_id, new.created_at, commit.updated_at, commit.finished_at,
             commit.wake_at, commit.version + 1, commit.generation, commit.nonce, commit.seq, commit.result_seq, owner,
-            commit.lease_until, commit.current_step, commit.root,
+            lease_until, commit.current_step, commit.root,
         ))  # fmt: skip
         if not self.cursor.rowcount:
             raise ConflictError(f"there is already an execution {name!r} in this store")
@@ -410,7 +415,13 @@ class Connection:
 
     def row(self, execution_id: str) -> Row | None:
         found = self.cursor.execute(f"{ROW} e.id = ?", (execution_id,)).fetchone()
-        return None if found is None else _row(found)
+        return None if found is None else self._row(found)
+
+    def _row(self, values: tuple[Any, ...]) -> Row:
+        named = dict(zip(ROW_FIELDS, values, strict=True))
+        waits = [body for (body,) in self.cursor.execute(WAITS, (named.pop("n"),))]
+        named["labels"] = msgspec.json.decode(named["labels"])
+        return Row(**named, waits=waits)
 
     def fetch(self, execution_id: str) -> Stored | None:
         execute = self.cursor.execute
@@ -419,7 +430,7 @@ class Connection:
             return None
         n = found[0]
         return Stored(
-            row=_row(found),
+            row=self._row(found),
             frames=execute("SELECT path, body FROM frames WHERE n = ? ORDER BY path", (n,)).fetchall(),
             sets=execute("SELECT frame, name, seq FROM variables WHERE n = ? ORDER BY frame, name", (n,)).fetchall(),
             entries=dict(execute(POINTED, {"n": n})),
@@ -467,7 +478,7 @@ class Connection:
         for _, _, n in found[:limit]:
             row = self.cursor.execute(f"{ROW} e.n = ?", (n,)).fetchone()
             if row is not None:
-                rows.append(_row(row))
+                rows.append(self._row(row))
         return rows, _cursor(*found[limit - 1][:2]) if len(found) > limit else None
 
     def _rarest(self, labels: Mapping[str, str]) -> Sequence[tuple[str, str]]:
@@ -505,13 +516,6 @@ class Connection:
 
 RELEASED = Committed(released=True)
 KEPT = Committed(released=False)
-
-
-def _row(values: tuple[Any, ...]) -> Row:
-    named = dict(zip(ROW_FIELDS, values, strict=True))
-    del named["n"]
-    named["labels"] = msgspec.json.decode(named["labels"])
-    return Row(**named)
 
 
 def searches(

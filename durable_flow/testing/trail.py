@@ -167,6 +167,9 @@ class Fold:
             compare(f"failed attempts in frame {path!r}", place.tries, body.get("tries", 0))
             compare(f"memo of frame {path!r}", place.memo, body.get("memo"))
             compare(f"wait of frame {path!r}", place.wait_id, (body.get("wait") or {}).get("wait_id"))
+        if not self.finished:
+            waits = [msgspec.json.decode(body)["wait_id"] for body in row.waits]
+            compare("waits", sorted(filter(None, (place.wait_id for place in self.frames.values()))), sorted(waits))
         if self.status == "completed":
             kept = self.sets.get(("", "result"))
             compare("result", kept, row.result_seq)

@@ -59,7 +59,7 @@ def creation(execution_id: str = "e", *, new: dict[str, Any] | None = None, **ch
         "root": '{"at":"first"}',
         "info": "{}",
         "entries": [(1, '"started"')],
-        "lease_until": START + 30,
+        "lease_ttl": 30.0,
         "new": New(**facts | (new or {})),
     }
     return Commit(**given | changes)
@@ -92,7 +92,7 @@ async def create(store: Store, execution_id: str = "e", *, new: dict[str, Any] |
 
 async def idle(store: Store, execution_id: str = "e", *, new: dict[str, Any] | None = None, **changes: Any) -> Row:
     """Creates an execution that nobody drives."""
-    return await create(store, execution_id, new=new, **{"lease_until": None} | changes)
+    return await create(store, execution_id, new=new, **{"lease_ttl": None} | changes)
 
 
 async def advance(store: Store, execution_id: str = "e", **changes: Any) -> Row:
@@ -110,6 +110,13 @@ async def stored(store: Store, execution_id: str = "e") -> Stored:
     found = await store.fetch(execution_id)
     assert found is not None
     return found
+
+
+def opening(
+    wait_id: str = "wait", needed: int = 1, deadline: float | None = None, *, seq: int = 1, body: Blob = "{}"
+) -> Any:
+    """A wait as a commit opens it."""
+    return wait_id, seq, needed, deadline, body
 
 
 def message(key: str = "k", *, kind: str = "answer", execution_id: str = "e", **changes: Any) -> Message:

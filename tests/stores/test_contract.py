@@ -26,6 +26,7 @@ from tests.stores.build import (
     following,
     idle,
     message,
+    opening,
     pages,
     row_of,
     stored,
@@ -53,12 +54,12 @@ async def test_a_created_row_has_what_its_commit_said(store: Store) -> None:
 
 
 async def test_the_first_lease_comes_with_the_creation(store: Store) -> None:
-    row = await create(store, owner="me", lease_until=START + 7)
+    row = await create(store, owner="me", lease_ttl=7)
     assert (row.owner, row.lease_until) == ("me", START + 7)
 
 
 async def test_without_a_lease_nobody_owns_what_was_created(store: Store) -> None:
-    row = await create(store, owner="me", lease_until=None)
+    row = await create(store, owner="me", lease_ttl=None)
     assert (row.owner, row.lease_until) == (None, None)
 
 
@@ -139,7 +140,7 @@ async def test_a_commit_with_another_version_or_generation_is_fenced(store: Stor
 
 async def test_a_fenced_commit_writes_nothing_at_all(store: Store) -> None:
     await create(store, "other")
-    row = await create(store, opened=[("wait", 1, None)])
+    row = await create(store, opened=[opening()])
     await append(store, "note", kind="note")
     ((inbox_id, _),) = await store.inbox("e")
     before = await stored(store)
@@ -153,7 +154,7 @@ async def test_a_fenced_commit_writes_nothing_at_all(store: Store) -> None:
                 frames=[("f", 2, "{}")],
                 sets=[("", "x", 2)],
                 closed=["wait"],
-                opened=[("second", 1, None)],
+                opened=[opening("second")],
                 consumed=[inbox_id],
                 messages=[(message("m", kind="note", execution_id="other"), "m")],
                 release=True,
@@ -396,10 +397,8 @@ async def test_a_value_comes_back_as_it_was_stored(store: Store, value: Blob) ->
 
 @pytest.mark.parametrize("time", [0.0, 1.5, START + 0.1 + 0.2, 4_102_444_800.000001])
 async def test_times_come_back_exactly(store: Store, time: float) -> None:
-    row = await create(
-        store, new={"created_at": time}, updated_at=time, finished_at=time, wake_at=time, lease_until=time
-    )
-    assert {row.created_at, row.updated_at, row.finished_at, row.wake_at, row.lease_until} == {time}
+    row = await create(store, new={"created_at": time}, updated_at=time, finished_at=time, wake_at=time)
+    assert {row.created_at, row.updated_at, row.finished_at, row.wake_at} == {time}
 
 
 ALIKE = [
@@ -418,7 +417,7 @@ async def test_executions_with_similar_ids_do_not_meet(store: Store) -> None:
             entries=[(1, name)],
             sets=[("", name, 1)],
             frames=[(name, None, name)],
-            opened=[(f"{name}/wait", 1, None)],
+            opened=[opening(f"{name}/wait")],
         )
     for name in ALIKE:
         appended = await store.append(message(name, execution_id=name, wait_id=f"{name}/wait"), name)
@@ -473,7 +472,7 @@ async def test_claiming_changes_nothing_but_the_lease(store: Store) -> None:
 
 
 async def test_a_held_lease_cannot_be_claimed(store: Store) -> None:
-    row = await create(store, owner="me", lease_until=START + 30)
+    row = await create(store, owner="me", lease_ttl=30)
     busy = await store.claim("e", owner="you", ttl=30, statuses=ANY)
     assert busy == Busy(status="running", owner="me", lease_until=START + 30)
     assert await row_of(store) == row
@@ -485,7 +484,7 @@ async def test_the_holder_cannot_claim_again(store: Store) -> None:
 
 
 async def test_a_lease_holds_to_its_last_moment(store: Store, clock: SettableClock) -> None:
-    await create(store, lease_until=START + 30)
+    await create(store, lease_ttl=30)
     clock.time = START + 29.999
     assert isinstance(await store.claim("e", owner="you", ttl=30, statuses=ANY), Busy)
     clock.time = START + 30
@@ -636,7 +635,7 @@ async def test_a_message_to_nobody_is_unknown(store: Store) -> None:
 
 
 async def test_who_appends_hears_who_drives_the_execution(store: Store) -> None:
-    await create(store, "driven", owner="me", lease_until=START + 30)
+    await create(store, "driven", owner="me", lease_ttl=30)
     await idle(store, "idle")
     appended = await append(store, execution_id="driven", kind="note")
     assert (appended.outcome, appended.owner, appended.lease_until) == ("accepted", "me", START + 30)
@@ -730,27 +729,27 @@ async def test_an_answer_needs_an_open_wait(store: Store) -> None:
 
 
 async def test_the_first_answer_wins(store: Store) -> None:
-    await create(store, opened=[("wait", 1, None)])
+    await create(store, opened=[opening()])
     assert [await answer(store, key) for key in "abc"] == ["accepted", "closed", "closed"]
     assert len(await store.inbox("e")) == 1
 
 
 async def test_of_many_who_answer_at_once_one_wins(store: Store) -> None:
-    await create(store, opened=[("wait", 1, None)])
+    await create(store, opened=[opening()])
     outcomes = await asyncio.gather(*[answer(store, f"k{i}") for i in range(20)])
     assert sorted(outcomes) == ["accepted"] + ["closed"] * 19
 
 
 async def test_the_wait_of_another_execution_is_closed(store: Store) -> None:
     await create(store, "e")
-    await create(store, "f", opened=[("wait", 1, None)])
+    await create(store, "f", opened=[opening()])
     assert await answer(store) == "closed"
     assert (await append(store, execution_id="f", wait_id="wait")).outcome == "accepted"
 
 
 async def test_waits_of_two_executions_under_one_id_do_not_meet(store: Store) -> None:
     for name in "ab":
-        await create(store, name, opened=[("wait", 2, None)])
+        await create(store, name, opened=[opening(needed=2)])
     outcomes = [(await append(store, "v", execution_id=name, wait_id="wait", takes=1)).outcome for name in "abab"]
     assert outcomes == ["accepted", "accepted", "duplicate", "duplicate"]
     await advance(store, "a", closed=["wait"])
@@ -758,29 +757,29 @@ async def test_waits_of_two_executions_under_one_id_do_not_meet(store: Store) ->
 
 
 async def test_a_wait_that_the_owner_closed_is_closed(store: Store) -> None:
-    await create(store, opened=[("wait", 1, None)])
+    await create(store, opened=[opening()])
     await advance(store, closed=["wait"])
     assert await answer(store) == "closed"
 
 
 async def test_waits_do_not_close_each_other(store: Store) -> None:
-    await create(store, opened=[("one", 1, None), ("two", 1, None)])
+    await create(store, opened=[opening("one"), opening("two")])
     assert await answer(store, "a", "one") == "accepted"
     assert await answer(store, "b", "two") == "accepted"
 
 
 async def test_a_wait_takes_as_many_votes_as_it_needs(store: Store) -> None:
-    await create(store, opened=[("wait", 3, None)])
+    await create(store, opened=[opening(needed=3)])
     assert [await vote(store, key) for key in "abcd"] == ["accepted", "accepted", "accepted", "closed"]
 
 
 async def test_nobody_votes_twice(store: Store) -> None:
-    await create(store, opened=[("wait", 3, None)])
+    await create(store, opened=[opening(needed=3)])
     assert [await vote(store, key) for key in "aaba"] == ["accepted", "duplicate", "accepted", "duplicate"]
 
 
 async def test_nobody_votes_twice_after_the_first_vote_was_read(store: Store) -> None:
-    await create(store, opened=[("wait", 3, None)])
+    await create(store, opened=[opening(needed=3)])
     await vote(store, "a")
     ((inbox_id, _),) = await store.inbox("e")
     await advance(store, consumed=[inbox_id])
@@ -788,96 +787,126 @@ async def test_nobody_votes_twice_after_the_first_vote_was_read(store: Store) ->
 
 
 async def test_who_voted_hears_closed_when_the_wait_is_over(store: Store) -> None:
-    await create(store, opened=[("wait", 2, None)])
+    await create(store, opened=[opening(needed=2)])
     assert [await vote(store, key) for key in "aba"] == ["accepted", "accepted", "closed"]
 
 
 async def test_one_answer_can_take_the_whole_wait(store: Store) -> None:
-    await create(store, opened=[("wait", 3, None)])
+    await create(store, opened=[opening(needed=3)])
     assert await vote(store, "a") == "accepted"
     assert await answer(store, "reject") == "accepted"
     assert await vote(store, "b") == "closed"
 
 
 async def test_of_many_votes_at_once_exactly_the_needed_ones_count(store: Store) -> None:
-    await create(store, opened=[("wait", 7, None)])
+    await create(store, opened=[opening(needed=7)])
     outcomes = await asyncio.gather(*[vote(store, f"k{i}") for i in range(20)])
     assert outcomes.count("accepted") == 7
     assert outcomes.count("closed") == 13
 
 
+async def test_a_row_has_the_bodies_of_its_waits_in_the_order_of_their_opening(store: Store) -> None:
+    await create(store, opened=[opening("z", seq=1, body="first"), opening("b", seq=2, body=b"third")])
+    await advance(store, opened=[opening("c", seq=3, body="fourth"), opening("a", seq=2, body="second")])
+    bodies = ["first", "second", b"third", "fourth"]
+    assert (await row_of(store)).waits == bodies
+    assert (await stored(store)).row.waits == bodies
+    ((found,), _) = await store.search(Filter(), limit=10, cursor=None)
+    assert found.waits == bodies
+
+
+async def test_rewriting_a_wait_changes_its_body_only(store: Store) -> None:
+    await create(store, opened=[opening("a", 2, body="old"), opening("b", body="other")])
+    assert await vote(store, "one", "a") == "accepted"
+    await advance(store, rewritten=[("a", "new")])
+    assert (await row_of(store)).waits == ["new", "other"]
+    assert [await vote(store, key, "a") for key in ("one", "two", "three")] == ["duplicate", "accepted", "closed"]
+
+
+async def test_rewriting_a_wait_that_is_not_open_does_nothing(store: Store) -> None:
+    await create(store)
+    await advance(store, rewritten=[("a", "new")])
+    assert (await row_of(store)).waits == []
+
+
+async def test_a_closed_wait_is_no_more_in_the_row(store: Store) -> None:
+    await create(store, opened=[opening("a"), opening("b", body="stays")])
+    await advance(store, closed=["a"])
+    assert (await row_of(store)).waits == ["stays"]
+
+
 async def test_a_wait_that_is_opened_again_starts_anew(store: Store) -> None:
-    await create(store, opened=[("wait", 2, None)])
+    await create(store, opened=[opening(needed=2)])
     await vote(store, "a")
     ((inbox_id, _),) = await store.inbox("e")
     await advance(store, consumed=[inbox_id], closed=["wait"])
-    await advance(store, opened=[("wait", 2, None)])
+    await advance(store, opened=[opening(needed=2)])
     assert [await vote(store, key) for key in "ab"] == ["accepted", "accepted"]
 
 
 async def test_a_wait_that_is_opened_while_it_is_open_starts_anew(store: Store) -> None:
-    await create(store, opened=[("wait", 2, None)])
+    await create(store, opened=[opening(needed=2)])
     await vote(store, "a")
     ((inbox_id, _),) = await store.inbox("e")
-    await advance(store, consumed=[inbox_id], opened=[("wait", 2, None)])
+    await advance(store, consumed=[inbox_id], opened=[opening(needed=2)])
     assert [await vote(store, key) for key in "abc"] == ["accepted", "accepted", "closed"]
 
 
 async def test_closing_and_opening_a_wait_in_one_commit_opens_it(store: Store) -> None:
-    await create(store, opened=[("wait", 1, None)])
+    await create(store, opened=[opening()])
     await answer(store, "a")
-    await advance(store, closed=["wait"], opened=[("wait", 1, None)])
+    await advance(store, closed=["wait"], opened=[opening()])
     assert await answer(store, "b") == "accepted"
 
 
 async def test_an_answer_in_time_is_accepted(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 1, START + 10)])
+    await create(store, opened=[opening("wait", 1, START + 10)])
     clock.time = START + 9.999
     assert await answer(store) == "accepted"
 
 
 async def test_an_answer_at_the_deadline_is_late(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 1, START + 10)])
+    await create(store, opened=[opening("wait", 1, START + 10)])
     clock.time = START + 10
     assert await answer(store) == "closed"
 
 
 async def test_who_voted_in_time_hears_closed_after_the_deadline(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 2, START + 10)])
+    await create(store, opened=[opening("wait", 2, START + 10)])
     await vote(store, "a")
     clock.time = START + 10
     assert await vote(store, "a") == "closed"
 
 
 async def test_a_timeout_before_the_deadline_does_nothing(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 1, START + 10)])
+    await create(store, opened=[opening("wait", 1, START + 10)])
     clock.time = START + 9.999
     assert await timeout(store) == "closed"
     assert await answer(store) == "accepted"
 
 
 async def test_a_timeout_at_the_deadline_closes_the_wait(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 3, START + 10)])
+    await create(store, opened=[opening("wait", 3, START + 10)])
     clock.time = START + 10
     assert [await timeout(store), await timeout(store)] == ["accepted", "closed"]
     assert len(await store.inbox("e")) == 1
 
 
 async def test_a_timeout_after_an_answer_is_closed(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 1, START + 10)])
+    await create(store, opened=[opening("wait", 1, START + 10)])
     await answer(store)
     clock.time = START + 11
     assert await timeout(store) == "closed"
 
 
 async def test_a_wait_without_a_deadline_does_not_time_out(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 1, None)])
+    await create(store, opened=[opening()])
     clock.time += 1e9
     assert await timeout(store) == "closed"
 
 
 async def test_an_answer_and_a_timeout_at_once_have_one_winner(store: Store, clock: SettableClock) -> None:
-    await create(store, opened=[("wait", 1, START + 10)])
+    await create(store, opened=[opening("wait", 1, START + 10)])
     clock.time = START + 10
     outcomes = list(await asyncio.gather(answer(store), timeout(store), answer(store, "b")))
     assert outcomes == ["closed", "accepted", "closed"]
@@ -894,7 +923,7 @@ async def test_a_child_may_end_before_its_parent_waits_for_it(store: Store) -> N
 
 
 async def test_a_commit_delivers_its_messages(store: Store) -> None:
-    await create(store, "parent", opened=[("wait", 1, None)])
+    await create(store, "parent", opened=[opening()])
     await create(store, "child")
     told = message("child", kind="child", execution_id="parent", wait_id="wait")
     await advance(store, "child", status="completed", messages=[(told, "done")], release=True)
@@ -1128,7 +1157,7 @@ async def test_a_removed_execution_leaves_nothing_to_its_successor(store: Store)
         "new": {"labels": {"a": "b"}},
         "frames": [("f", 1, "{}")],
         "sets": [("", "x", 1)],
-        "opened": [("wait", 2, None)],
+        "opened": [opening(needed=2)],
     }
     await idle(store, **everything)  # type: ignore[arg-type]
     await vote(store, "a")
@@ -1143,7 +1172,7 @@ async def test_a_removed_execution_leaves_nothing_to_its_successor(store: Store)
     assert found.row.labels == {}
     assert await store.read("e") == []
     assert await vote(store, "b") == "closed"
-    await advance(store, opened=[("wait", 2, None)])
+    await advance(store, opened=[opening(needed=2)])
     assert await vote(store, "a") == "accepted"
 
 
@@ -1158,7 +1187,7 @@ async def test_a_driven_execution_is_not_removed(store: Store, clock: SettableCl
 
 async def test_removing_touches_no_other_execution(store: Store) -> None:
     for name in "ab":
-        await idle(store, name, sets=[("", "x", 1)], frames=[("f", None, "{}")], opened=[(f"{name}/w", 1, None)])
+        await idle(store, name, sets=[("", "x", 1)], frames=[("f", None, "{}")], opened=[opening(f"{name}/w")])
         await append(store, execution_id=name, kind="note")
     before = await stored(store, "b")
     await store.remove("a")
@@ -1202,14 +1231,14 @@ async def test_purging_stops_at_its_limit(store: Store) -> None:
 
 
 async def test_purging_leaves_what_is_driven(store: Store, clock: SettableClock) -> None:
-    await ended(store, "e", 1, lease_until=START + 30)
+    await ended(store, "e", 1, lease_ttl=30)
     assert await store.purge_rows(before=START + 9, statuses=ANY, limit=100) == 0
     clock.time += 31
     assert await store.purge_rows(before=START + 9, statuses=ANY, limit=100) == 1
 
 
 async def test_a_purged_execution_leaves_nothing_to_its_successor(store: Store) -> None:
-    await ended(store, "e", 1, frames=[("f", 1, "{}")], sets=[("", "x", 1)], opened=[("wait", 2, None)])
+    await ended(store, "e", 1, frames=[("f", 1, "{}")], sets=[("", "x", 1)], opened=[opening(needed=2)])
     await vote(store, "a")
     await store.purge_rows(before=START + 9, statuses=ANY, limit=100)
     await idle(store, entries=[])

@@ -64,7 +64,7 @@ def test_what_is_no_url_says_what_one_looks_like(url: str) -> None:
 
 
 def test_an_unknown_scheme_says_which_are_known() -> None:
-    with pytest.raises(ConfigError, match="known are: sqlite"):
+    with pytest.raises(ConfigError, match="known are: postgresql, redis, sqlite"):
         open_store("mongodb://localhost")
 
 

@@ -37,6 +37,7 @@ from tests.stores.build import (
     following,
     idle,
     message,
+    opening,
     row_of,
     stored,
     vote,
@@ -659,7 +660,7 @@ async def everything(store: SqliteStore, name: str, **changes: Any) -> None:
         new={"labels": {"a": "b", "c": "d"}, "parent_id": "p"},
         frames=[("f", 1, "{}")],
         sets=[("", "x", 1)],
-        opened=[(f"{name}/w", 3, None)],
+        opened=[opening(f"{name}/w", 3)],
         **changes,
     )
     await store.append(message("v", execution_id=name, wait_id=f"{name}/w", takes=1), "{}")
@@ -685,7 +686,7 @@ async def test_no_table_is_forgotten_when_deleting(store: SqliteStore, path: Pat
 
 
 async def test_votes_go_with_their_wait(store: SqliteStore, path: Path) -> None:
-    await create(store, opened=[("wait", 3, None)])
+    await create(store, opened=[opening(needed=3)])
     await vote(store, "a")
     await advance(store, closed=["wait"])
     assert look(path, "SELECT * FROM answers") == []
