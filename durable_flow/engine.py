@@ -19,8 +19,8 @@ import asyncio
 import hashlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -65,7 +65,10 @@ BUFFER = 64
 """Transitions of instant steps that may wait for one commit."""
 
 POLL = 0.25
-"""Seconds between two looks at what other processes did: the safety net under every wake-up."""
+"""Seconds between two looks at what other processes did, where the store does not tell."""
+
+BACKSTOP = 2.0
+"""The same where it does: the safety net under its wake-ups."""
 
 HISTORY = 1000
 
@@ -115,6 +118,8 @@ class Engine:
         self._background: set[asyncio.Task[Any]] = set()
         self._left: set[asyncio.Future[Any]] = set()
         self._heart: asyncio.Task[None] | None = None
+        self._deaf: Callable[[], None] = lambda: None
+        self._followed: dict[str, set[asyncio.Event]] = {}
         self._renewed = 0.0
         self.closing = False
 
@@ -123,11 +128,13 @@ class Engine:
     def open(self) -> None:
         """Starts the heart: renewing leases and looking for mail."""
         self._renewed = self.clock.monotonic()
+        self._deaf = self.store.listen(self._hear)
         self._heart = asyncio.get_running_loop().create_task(self._beat(), name="durable_flow.heart")
 
     async def close(self, grace: float) -> None:
         """Lets running executions go on for `grace` seconds, then stops them where they are and gives leases back."""
         self.closing = True
+        self._deaf()
         if self.runs and grace > 0:
             waiting = [asyncio.ensure_future(run.over.wait()) for run in list(self.runs.values())]
             timer = self.clock.call_later(grace, lambda: [task.cancel() for task in waiting])
@@ -163,9 +170,43 @@ class Engine:
         elif error is not None:
             logger.error("a background task of the engine failed", exc_info=error)
 
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks at what other processes did."""
+        return min(BACKSTOP, self.lease_ttl / 6) if self.store.wakes else POLL
+
+    def _hear(self, execution_id: str) -> None:
+        """Another process did something to an execution: its owner, and who follows it, look at once."""
+        if (run := self.runs.get(execution_id)) is not None and not run.leaving and run.version:
+            self.spawn(self.collect(run))
+        for changed in self._followed.get(execution_id, ()):
+            changed.set()
+
+    @contextmanager
+    def follow(self, execution_id: str) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Gives a function that returns when something may have happened to the execution since it was called last."""
+        changed = asyncio.Event()
+        self._followed.setdefault(execution_id, set()).add(changed)
+
+        async def look_again() -> None:
+            timer = self.clock.call_later(self.poll, changed.set)
+            try:
+                await changed.wait()
+            finally:
+                timer.cancel()
+            changed.clear()
+
+        try:
+            yield look_again
+        finally:
+            followers = self._followed[execution_id]
+            followers.discard(changed)
+            if not followers:
+                del self._followed[execution_id]
+
     async def _beat(self) -> None:
         while True:
-            await self.clock.sleep(POLL)
+            await self.clock.sleep(self.poll)
             if not self.runs:
                 self._renewed = self.clock.monotonic()
                 continue

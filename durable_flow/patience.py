@@ -45,6 +45,13 @@ class PatientStore(Store):
             pause = min(pause * 2, LONGEST)
             ask = again or ask
 
+    @property
+    def wakes(self) -> bool:  # type: ignore[override]
+        return self.store.wakes
+
+    def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        return self.store.listen(listener)
+
     async def open(self) -> None:
         await self.store.open()
 

@@ -13,7 +13,7 @@ import msgspec
 
 from durable_flow.answers import GIVEN, Answer, choose, message_for, person, remark
 from durable_flow.definition.inputs import check_input
-from durable_flow.engine import POLL, AlreadyExists, Engine
+from durable_flow.engine import AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.limits import Limits
 from durable_flow.live import Run
@@ -335,30 +335,31 @@ class Runner:
     async def _follow(self, execution_id: str) -> ExecutionResult:
         """Waits until the execution is over or halted, and drives it where nobody else does."""
         engine = self._engine
-        while True:
-            local = engine.runs.get(execution_id)
-            if local is not None:
-                await local.over.wait()
-                continue
-            row = await engine.store.row(execution_id)
-            if row is None:
-                raise ExecutionNotFound(execution_id)
-            status = Status(row.status)
-            if status.over:
-                return await self._result(execution_id)
-            if status is Status.HALTED and row.owner is None:
-                if await self._stir(row):
+        with engine.follow(execution_id) as changed:
+            while True:
+                local = engine.runs.get(execution_id)
+                if local is not None:
+                    await local.over.wait()
                     continue
-                if not await engine.store.inbox(execution_id):
+                row = await engine.store.row(execution_id)
+                if row is None:
+                    raise ExecutionNotFound(execution_id)
+                status = Status(row.status)
+                if status.over:
                     return await self._result(execution_id)
-            run = await engine.claim(execution_id)
-            if run is None:
-                await engine.clock.sleep(POLL)
-                continue
-            try:
-                await engine.execute(run)
-            except LeaseLost:
-                continue
+                if status is Status.HALTED and row.owner is None:
+                    if await self._stir(row):
+                        continue
+                    if not await engine.store.inbox(execution_id):
+                        return await self._result(execution_id)
+                run = await engine.claim(execution_id)
+                if run is None:
+                    await changed()
+                    continue
+                try:
+                    await engine.execute(run)
+                except LeaseLost:
+                    continue
 
     async def _result(self, execution_id: str) -> ExecutionResult:
         row = await self._engine.store.row(execution_id)

@@ -220,13 +220,13 @@ class Store(ABC):
     *Time.* A store judges leases and deadlines by one time for all its processes: a server's own. A `clock` that is
     not a `SystemClock` (a test's) takes its place.
 
-    *Wake-ups.* `heard` is called in the event loop with the id of an execution that another process appended a message
-    to, or which ended or came to a halt there. It is a hint: it may come late, twice or never, and what it says must
-    be read from the store. A store that cannot tell never calls it.
+    *Wake-ups.* A store that can tell calls `heard` in the event loop with the id of an execution that another process
+    appended a message to, or which ended or came to a halt there, and says with `wakes` whether it does so at present.
+    It is a hint: it may come late, twice or never, and what it says must be read from the store.
     """
 
     clock: Clock = SystemClock()
-    heard: Callable[[str], object] = staticmethod(lambda execution_id: None)
+    wakes: bool = False
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
@@ -317,6 +317,17 @@ class Store(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        """Calls `listener` with what is `heard` from now on; gives a function that ends that."""
+        listeners: list[Callable[[str], object]] = self.__dict__.setdefault("_listeners", [])
+        listeners.append(listener)
+        return lambda: listeners.remove(listener) if listener in listeners else None
+
+    def heard(self, execution_id: str) -> None:
+        """Something happened to an execution in another process: tells who listens. For stores to call."""
+        for listener in list(self.__dict__.get("_listeners", ())):
+            listener(execution_id)
 
     async def load(self, execution_id: str) -> Execution | None:
         """The execution with its variables; None if there is none. Raises CorruptState if it cannot be decoded."""

@@ -1,0 +1,105 @@
+"""What a store tells of other processes is acted on at once; where it does not tell, or a hint is lost, a look is."""
+
+from __future__ import annotations
+
+from durable_flow.engine import BACKSTOP, POLL
+from tests.engine.aid import Wire, World, idle
+
+WORK = """
+- {id: work, type: call, service: desk, method: work, output: result, next: ask}
+- {id: ask, type: halt}
+"""
+
+
+def far(world: World, *, wakes: bool) -> Wire:
+    """The connection of a second process, whose store tells of other processes or not."""
+    wire = Wire(world.store)
+    wire.wakes = wakes
+    return wire
+
+
+async def test_who_follows_an_execution_hears_of_its_end_without_any_time_going_by(world: World) -> None:
+    world.desk.hold("work")
+    first = await world.start(WORK)
+    wire = far(world, wakes=True)
+    async with world.process(wire) as other:
+        follower = world.spawn(other.runner("flow").run(execution_id="e"))
+        await idle()
+        world.desk.release()
+        assert (await first).halted
+        await idle()
+        assert not follower.done()
+        wire.heard("e")
+        await idle()
+        assert follower.done()
+        assert (await follower).halted
+
+
+async def test_a_hint_about_another_execution_wakes_nobody(world: World) -> None:
+    world.desk.hold("work")
+    await world.start(WORK)
+    wire = far(world, wakes=True)
+    looks: list[str] = []
+    async with world.process(wire) as other:
+        follower = world.spawn(other.runner("flow").run(execution_id="e"))
+        await idle()
+        wire.watchers.append(looks.append)
+        wire.heard("f")
+        await idle()
+        assert looks == []
+        assert not follower.done()
+        world.desk.release()
+
+
+async def test_a_lost_hint_costs_no_more_than_the_backstop(world: World) -> None:
+    world.desk.hold("work")
+    first = await world.start(WORK)
+    async with world.process(far(world, wakes=True)) as other:
+        follower = world.spawn(other.runner("flow").run(execution_id="e"))
+        await idle()
+        world.desk.release()
+        assert (await first).halted
+        await world.clock.advance(POLL)
+        assert not follower.done()
+        await world.clock.advance(BACKSTOP - POLL)
+        assert (await follower).halted
+
+
+async def test_a_store_that_does_not_tell_is_asked_often(world: World) -> None:
+    world.desk.hold("work")
+    first = await world.start(WORK)
+    async with world.process(far(world, wakes=False)) as other:
+        follower = world.spawn(other.runner("flow").run(execution_id="e"))
+        await idle()
+        world.desk.release()
+        assert (await first).halted
+        await world.clock.advance(POLL)
+        assert (await follower).halted
+
+
+async def test_the_owner_reads_its_mail_when_it_hears_of_it(world: World) -> None:
+    await world.restart()
+    world.wire.wakes = True
+    world.desk.hold("work")
+    first = await world.start(WORK)
+    async with world.process(world.store) as other:
+        cancelling = world.spawn(other.runner("flow").cancel("e"))
+        await idle()
+        assert not first.done()
+        world.wire.heard("e")
+        await idle()
+        assert first.done()
+        assert (await first).cancelled
+        await world.clock.advance(POLL)
+        await cancelling
+
+
+async def test_nobody_listens_to_a_store_after_its_runtime_was_left(world: World) -> None:
+    wire = far(world, wakes=True)
+    async with world.process(wire):
+        pass
+    reads: list[str] = []
+    wire.watchers.append(reads.append)
+    wire.heard("e")
+    await idle()
+    assert reads == []
