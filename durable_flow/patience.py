@@ -79,6 +79,22 @@ class PatientStore(Store):
     ) -> Stored | Busy | None:
         return await self._insist(lambda: self.store.claim(execution_id, owner=owner, ttl=ttl, statuses=statuses))
 
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        return await self.store.take(owner, ttl=ttl, limit=limit, queues=queues, without=without)  # tried again soon
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        return await self.store.next_due(queues=queues, without=without)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon
 

@@ -15,6 +15,11 @@ The rules a store must keep, in words:
   the generation in the same statement.
 * *First answer wins.* `append` of an answer takes its part of the wait in the same statement that checks that the wait
   is open, in time, and not yet answered under the same key.
+* *Nothing is left lying.* An execution that is not over is *due* when somebody must look at it: with an owner when the
+  lease runs out, without one at its `wake_at` (halted), at its `wake_at` or at once (pending), at once (running).
+  `take` finds those that are due by an index.
+* *Time closes a wait once.* `claim` and `take` close every open wait whose deadline has passed, and whoever drives the
+  execution finds it in `late` until a commit takes the wait away; an answer that comes afterwards is too late.
 * *No lost wake-up.* A commit with `release` gives the lease back only if the inbox is empty apart from what it
   consumes; otherwise it keeps it and says so. So a message is always seen: by the owner, or by an appender who finds
   no owner and claims.
@@ -163,7 +168,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to go on with an execution. `entries` are those that frames and variables point to, by seq.
 
-    `inbox` are the unread messages, oldest first, as (inbox id, encoded message).
+    `inbox` are the unread messages, oldest first, as (inbox id, encoded message). `late` are the ids of waits that a
+    claim closed because their time was up, and that no commit has taken away since.
     """
 
     row: Row
@@ -171,6 +177,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     sets: Sequence[tuple[str, str, int]]
     entries: Mapping[int, Blob]
     inbox: Sequence[tuple[int, Blob]]
+    late: Sequence[str] = ()
 
 
 class Busy(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +256,7 @@ class Store(ABC):
     @abstractmethod
     async def append(self, message: Message, body: Blob) -> Appended:
         """Puts a message into an inbox if the execution is not over, the wait is open, and nothing has its key there.
+        One without an owner is due from then on.
 
         A message of kind `child` needs no open wait: a child may end before the commit that opens the wait for it."""
 
@@ -257,7 +265,30 @@ class Store(ABC):
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
     ) -> Stored | Busy | None:
         """Takes the lease for `ttl` seconds if it is free or expired and the row has one of `statuses`; None: no such
-        row. Where a previous owner let its lease expire, `recoveries` goes up; every commit sets it back to 0."""
+        row. Where a previous owner let its lease expire, `recoveries` goes up; every commit sets it back to 0. Closes
+        waits whose time is up."""
+
+    @abstractmethod
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        """Claims at most `limit` executions that are due, in one transaction: first those that began already, the
+        longest due in front, then pending ones by priority (1 is most urgent) and how long they have been due. Only
+        those of `queues` (None among them: of no queue), if given; none whose definition hash is in `without`. Two
+        takers never get the same one, and do not wait for each other."""
+
+    @abstractmethod
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        """Seconds from now, by the store's time, until the next execution of these is due; at most 0 where one is, None
+        where there is none."""
 
     @abstractmethod
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:

@@ -55,6 +55,9 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LATE = -1
+"""What remains of a wait that time closed."""
+
 APPLICATION_ID = 0x6475666C
 """Marks the file as ours (`PRAGMA application_id`): "dufl"."""
 
@@ -63,6 +66,10 @@ CHECKPOINT_PAGES = 2_000
 
 TRUNCATE_BYTES = 64 * 1024 * 1024
 """A log file that was stretched beyond this (a reader kept it from being restarted) is cut when that is possible."""
+
+DUE = """CASE WHEN owner IS NOT NULL THEN lease_until WHEN status = 'halted' THEN wake_at
+    WHEN status = 'running' THEN created_at ELSE coalesce(wake_at, created_at) END"""
+"""When somebody must look at an execution that is not over."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
@@ -76,6 +83,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             updated_at REAL NOT NULL,
             finished_at REAL,
             wake_at REAL,
+            queue TEXT,
+            priority INTEGER NOT NULL,
             version INTEGER NOT NULL,
             generation INTEGER NOT NULL,
             nonce TEXT NOT NULL,
@@ -92,6 +101,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """CREATE INDEX executions_by_parent ON executions (parent_id, status, created_at, id)
             WHERE parent_id IS NOT NULL""",
         "CREATE INDEX executions_by_owner ON executions (owner) WHERE owner IS NOT NULL",
+        f"CREATE INDEX executions_by_due ON executions ({DUE}) WHERE status IN ('running', 'halted')",
+        f"CREATE INDEX executions_by_priority ON executions (priority, {DUE}) WHERE status = 'pending'",
         "CREATE INDEX executions_by_end ON executions (status, finished_at) WHERE finished_at IS NOT NULL",
         """CREATE TABLE facts (
             n INTEGER PRIMARY KEY,
@@ -99,8 +110,6 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             definition_hash TEXT NOT NULL,
             root_id TEXT NOT NULL,
             trigger TEXT NOT NULL,
-            queue TEXT,
-            priority INTEGER NOT NULL,
             concurrency_key TEXT,
             labels TEXT NOT NULL,
             input BLOB NOT NULL
@@ -140,17 +149,17 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 # -- statements -------------------------------------------------------------------------------------------------------
 
 CREATE = """INSERT INTO executions (id, workflow_id, status, parent_id, created_at, updated_at, finished_at, wake_at,
-    version, generation, nonce, seq, result_seq, owner, lease_until, recoveries, current_step, root)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING"""
-CREATE_FACTS = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    version, generation, nonce, seq, result_seq, owner, lease_until, recoveries, current_step, root, queue, priority)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
+CREATE_FACTS = "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 CREATE_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?)"
 CREATE_DEFINITION = "INSERT INTO definitions VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
-# Most commits change neither the status nor the end: leaving these columns out leaves every index alone.
+# Most commits change neither the status nor a time: leaving these columns out leaves every index alone.
 STEP = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
-    wake_at = ?, root = ?, recoveries = 0
-    WHERE n = ? AND id = ? AND generation = ? AND version = ? AND status = ? AND finished_at IS ?"""
+    root = ?, recoveries = 0
+    WHERE n = ? AND id = ? AND generation = ? AND version = ? AND status = ? AND wake_at IS ? AND finished_at IS NULL"""
 TURN = """UPDATE executions SET version = ?, nonce = ?, seq = ?, result_seq = ?, current_step = ?, updated_at = ?,
-    wake_at = ?, root = ?, recoveries = 0, status = ?, finished_at = ?
+    root = ?, recoveries = 0, status = ?, wake_at = ?, finished_at = ?
     WHERE n = ? AND id = ? AND generation = ? AND version = ?"""
 RELABEL = "UPDATE labels SET status = ? WHERE n = ?"
 SET_INFO = "INSERT OR REPLACE INTO info VALUES (?, ?)"
@@ -175,7 +184,7 @@ GIVE_BACK = """UPDATE executions SET owner = NULL, lease_until = NULL
     WHERE n = ? AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
 ROW = """SELECT e.n, e.id, e.workflow_id, f.workflow_version, f.definition_hash, e.status, e.version, e.generation,
     e.nonce, e.seq, e.current_step, e.owner, e.lease_until, e.wake_at, e.recoveries, f.input, e.root, i.body,
-    e.result_seq, r.body, e.parent_id, f.root_id, f.labels, f.trigger, f.queue, f.priority, f.concurrency_key,
+    e.result_seq, r.body, e.parent_id, f.root_id, f.labels, f.trigger, e.queue, e.priority, f.concurrency_key,
     e.created_at, e.updated_at, e.finished_at
     FROM executions e JOIN facts f ON f.n = e.n JOIN info i ON i.n = e.n
     LEFT JOIN entries r ON r.n = e.n AND r.seq = e.result_seq WHERE """
@@ -198,6 +207,17 @@ ENDED = """SELECT n FROM executions INDEXED BY executions_by_end
 LEASE = "SELECT n, status, owner, lease_until FROM executions WHERE id = ?"
 RENEW = "UPDATE executions SET lease_until = ? WHERE owner = ? RETURNING id, generation"
 RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? AND owner = ? AND generation = ?"
+SUMMON = "UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1) WHERE n = ?2"
+CLOSE_LATE = f"UPDATE waits SET remaining = {LATE} WHERE n = ? AND remaining > 0 AND deadline <= ?"
+FIND_LATE = f"SELECT wait_id FROM waits WHERE n = ? AND remaining = {LATE} ORDER BY seq, wait_id"
+TAKE_BEGUN = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_due
+    WHERE status IN ('running', 'halted') AND {DUE} <= ? {{}} ORDER BY {DUE} LIMIT ?"""
+TAKE_PENDING = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_priority
+    WHERE status = 'pending' AND {DUE} <= ? {{}} ORDER BY priority, {DUE} LIMIT ?"""
+NEXT_BEGUN = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_due
+    WHERE status IN ('running', 'halted') AND {DUE} IS NOT NULL {{}}"""
+NEXT_PENDING = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_priority
+    WHERE status = 'pending' AND {DUE} IS NOT NULL {{}}"""
 
 PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers")
 """Every table with rows that belong to an execution."""
@@ -290,7 +310,7 @@ class Connection:
         execute(CREATE, (
             name, new.workflow_id, commit.status, new.parent_id, new.created_at, commit.updated_at, commit.finished_at,
             commit.wake_at, commit.version + 1, commit.generation, commit.nonce, commit.seq, commit.result_seq, owner,
-            lease_until, commit.current_step, commit.root,
+            lease_until, commit.current_step, commit.root, new.queue, new.priority,
         ))  # fmt: skip
         if not self.cursor.rowcount:
             raise ConflictError(f"there is already an execution {name!r} in this store")
@@ -299,8 +319,8 @@ class Connection:
         self._remember(name, n)
         labels = msgspec.json.encode(new.labels).decode()
         execute(CREATE_FACTS, (
-            n, new.workflow_version, new.definition_hash, new.root_id, new.trigger, new.queue, new.priority,
-            new.concurrency_key, labels, new.input,
+            n, new.workflow_version, new.definition_hash, new.root_id, new.trigger, new.concurrency_key, labels,
+            new.input,
         ))  # fmt: skip
         self.written += len(new.input)
         if commit.info is None:
@@ -320,12 +340,12 @@ class Connection:
             raise LeaseLost(name)
         version, status, end = commit.version, commit.status, commit.finished_at
         change = (version + 1, commit.nonce, commit.seq, commit.result_seq, commit.current_step, commit.updated_at,
-                  commit.wake_at, commit.root)  # fmt: skip
+                  commit.root)  # fmt: skip
         if end is None:
-            execute(STEP, (*change, n, name, commit.generation, version, status, end))
+            execute(STEP, (*change, n, name, commit.generation, version, status, commit.wake_at))
             if self.cursor.rowcount:
                 return n
-        execute(TURN, (*change, status, end, n, name, commit.generation, version))
+        execute(TURN, (*change, status, commit.wake_at, end, n, name, commit.generation, version))
         if not self.cursor.rowcount:
             self.numbers.pop(name, None)
             row = execute(LEASE, (name,)).fetchone()
@@ -339,6 +359,8 @@ class Connection:
             return Appended(outcome="unknown")
         n, status, owner, lease_until = row
         outcome = "closed" if Status(status).over else self._put(n, message, body)
+        if owner is None and outcome == "accepted":
+            self.cursor.execute(SUMMON, (self.now(), n))
         return Appended(outcome=outcome, owner=owner, lease_until=lease_until)
 
     def _put(self, n: int, message: Message, body: Blob) -> str:
@@ -375,10 +397,37 @@ class Connection:
         now = self.now()
         if status not in statuses or (holder is not None and until > now):
             return Busy(status=status, owner=holder, lease_until=until)
-        expired = holder is not None and holder != owner and status == Status.RUNNING
+        return self._claim(n, execution_id, owner, ttl, expired=holder not in (None, owner) and status == "running")
+
+    def _claim(self, n: int, execution_id: str, owner: str, ttl: float, *, expired: bool) -> Stored:
+        now = self.now()
         self.cursor.execute(CLAIM, (owner, now + ttl, int(expired), n))
+        self.cursor.execute(CLOSE_LATE, (n, now))
         self._remember(execution_id, n)
-        return self.fetch(execution_id)
+        stored = self.fetch(execution_id)
+        assert stored is not None
+        return stored
+
+    def take(
+        self, owner: str, ttl: float, limit: int, queues: Collection[str | None] | None, without: Collection[str]
+    ) -> Sequence[Stored]:
+        found: list[tuple[int, str, str, str | None]] = []
+        condition, values = _wanted(queues, without)
+        now = self.now()
+        for sql in TAKE_BEGUN, TAKE_PENDING:
+            if len(found) < limit:
+                chosen = self.cursor.execute(sql.format(condition), (now, *values, limit - len(found)))
+                found += chosen.fetchall()
+        return [
+            self._claim(n, name, owner, ttl, expired=holder not in (None, owner) and status == "running")
+            for n, name, status, holder in found
+        ]
+
+    def next_due(self, queues: Collection[str | None] | None, without: Collection[str]) -> float | None:
+        condition, values = _wanted(queues, without)
+        times = [self.cursor.execute(sql.format(condition), values).fetchone() for sql in (NEXT_BEGUN, NEXT_PENDING)]
+        known = [time for (time,) in times if time is not None]
+        return min(known) - self.now() if known else None
 
     def renew(self, owner: str, ttl: float) -> Mapping[str, int]:
         return dict(self.cursor.execute(RENEW, (self.now() + ttl, owner)))
@@ -435,6 +484,7 @@ class Connection:
             sets=execute("SELECT frame, name, seq FROM variables WHERE n = ? ORDER BY frame, name", (n,)).fetchall(),
             entries=dict(execute(POINTED, {"n": n})),
             inbox=execute("SELECT id, body FROM inbox WHERE n = ? ORDER BY id", (n,)).fetchall(),
+            late=[wait_id for (wait_id,) in execute(FIND_LATE, (n,))],
         )
 
     def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
@@ -512,6 +562,23 @@ class Connection:
             self.numbers.clear()
         self.numbers[execution_id] = n
         return n
+
+
+def _wanted(queues: Collection[str | None] | None, without: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """The condition that leaves only executions of these queues, with none of these definitions."""
+    condition, values = "", []
+    if queues is not None:
+        named = [queue for queue in queues if queue is not None]
+        either = " OR queue IS NULL" if None in queues else ""
+        condition = f"AND (queue IN (SELECT value FROM json_each(?)){either})"
+        values.append(msgspec.json.encode(named).decode())
+    if without:
+        condition += (
+            " AND NOT EXISTS (SELECT 1 FROM facts f WHERE f.n = executions.n"
+            " AND f.definition_hash IN (SELECT value FROM json_each(?)))"
+        )
+        values.append(msgspec.json.encode(list(without)).decode())
+    return condition, tuple(values)
 
 
 RELEASED = Committed(released=True)
@@ -1038,6 +1105,22 @@ class SqliteStore(Store):
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
     ) -> Stored | Busy | None:
         return await self._write(Connection.claim, execution_id, owner, ttl, statuses)
+
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        return await self._write(Connection.take, owner, ttl, limit, queues, without)
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        return await self._read(Connection.next_due, queues, without)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._write(Connection.renew, owner, ttl)

@@ -160,6 +160,24 @@ class WatchedStore(Store):
             "claim", execution_id, lambda: self.inner.claim(execution_id, owner=owner, ttl=ttl, statuses=statuses)
         )
 
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        return await self._pass(
+            "take", "", lambda: self.inner.take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+        )
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        return await self._pass("next_due", "", lambda: self.inner.next_due(queues=queues, without=without))
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._pass("renew", "", lambda: self.inner.renew(owner, ttl=ttl))
 

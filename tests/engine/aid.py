@@ -121,6 +121,22 @@ class Wire(Store):
     ) -> Stored | Busy | None:
         return await self._alive("claim").claim(execution_id, owner=owner, ttl=ttl, statuses=statuses)
 
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        return await self._alive("take").take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        return await self._alive("next_due").next_due(queues=queues, without=without)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._alive("renew").renew(owner, ttl=ttl)
 
