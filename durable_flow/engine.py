@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from durable_flow.context import Fatal, StepVisit, step_error
 from durable_flow.definition.inputs import check_input
 from durable_flow.errors import (
     ConflictError,
+    CorruptState,
     DurableFlowError,
     LeaseLost,
     LimitExceeded,
@@ -43,10 +44,11 @@ from durable_flow.errors import (
     StepError,
     StoreError,
     StoreUnavailable,
+    ValidationError,
 )
 from durable_flow.ids import Ids
 from durable_flow.limits import Limits
-from durable_flow.live import LiveFrame, Run
+from durable_flow.live import LiveFrame, Run, timeout_of
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
 from durable_flow.model.execution import Action, ChildWait, ErrorInfo, Event, Status
 from durable_flow.model.frame import FrameState, Message, Record
@@ -114,6 +116,8 @@ class Engine:
         self.owner = ids.owner()
         self.runs: dict[str, Run] = {}
         self._taking: dict[str, asyncio.Event] = {}
+        self._takes = 0
+        self.watchers: list[Callable[[], object]] = []
         self.observers: list[Callable[[Event], None]] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._left: set[asyncio.Future[Any]] = set()
@@ -181,6 +185,12 @@ class Engine:
             self.spawn(self.collect(run))
         for changed in self._followed.get(execution_id, ()):
             changed.set()
+        self._look()
+
+    def _look(self) -> None:
+        """Something may be due sooner than the workers know."""
+        for look in self.watchers:
+            look()
 
     @contextmanager
     def follow(self, execution_id: str) -> Iterator[Callable[[], Awaitable[None]]]:
@@ -220,7 +230,7 @@ class Engine:
                         if held.get(run.id) != run.generation and not run.releasing:
                             self.stop(run, "lease_lost")
                     for execution_id, generation in held.items():
-                        if execution_id not in self.runs and execution_id not in self._taking:
+                        if execution_id not in self.runs and execution_id not in self._taking and not self._takes:
                             await self.store.release(execution_id, owner=self.owner, generation=generation)
                 for execution_id in await self.store.mail(self.owner):
                     if (found := self.runs.get(execution_id)) is not None:
@@ -256,6 +266,8 @@ class Engine:
         self._submit(run, release=True)
         await self._quiesce(run)
         run.releasing = run.released
+        if run.released:
+            self._look()  # it may have to be taken up again soon
         return run.released
 
     async def _quiesce(self, run: Run) -> None:
@@ -953,20 +965,13 @@ class Engine:
         if run.status is Status.HALTED:
             run.emit(machine.noted(Action.RESUMED, now=self.clock.now(), status=Status.RUNNING))
 
-    async def expire(self, run: Run | None, wait_id: str) -> None:
+    async def expire(self, run: Run, wait_id: str) -> None:
         """Closes a wait whose deadline passed, unless it was answered before, and drives on what waited."""
         await self._close_wait(wait_id)
-        if run is not None:
-            await self.nudge(run.id)
+        await self.nudge(run.id)
 
     async def _close_wait(self, wait_id: str) -> None:
-        message = Message(
-            kind="timeout",
-            execution_id=wait_id.rpartition(":")[0],
-            key=f"timeout:{wait_id}",
-            time=self.clock.now(),
-            wait_id=wait_id,
-        )
+        message = timeout_of(wait_id, now=self.clock.now())
         await self.store.append(message, encode(message))
 
     # -- child executions ----------------------------------------------------------------------------------------------
@@ -1207,16 +1212,13 @@ class Engine:
             if isinstance(stored, Busy) and stored.owner == self.owner and stored.status in statuses:
                 # Ours already, and nobody here knows: the answer of an earlier claim or release was lost.
                 stored = await self.store.fetch(execution_id)
+                if stored is None or stored.row.owner != self.owner or self._takes or execution_id in self.runs:
+                    stored = None
 
         settled = self._taking[execution_id] = asyncio.Event()
         try:
             await self.uninterrupted(take())
-            if not isinstance(stored, Stored):
-                return None
-            definition = await self.load_definition(stored.row.definition_hash, execution_id)
-            run = Run.load(stored, definition, owner=self.owner)
-            if prepare is not None:
-                await prepare(run)
+            return await self._adopt(stored, prepare) if isinstance(stored, Stored) else None
         except BaseException:
             if isinstance(stored, Stored):
                 await self.uninterrupted(
@@ -1226,6 +1228,13 @@ class Engine:
         finally:
             del self._taking[execution_id]
             settled.set()
+
+    async def _adopt(self, stored: Stored, prepare: Callable[[Run], Awaitable[None]] | None = None) -> Run:
+        """The run of an execution whose lease was taken."""
+        definition = await self.load_definition(stored.row.definition_hash, stored.row.id)
+        run = Run.load(stored, definition, owner=self.owner)
+        if prepare is not None:
+            await prepare(run)
         run.recoveries = stored.row.recoveries
         if run.status in (Status.RUNNING, Status.PENDING):
             metadata = {"recoveries": stored.row.recoveries} if stored.row.recoveries else None
@@ -1233,6 +1242,51 @@ class Engine:
             run.emit(machine.noted(Action.RECOVERED, now=self.clock.now(), status=Status.RUNNING, metadata=metadata))
             run.taken_over = run.seq if begun else 0
         return run
+
+    async def take(
+        self,
+        limit: int,
+        *,
+        queues: Collection[str | None] | None,
+        avoid: Callable[[WorkflowDef], bool],
+        without: set[str],
+    ) -> tuple[list[Run], int]:
+        """Takes up to `limit` executions that are due and begins to drive them; tells how many there were, too.
+
+        What this process cannot drive is given back: an execution whose definition it cannot read or wants to `avoid`
+        (its hash is put among those that it goes `without` from then on), and one that cannot be decoded, which is
+        left alone until the next beat of the heart.
+        """
+        found: list[Run] = []
+        self._takes += 1
+        try:
+            taken = await self.store.take(
+                self.owner, ttl=self.lease_ttl, limit=limit, queues=queues, without=tuple(without)
+            )
+            for stored in taken:
+                row = stored.row
+                if (before := self.runs.get(row.id)) is not None:
+                    if before.stop_reason not in ("halted", "finished"):
+                        self.stop(before, "lease_lost")
+                    await before.over.wait()
+                try:
+                    definition = await self.load_definition(row.definition_hash, row.id)
+                    if avoid(definition):
+                        without.add(row.definition_hash)
+                    else:
+                        found.append(await self._adopt(stored))
+                        self._begin(found[-1])
+                        continue
+                except CorruptState as error:
+                    logger.error("%s", error)
+                    continue
+                except ValidationError as error:
+                    logger.warning("execution %s cannot be driven here: %s", row.id, error)
+                    without.add(row.definition_hash)
+                await self.store.release(row.id, owner=self.owner, generation=row.generation)
+        finally:
+            self._takes -= 1
+        return found, len(taken)
 
     async def revive(
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.FAILED,), *, actor: str | None = None
@@ -1267,8 +1321,7 @@ class Engine:
         It runs in a task of its own, so that a cancellation of the caller cannot be mistaken for one of the scopes in
         which branches are unwound: it stops the run, and goes on when that is left in good order.
         """
-        self.runs[run.id] = run
-        task = asyncio.get_running_loop().create_task(self._execute(run), name=f"durable_flow {run.id}")
+        task = run.task or self._begin(run)
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
@@ -1285,6 +1338,11 @@ class Engine:
             await self.nudge(execution_id)
         if run.status.over and run.parent_id is not None and run.info.parent_wait is not None:
             await self.nudge(run.parent_id)
+
+    def _begin(self, run: Run) -> asyncio.Task[None]:
+        self.runs[run.id] = run
+        run.task = asyncio.get_running_loop().create_task(self._execute(run), name=f"durable_flow {run.id}")
+        return run.task
 
     async def _execute(self, run: Run) -> None:
         deadline: Timer | None = None

@@ -27,6 +27,20 @@ from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
 from durable_flow.stores.base import Commit, New, Stored
 
+CLOCK = 0
+"""The number of a message that no inbox holds: time itself closed the wait."""
+
+
+def timeout_of(wait_id: str, *, now: float) -> Message:
+    """What tells a wait that its time is up."""
+    return Message(
+        kind="timeout",
+        execution_id=wait_id.rpartition(":")[0],
+        key=f"timeout:{wait_id}",
+        time=now,
+        wait_id=wait_id,
+    )
+
 
 class LiveFrame:
     """A frame and its variables. `seqs` has, for every variable the frame itself set, the entry with its value.
@@ -111,6 +125,7 @@ class Run:
         # control
         self.active = 1
         self.scope: anyio.CancelScope | None = None
+        self.task: asyncio.Task[None] | None = None
         self.stop_reason: str | None = None
         self.stop_detail: str | None = None
         self.stop_actor: str | None = None
@@ -182,6 +197,8 @@ class Run:
             run._place(path, step_path, owner if owner in run.frames else "")
         run._fill(run.root)
         run.take_mail(stored.inbox)
+        for wait_id in stored.late:
+            run.mailbox.setdefault(wait_id, []).append((CLOCK, timeout_of(wait_id, now=row.updated_at)))
         run.masks = secret_texts(run.input, run.info.secrets)
         return run
 
@@ -406,7 +423,7 @@ class Run:
             else (),
             rewritten=[(wait_id, encode(wait)) for wait_id, wait in self._rewritten.items()] if self._rewritten else (),
             closed=tuple(self._closed),
-            consumed=tuple(self._consumed),
+            consumed=tuple(number for number in self._consumed if number != CLOCK),
             messages=[(message, encode(message)) for message in self._messages] if self._messages else (),
             release=release,
             lease_ttl=self.lease_ttl if self.new is not None else None,

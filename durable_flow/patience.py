@@ -28,6 +28,7 @@ class PatientStore(Store):
         self.store = store
         self.clock = clock
         self.patience = patience
+        self._listener: Callable[[str], object] | None = None
 
     async def _insist(self, ask: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]] | None = None) -> T:
         """What `ask` gives, or after a failure `again`."""
@@ -50,7 +51,12 @@ class PatientStore(Store):
         return self.store.wakes
 
     def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        self._listener = listener
         return self.store.listen(listener)
+
+    def heard(self, execution_id: str, *, but: Callable[[str], object] | None = None) -> None:
+        """Something happened here: tells the other runtimes of this process that share the store."""
+        self.store.heard(execution_id, but=self._listener)
 
     async def open(self) -> None:
         await self.store.open()
@@ -59,7 +65,10 @@ class PatientStore(Store):
         await self.store.close()
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
-        return self.store.commit(commit)
+        future = self.store.commit(commit)
+        if commit.release:
+            future.add_done_callback(lambda _: self.heard(commit.execution_id))
+        return future
 
     async def append(self, message: Message, body: Blob) -> Appended:
         async def again() -> Appended:
@@ -68,7 +77,9 @@ class PatientStore(Store):
                 return Appended(outcome="accepted", owner=appended.owner, lease_until=appended.lease_until)
             return appended
 
-        return await self._insist(lambda: self.store.append(message, body), again)
+        appended = await self._insist(lambda: self.store.append(message, body), again)
+        self.heard(message.execution_id)
+        return appended
 
     async def _has(self, execution_id: str, body: Blob) -> bool:
         """Whether this very message (its time is in it) is in the inbox."""

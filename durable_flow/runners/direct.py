@@ -128,7 +128,6 @@ class Runner:
         answer = Answer(response=response, approved=approved, by=by, comment=comment, selections=selections)
         message = message_for(wait, answer, now=now, limits=engine.limits)
         if wait.deadline is not None and now >= wait.deadline.timestamp():
-            await engine.expire(None, wait.wait_id)
             await self._nudge(message.execution_id)
             raise ConflictError(f"wait {wait.wait_id!r} timed out at {wait.deadline.isoformat()}")
         appended = await engine.store.append(message, encode(message))
@@ -226,7 +225,6 @@ class Runner:
         stirred = False
         for wait in waits_of(above):
             if wait.deadline is not None and engine.clock.now() >= wait.deadline.timestamp():
-                await engine.expire(None, wait.wait_id)
                 await self._nudge(wait.wait_id.rpartition(":")[0])
                 stirred = True
             if not isinstance(wait, ChildWait):

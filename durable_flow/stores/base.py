@@ -355,10 +355,12 @@ class Store(ABC):
         listeners.append(listener)
         return lambda: listeners.remove(listener) if listener in listeners else None
 
-    def heard(self, execution_id: str) -> None:
-        """Something happened to an execution in another process: tells who listens. For stores to call."""
+    def heard(self, execution_id: str, *, but: Callable[[str], object] | None = None) -> None:
+        """Something happened to an execution: tells who listens, except whoever did it. For stores to call when it was
+        another process."""
         for listener in list(self.__dict__.get("_listeners", ())):
-            listener(execution_id)
+            if listener != but:
+                listener(execution_id)
 
     async def load(self, execution_id: str) -> Execution | None:
         """The execution with its variables; None if there is none. Raises CorruptState if it cannot be decoded."""

@@ -95,6 +95,17 @@ class Wire(Store):
     def clock(self, clock: Any) -> None:
         self.store.clock = clock
 
+    @property
+    def wakes(self) -> bool:  # type: ignore[override]
+        return self.store.wakes
+
+    def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        return self.store.listen(listener)
+
+    def heard(self, execution_id: str, *, but: Callable[[str], object] | None = None) -> None:
+        if not self.cut:
+            self.store.heard(execution_id, but=but)
+
     def _alive(self, verb: str) -> Store:
         if self.cut:
             raise Dead

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from durable_flow.engine import BACKSTOP, POLL
-from tests.engine.aid import Wire, World, idle
+from durable_flow.stores.base import Store
+from tests.engine.aid import Wire, World, flow, idle
 
 WORK = """
 - {id: work, type: call, service: desk, method: work, output: result, next: ask}
@@ -11,17 +12,24 @@ WORK = """
 """
 
 
-def far(world: World, *, wakes: bool) -> Wire:
-    """The connection of a second process, whose store tells of other processes or not."""
-    wire = Wire(world.store)
-    wire.wakes = wakes
-    return wire
+class Far(Wire):
+    """The connection of a process that hears of others only what the test tells it."""
+
+    wakes = True
+    listen = Store.listen
+    heard = Store.heard
+
+
+class Deaf(Far):
+    """The same for a store that cannot tell."""
+
+    wakes = False
 
 
 async def test_who_follows_an_execution_hears_of_its_end_without_any_time_going_by(world: World) -> None:
     world.desk.hold("work")
     first = await world.start(WORK)
-    wire = far(world, wakes=True)
+    wire = Far(world.store)
     async with world.process(wire) as other:
         follower = world.spawn(other.runner("flow").run(execution_id="e"))
         await idle()
@@ -38,7 +46,7 @@ async def test_who_follows_an_execution_hears_of_its_end_without_any_time_going_
 async def test_a_hint_about_another_execution_wakes_nobody(world: World) -> None:
     world.desk.hold("work")
     await world.start(WORK)
-    wire = far(world, wakes=True)
+    wire = Far(world.store)
     looks: list[str] = []
     async with world.process(wire) as other:
         follower = world.spawn(other.runner("flow").run(execution_id="e"))
@@ -54,7 +62,7 @@ async def test_a_hint_about_another_execution_wakes_nobody(world: World) -> None
 async def test_a_lost_hint_costs_no_more_than_the_backstop(world: World) -> None:
     world.desk.hold("work")
     first = await world.start(WORK)
-    async with world.process(far(world, wakes=True)) as other:
+    async with world.process(Far(world.store)) as other:
         follower = world.spawn(other.runner("flow").run(execution_id="e"))
         await idle()
         world.desk.release()
@@ -68,7 +76,7 @@ async def test_a_lost_hint_costs_no_more_than_the_backstop(world: World) -> None
 async def test_a_store_that_does_not_tell_is_asked_often(world: World) -> None:
     world.desk.hold("work")
     first = await world.start(WORK)
-    async with world.process(far(world, wakes=False)) as other:
+    async with world.process(Deaf(world.store)) as other:
         follower = world.spawn(other.runner("flow").run(execution_id="e"))
         await idle()
         world.desk.release()
@@ -78,24 +86,24 @@ async def test_a_store_that_does_not_tell_is_asked_often(world: World) -> None:
 
 
 async def test_the_owner_reads_its_mail_when_it_hears_of_it(world: World) -> None:
-    await world.restart()
-    world.wire.wakes = True
     world.desk.hold("work")
-    first = await world.start(WORK)
-    async with world.process(world.store) as other:
-        cancelling = world.spawn(other.runner("flow").cancel("e"))
+    world.know(flow(WORK))
+    wire = Far(world.store)
+    async with world.process(wire) as owner:
+        first = world.spawn(owner.runner("flow").run(execution_id="e"))
+        await idle()
+        cancelling = world.spawn(world.runner().cancel("e"))
         await idle()
         assert not first.done()
-        world.wire.heard("e")
+        wire.heard("e")
         await idle()
-        assert first.done()
         assert (await first).cancelled
-        await world.clock.advance(POLL)
+        await world.clock.advance(BACKSTOP)
         await cancelling
 
 
 async def test_nobody_listens_to_a_store_after_its_runtime_was_left(world: World) -> None:
-    wire = far(world, wakes=True)
+    wire = Far(world.store)
     async with world.process(wire):
         pass
     reads: list[str] = []
