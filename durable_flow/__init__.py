@@ -59,6 +59,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import Message
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.runners.direct import Runner, Why
+from durable_flow.runners.worker import Worker
 from durable_flow.runtime import Extension, Runtime
 from durable_flow.services import StepContext
 from durable_flow.steps.base import (
@@ -137,6 +138,7 @@ __all__ = [
     "VariableName",
     "Visit",
     "Why",
+    "Worker",
     "WorkflowDef",
     "WorkflowFailed",
     "mermaid",

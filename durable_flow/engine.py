@@ -57,7 +57,7 @@ from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Services
-from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend
+from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend, every_step
 from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored, result_of
 
 logger = logging.getLogger("durable_flow.engine")
@@ -126,6 +126,16 @@ class Engine:
         self._followed: dict[str, set[asyncio.Event]] = {}
         self._renewed = 0.0
         self.closing = False
+
+    @property
+    def opened(self) -> bool:
+        return self._heart is not None and not self.closing
+
+    def lacks(self, definition: WorkflowDef) -> list[str]:
+        """What a definition needs and this process does not have, as texts."""
+        has: dict[str, Callable[[str], object]] = {"service": self.services.may_have, "workflow": self.find_workflow}
+        needed = {need for step in every_step(definition.body) for need in step.type.needs(step.config)}
+        return [f"{kind} {name!r}" for kind, name in sorted(needed) if kind in has and not has[kind](name)]
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -417,6 +427,8 @@ class Engine:
                 break
             if run.stop_reason is not None:
                 raise Stopped
+            if run.draining:
+                await self._stand_still(run)
             state = record.state
             if state is FrameState.FAILED or state is FrameState.CANCELLED:
                 error = record.error or ErrorInfo(
@@ -481,6 +493,8 @@ class Engine:
         while True:
             if run.durable < run.seq:
                 await self.flush(run)
+            if run.draining:
+                await self._stand_still(run)
             record = live.record
             if record.due is not None:
                 left = record.due - self.clock.now()
@@ -898,6 +912,9 @@ class Engine:
     async def quiet(self, run: Run) -> None:
         """No task of this execution is active: it is halted, unless a message came or a wait is out of time."""
         closed: set[str] = set()
+        if run.draining:  # some of its frames stand still, and do not wait
+            self.stop(run, "shutdown")
+            return
         while True:
             await self._sort(run)
             if run.active or run.stop_reason is not None:
@@ -1505,6 +1522,22 @@ class Engine:
             run.stop_reason, run.stop_detail = reason, detail
             if run.scope is not None:
                 run.scope.cancel()
+
+    def drain(self, run: Run) -> None:
+        """Lets the steps under way end, and none begin after them; then the execution is given back."""
+        run.draining = True
+        if run.active == 0:
+            self.stop(run, "shutdown")
+
+    async def _stand_still(self, run: Run) -> None:
+        """A frame between two steps, while others of its execution may be at work: until all are unwound."""
+        run.active -= 1
+        try:
+            if run.active == 0:
+                self.stop(run, "shutdown")
+            await asyncio.Event().wait()
+        finally:
+            run.active += 1
 
     async def nudge(self, execution_id: str) -> None:
         """An execution has mail: it is read here if it is driven here, and driven if nobody does."""

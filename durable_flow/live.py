@@ -136,6 +136,7 @@ class Run:
         self.created: asyncio.Event = asyncio.Event()
         self.cancelled_for: Callable[[], str | None] = lambda: None
         self.releasing = False
+        self.draining = False
         self.released = False
         self.ending = False
         self.woken: dict[str, bool] = {}

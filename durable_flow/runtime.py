@@ -91,13 +91,13 @@ class Runtime:
         self.store: Store = open_store(store) if isinstance(store, str) else store
         self._limits = limits or Limits()
         self._extensions = tuple(extensions or ())
-        self._grace = grace
+        self.grace = grace
         self._workflows: dict[str, WorkflowDef] = {}
         self._pinned: dict[str, WorkflowDef] = {}
         self._opened = False
         clock = clock or SystemClock()
         self.store.clock = clock
-        self._engine = Engine(
+        self.engine = Engine(
             self.store,
             Services(services, service_resolver),
             find_workflow=self._workflows.get,
@@ -117,7 +117,7 @@ class Runtime:
         self._opened = True
         if self._owns_store:
             await self.store.open()
-        self._engine.open()
+        self.engine.open()
         return self
 
     async def __aexit__(
@@ -128,7 +128,7 @@ class Runtime:
     async def close(self) -> None:
         """Lets running steps go on for the grace period, gives the leases back, and closes the store if it was opened
         from a URL. May be called twice."""
-        await self._engine.close(self._grace)
+        await self.engine.close(self.grace)
         if self._owns_store:
             await self.store.close()
 
@@ -142,7 +142,7 @@ class Runtime:
         name = getattr(service, "__name__", None)
         if not isinstance(name, str):
             raise ConfigError(f"{service!r} has no name of its own; register it with services={{…}}")
-        self._engine.services.register(name, service)
+        self.engine.services.register(name, service)
         return service
 
     def runner(self, workflow: str | WorkflowDef) -> Runner:
@@ -151,7 +151,7 @@ class Runtime:
             raise ConfigError("open the runtime first: async with Runtime(…) as runtime")
         if isinstance(workflow, WorkflowDef):
             self._add(workflow)
-            return Runner(self._engine, workflow)
+            return Runner(self.engine, workflow)
         try:
             known = self._workflows.get(workflow)
         except TypeError:
@@ -159,14 +159,14 @@ class Runtime:
         if known is None:
             names = ", ".join(sorted(self._workflows)) or "none"
             raise ConfigError(f"no workflow with id {workflow!r} is known (known: {names})")
-        return Runner(self._engine, known)
+        return Runner(self.engine, known)
 
     async def runner_of(self, execution_id: str) -> Runner:
         """A runner for the workflow of an existing execution, from the definition that is pinned to it."""
-        row = await self._engine.store.row(execution_id)
+        row = await self.engine.store.row(execution_id)
         if row is None:
             raise ExecutionNotFound(execution_id)
-        return Runner(self._engine, await self._definition(row.definition_hash, execution_id))
+        return Runner(self.engine, await self._definition(row.definition_hash, execution_id))
 
     def subscribe(
         self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None
@@ -191,8 +191,8 @@ class Runtime:
             if wanted is None or event.type in wanted:
                 call(event)
 
-        self._engine.observers.append(deliver)
-        return lambda: self._engine.observers.remove(deliver) if deliver in self._engine.observers else None
+        self.engine.observers.append(deliver)
+        return lambda: self.engine.observers.remove(deliver) if deliver in self.engine.observers else None
 
     def _queued(self, handler: Callable[[Event], Awaitable[object]]) -> Callable[[Event], object]:
         """A plain function that leaves events to an async handler, in order."""
@@ -211,7 +211,7 @@ class Runtime:
         def deliver(event: Event) -> None:
             waiting.append(event)
             if len(waiting) == 1:
-                self._engine.spawn(work())
+                self.engine.spawn(work())
 
         return deliver
 
@@ -240,7 +240,7 @@ class Runtime:
         """The definition an execution was started with, whatever is on disk now."""
         known = self._pinned.get(definition_hash)
         if known is None:
-            blob = await self._engine.store.definition(definition_hash)
+            blob = await self.engine.store.definition(definition_hash)
             if blob is None:
                 raise CorruptState(execution_id, f"its definition {definition_hash[:12]}… is not in the store")
             try:

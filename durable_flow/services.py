@@ -76,6 +76,10 @@ class Services:
     def has(self, name: str) -> bool:
         return name in self._registered
 
+    def may_have(self, name: str) -> bool:
+        """Whether it has this service, or may get it from its resolver."""
+        return self._resolver is not None or name in self._registered
+
     async def call(self, service: str, method: str, value: Any, context: Callable[[], StepContext]) -> Any:
         """Calls a method with a value. Raises StepError where it cannot be called, and whatever the service raises."""
         plan = self._plans.get((service, method))

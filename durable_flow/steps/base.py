@@ -41,7 +41,7 @@ from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
 from durable_flow.model.execution import AnyWait, ErrorInfo
 from durable_flow.model.frame import FrameState, Message
-from durable_flow.model.workflow import Body, RetryPolicy
+from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
@@ -277,6 +277,10 @@ class StepType(Generic[ConfigT]):
         """What else is wrong with a config whose keys are right, as (key, message)."""
         return ()
 
+    def needs(self, config: ConfigT) -> Iterable[tuple[str, str]]:
+        """What its host must have for it, as (kind, name): a `service`, a `workflow`, a `gate`."""
+        return ()
+
     def retry_policy(self, config: ConfigT) -> RetryPolicy | None:
         """The retry policy that the type's own keys describe, if it has such keys."""
         return None
@@ -294,6 +298,14 @@ class StepType(Generic[ConfigT]):
     def answered(self, visit: Visit, config: ConfigT, wait: Any, message: Message) -> Outcome:
         """What a message to its wait makes of it: Done, an exception, or a new Suspend with the same wait_id."""
         raise NotImplementedError(f"step type {self.name!r} does not wait")
+
+
+def every_step(body: Body) -> Iterator[StepDef]:
+    """The steps of a body and of all bodies below it."""
+    for step in body:
+        yield step
+        for inner in step.type.bodies(step.config):
+            yield from every_step(inner.body)
 
 
 def walk(config: msgspec.Struct, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -39,6 +40,9 @@ class Call(StepType[CallConfig]):
     summary = "Calls a method of a registered service."
     Config = CallConfig
     works_outside = True
+
+    def needs(self, config: CallConfig) -> Iterable[tuple[str, str]]:
+        yield "service", config.service
 
     def retry_policy(self, config: CallConfig) -> RetryPolicy | None:
         if config.retries is None and config.retry_delay is None and config.retry_backoff is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from durable_flow.errors import StepError
@@ -25,6 +27,10 @@ class Workflow(StepType[WorkflowConfig]):
     summary = "Runs a child execution; its failure is a step error."
     Config = WorkflowConfig
     can_wait = True
+
+    def needs(self, config: WorkflowConfig) -> Iterable[tuple[str, str]]:
+        if config.workflow_id.constant and isinstance(config.workflow_id.source, str):
+            yield "workflow", config.workflow_id.source
 
     async def run(self, visit: Visit, config: WorkflowConfig) -> Outcome:
         workflow_id = visit.resolve(config.workflow_id)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import durable_flow as df
+from durable_flow.engine import BACKSTOP
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Store, Stored
 from durable_flow.testing import CountedIds, FakeClock
@@ -63,7 +64,7 @@ class Clock(FakeClock):
     def pending(self) -> list[float]:
         """In how many seconds timers will fire, the heart of the engine left out."""
         left = [due - self.monotonic() for due, _, timer in self._timers if timer.callback is not None]
-        return sorted(seconds for seconds in left if seconds > 0.25)
+        return sorted(seconds for seconds in left if seconds > BACKSTOP)
 
 
 class Ids(CountedIds):

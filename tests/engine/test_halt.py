@@ -37,7 +37,7 @@ async def test_the_row_of_a_halted_execution_says_what_it_waits_for(world: World
 
 async def test_a_halted_execution_costs_its_process_nothing(world: World) -> None:
     await world.run(ASK, execution_id="e")
-    assert world.runtime._engine.runs == {}
+    assert world.runtime.engine.runs == {}
     assert world.clock.pending == []
 
 

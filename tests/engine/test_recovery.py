@@ -342,7 +342,7 @@ async def test_an_execution_is_held_while_it_runs_and_given_back_when_it_waits(w
         """,
         execution_id="e",
     )
-    assert seen[0].owner == world.runtime._engine.owner
+    assert seen[0].owner == world.runtime.engine.owner
     assert seen[0].lease_until is not None
     assert seen[0].lease_until.timestamp() == START + 30
     assert (await world.load()).owner is None

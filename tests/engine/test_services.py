@@ -308,7 +308,7 @@ async def test_the_idempotency_key_is_the_same_on_every_attempt(world: World) ->
 
 async def test_two_services_cannot_have_one_name(world: World) -> None:
     with pytest.raises(df.ConfigError, match="two services named 'desk'"):
-        world.runtime._engine.services.register("desk", object())
+        world.runtime.engine.services.register("desk", object())
 
 
 @pytest.mark.parametrize("name", ["_x", "", 5])

@@ -170,7 +170,7 @@ async def test_a_damaged_execution_goes_on_nowhere(world: World, path: Path, dam
     world.workflows = {}
     await world.restart()
     write(path, *DAMAGE[damage])
-    runner = df.Runner(world.runtime._engine, ASK)
+    runner = df.Runner(world.runtime.engine, ASK)
     with pytest.raises(df.CorruptState) as raised:
         await runner.resume("bad", response=1)
     assert raised.value.execution_id == "bad"

@@ -1,0 +1,202 @@
+"""`Worker`: drives what is due: timers, expired leases, answers nobody acted on, queued executions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from typing import Protocol
+
+import anyio
+import anyio.abc
+
+from durable_flow.engine import Engine
+from durable_flow.errors import ConfigError, ConflictError, DurableFlowError, LeaseLost, StoreError
+from durable_flow.live import Run
+from durable_flow.model.workflow import WorkflowDef
+
+logger = logging.getLogger("durable_flow.worker")
+
+BATCH = 100
+"""Executions that are taken in one transaction at most."""
+
+PAUSE = 0.02
+"""Seconds between two looks at least: hints come in crowds."""
+
+LONGEST = 5.0
+"""Seconds between two tries while the store cannot be reached, at most."""
+
+
+class Host(Protocol):
+    """What a worker needs of its runtime."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def grace(self) -> float: ...
+
+
+class Worker:
+    """Drives whatever is due in the store of a runtime, until it is stopped.
+
+    That is: executions whose process died, timers and timeouts, answers and ends of children that nobody acted on, and
+    pending executions of `queues` (all of them by default; None among them stands for those without a queue), the most
+    urgent first. `concurrency` is how many it drives at once. Any number of workers may share a store.
+
+    What a worker cannot drive it leaves to others: definitions that need a service, a workflow or a step type that its
+    runtime does not have.
+
+    >>> import asyncio, durable_flow as df
+    >>> async def main():
+    ...     async with df.Runtime("sqlite://:memory:") as runtime:
+    ...         worker = df.Worker(runtime, concurrency=10)
+    ...         task = asyncio.create_task(worker.run())
+    ...         worker.stop()
+    ...         await task
+    >>> asyncio.run(main())
+    """
+
+    def __init__(self, runtime: Host, *, queues: Collection[str | None] | None = None, concurrency: int = 100) -> None:
+        if type(concurrency) is not int or concurrency < 1:
+            raise ConfigError(f"concurrency must be a number from 1, got {concurrency!r:.100}")
+        if isinstance(queues, str):
+            raise ConfigError(f"queues is a list: queues=[{queues!r}]")
+        self.queues = None if queues is None else tuple(queues)
+        self.concurrency = concurrency
+        self._engine = runtime.engine
+        self._grace = runtime.grace
+        self._stopping = False
+        self._running = False
+        self._runs: dict[str, Run] = {}
+        self._without: set[str] = set()
+        self._served: set[str] = set()
+        self._wake = asyncio.Event()
+
+    @property
+    def active(self) -> int:
+        """How many executions it is driving."""
+        return len(self._runs)
+
+    def stop(self) -> None:
+        """Takes nothing new from now on; `run` returns when steps that run have ended or the runtime's `grace` is over,
+        and what was not over by then has been given back for others to take."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Works until `stop`. A cancellation gives no grace. Raises ConfigError where the runtime is not open."""
+        if self._running:
+            raise ConfigError("this worker is running already")
+        if not self._engine.opened:
+            raise ConfigError("open the runtime first: async with Runtime(…) as runtime")
+        self._running = True
+        self._engine.watchers.append(self._wake.set)
+        try:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await self._work(tasks)
+                    await self._drain(self._grace)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self._drain(0.0)
+        finally:
+            self._engine.watchers.remove(self._wake.set)
+            self._running = False
+
+    async def _work(self, tasks: anyio.abc.TaskGroup) -> None:
+        engine = self._engine
+        failures = 0
+        while not self._stopping and not engine.closing:
+            self._wake.clear()
+            wanted = min(BATCH, self.concurrency - len(self._runs))
+            found = 0
+            try:
+                if wanted:
+                    runs, found = await engine.take(
+                        wanted, queues=self.queues, avoid=self._lacks, without=self._without
+                    )
+                    for run in runs:
+                        self._runs[run.id] = run
+                        tasks.start_soon(self._drive, run)
+                if found < wanted or not wanted:
+                    await self._rest(full=not wanted)
+                failures = 0
+            except StoreError as error:
+                failures += 1
+                logger.warning("looking for work failed: %s", error)
+                await engine.clock.sleep(min(LONGEST, 0.1 * 2 ** min(failures, 10)))
+
+    async def _rest(self, *, full: bool) -> None:
+        """Returns when something may be due; a full worker when it has room."""
+        engine = self._engine
+        await engine.clock.sleep(PAUSE)
+        if full:
+            await self._wake.wait()
+            return
+        seconds = engine.poll
+        if not self._wake.is_set():
+            due = await engine.store.next_due(queues=self.queues, without=tuple(self._without))
+            seconds = seconds if due is None else min(seconds, max(due, 0.0))
+        timer = engine.clock.call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    async def _drive(self, run: Run) -> None:
+        try:
+            await self._engine.execute(run)
+        except LeaseLost:
+            logger.info("execution %s was taken over by another process", run.id)
+        except ConflictError as error:
+            if not self._stopping:
+                logger.warning("%s", error)
+        except DurableFlowError as error:
+            logger.warning("execution %s was left: %s", run.id, error)
+        except Exception:
+            logger.exception("execution %s was left", run.id)
+        finally:
+            del self._runs[run.id]
+            self._wake.set()
+
+    def _lacks(self, definition: WorkflowDef) -> bool:
+        """Whether the runtime lacks something that a definition needs; says so once."""
+        if definition.hash in self._served:
+            return False
+        lacking = self._engine.lacks(definition)
+        if not lacking:
+            self._served.add(definition.hash)
+        if lacking:
+            logger.warning(
+                "executions of workflow %r (definition %.12s…) are left to other workers: there is no %s here",
+                definition.id,
+                definition.hash,
+                ", ".join(lacking),
+            )
+        return bool(lacking)
+
+    async def _drain(self, grace: float) -> None:
+        """Lets steps that run end, for so long; then gives back what is not over."""
+        engine = self._engine
+        runs = list(self._runs.values())
+        for run in runs:
+            engine.drain(run)
+        if runs and grace > 0:
+            timer = engine.clock.call_later(grace, lambda: self._give_back(runs))
+            try:
+                for run in runs:
+                    await run.over.wait()
+            finally:
+                timer.cancel()
+        runs = list(self._runs.values())
+        self._give_back(runs)
+        for run in runs:
+            await run.over.wait()
+            if run.task is not None:  # nobody may have come to see how it ended
+                await asyncio.wait([run.task])
+                run.task.exception()
+
+    def _give_back(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self._engine.stop(run, "shutdown")

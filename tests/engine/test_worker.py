@@ -1,0 +1,286 @@
+"""A worker drives what is due, and leaves the rest alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import durable_flow as df
+from tests.engine.aid import World, flow, idle
+
+WORK = """
+- {id: first, type: call, service: desk, method: first, next: work}
+- {id: work, type: call, service: desk, method: work, output: result}
+"""
+
+ASK = """
+- {id: ask, type: approval, prompt: Go on?, timeout: 60s, on_timeout: late, next: done}
+- {id: late, type: end, result: too late}
+- {id: done, type: end, result: in time}
+"""
+
+
+@asynccontextmanager
+async def working(runtime: df.Runtime, **options: Any) -> AsyncIterator[df.Worker]:
+    worker = df.Worker(runtime, **options)
+    task = asyncio.get_running_loop().create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_worker_takes_over_what_a_dead_process_left(world: World) -> None:
+    world.desk.hold("work")
+    await world.start(WORK)
+    await world.kill()
+    await world.begin()
+    async with working(world.runtime):
+        await world.clock.advance(29)
+        assert world.desk.called == ["first", "work"]
+        world.desk.release()
+        await world.clock.advance(5)
+    assert (await world.load()).status == "completed"
+    assert world.desk.called == ["first", "work", "work"]
+
+
+async def test_a_timeout_fires_although_nobody_calls(world: World) -> None:
+    assert (await world.run(flow(ASK), execution_id="e")).halted
+    async with working(world.runtime):
+        await world.clock.advance(59)
+        assert (await world.load()).status == "halted"
+        await world.clock.advance(1.1)
+    loaded = await world.load()
+    assert (loaded.status, loaded.result) == ("completed", "too late")
+
+
+async def test_the_timeout_of_a_workflow_fires_although_nobody_calls(world: World) -> None:
+    await world.run(flow("- {id: ask, type: halt}", timeout="60s"), execution_id="e")
+    async with working(world.runtime):
+        await world.clock.advance(61)
+    loaded = await world.load()
+    assert loaded.status == "failed"
+    assert loaded.error is not None
+    assert loaded.error.startswith("TimeoutError")
+
+
+async def test_an_answer_whose_process_died_before_it_acted_is_acted_on(world: World) -> None:
+    await world.run(flow(ASK), execution_id="e")
+    world.wire.watchers.append(lambda verb: world.die() if verb == "claim" else None)
+    with contextlib.suppress(BaseException):
+        await world.runner().resume("e", approved=True)
+    await world.kill()
+    await world.begin()
+    async with working(world.runtime):
+        await world.clock.advance(1)
+    assert (await world.load()).status == "completed"
+
+
+async def test_a_worker_hears_of_a_timer_that_is_sooner_than_those_it_knew(world: World) -> None:
+    world.wire.store.wakes = True
+    async with working(world.runtime):
+        await world.clock.advance(1)
+        await world.run(flow(ASK.replace("60s", "1s")), execution_id="e")
+        await world.clock.advance(1.1)
+        assert (await world.load()).status == "completed"
+
+
+async def test_no_more_than_its_concurrency_is_driven_at_once(world: World) -> None:
+    world.desk.hold("work")
+    for number in range(5):
+        await world.start(WORK, execution_id=f"e{number}")
+    await world.kill()
+    await world.begin()
+    world.clock.time += 31
+    async with working(world.runtime, concurrency=2) as worker:
+        await world.clock.advance(1)
+        assert worker.active == 2
+        world.desk.release()
+        await world.clock.advance(1)
+        assert worker.active == 0
+    for number in range(5):
+        assert (await world.load(f"e{number}")).status == "completed"
+
+
+async def test_definitions_with_services_it_does_not_have_are_left_to_others(world: World) -> None:
+    world.desk.hold("work")
+    await world.start(WORK)
+    await world.kill()
+    world.clock.time += 31
+    await world.begin(services={"other": {}})
+    async with working(world.runtime):
+        await world.clock.advance(60)
+        loaded = await world.load()
+        assert (loaded.status, loaded.owner, loaded.recoveries) == ("running", None, 1)
+    await world.restart(services={"desk": world.desk})
+    world.desk.release()
+    async with working(world.runtime):
+        await world.clock.advance(5)
+    assert (await world.load()).status == "completed"
+
+
+async def test_definitions_with_workflows_it_does_not_know_are_left_to_others(world: World) -> None:
+    child = flow("- {id: ask, type: halt, timeout: 60s}", id="child")
+    world.know(child)
+    parent = flow("- {id: a, type: halt, timeout: 60s, on_timeout: go}\n- {id: go, type: workflow, workflow_id: child}")
+    await world.run(parent, execution_id="e")
+    world.workflows.clear()
+    await world.restart()
+    async with working(world.runtime):
+        await world.clock.advance(100)
+    assert (await world.load()).status == "halted"
+
+
+async def test_a_row_that_cannot_be_decoded_does_not_keep_others_waiting(world: World) -> None:
+    for name in "ab":
+        await world.run(flow(ASK), execution_id=name)
+    database = world.store._inline.connection.database  # type: ignore[attr-defined]
+    database.execute("UPDATE executions SET root = 'garbage' WHERE id = 'a'")
+    async with working(world.runtime, concurrency=1):
+        await world.clock.advance(65)
+    assert (await world.load("b")).status == "completed"
+
+
+async def test_a_stopped_worker_lets_the_step_under_way_end_and_gives_the_execution_back(world: World) -> None:
+    world.desk.hold("first")
+    await world.start(WORK)
+    await world.kill()
+    world.clock.time += 31
+    await world.begin(grace=10)
+    worker = df.Worker(world.runtime)
+    task = world.spawn(worker.run())
+    await world.clock.advance(1)
+    assert world.desk.called == ["first", "first"]
+    worker.stop()
+    await world.clock.advance(5)
+    assert not task.done()
+    world.desk.release()
+    await world.clock.advance(0.1)
+    await task
+    loaded = await world.load()
+    assert (loaded.status, loaded.current_step, loaded.owner) == ("running", "work", None)
+    assert world.desk.called == ["first", "first"]
+
+
+async def test_a_stopped_worker_gives_back_after_its_grace_what_does_not_end(world: World) -> None:
+    world.desk.hold("work")
+    await world.start(WORK)
+    await world.kill()
+    world.clock.time += 31
+    await world.begin(grace=10)
+    worker = df.Worker(world.runtime)
+    task = world.spawn(worker.run())
+    await world.clock.advance(1)
+    worker.stop()
+    await world.clock.advance(10.1)
+    await task
+    loaded = await world.load()
+    assert (loaded.status, loaded.owner) == ("running", None)
+    world.desk.release()
+    async with working(world.runtime):
+        await world.clock.advance(1)
+    assert (await world.load()).status == "completed"
+
+
+async def test_branches_under_way_all_end_before_a_drained_execution_is_given_back(world: World) -> None:
+    world.desk.hold("a", "b")
+    fan = """
+    - id: fan
+      type: parallel
+      branches:
+        - id: one
+          do:
+            - {id: a, type: call, service: desk, method: a}
+            - {id: c, type: call, service: desk, method: c}
+        - {id: two, do: [{id: b, type: call, service: desk, method: b}]}
+    """
+    await world.start(fan)
+    await world.kill()
+    world.clock.time += 31
+    await world.begin(grace=10)
+    worker = df.Worker(world.runtime)
+    task = world.spawn(worker.run())
+    await world.clock.advance(1)
+    worker.stop()
+    world.desk.release("a")
+    await world.clock.advance(1)
+    assert not task.done()
+    assert sorted(world.desk.cancelled) == ["a", "b"]  # by the kill, and none since
+    world.desk.release("b")
+    await world.clock.advance(1)
+    await task
+    assert "c" not in world.desk.called
+    async with working(world.runtime):
+        await world.clock.advance(1)
+    assert (await world.load()).status == "completed"
+    assert sorted(world.desk.called) == ["a", "a", "b", "b", "c"]
+
+
+async def test_a_cancelled_worker_gives_everything_back_at_once(world: World) -> None:
+    world.desk.hold("work")
+    await world.start(WORK)
+    await world.kill()
+    world.clock.time += 31
+    await world.begin(grace=10)
+    async with working(world.runtime):
+        await world.clock.advance(1)
+    loaded = await world.load()
+    assert (loaded.status, loaded.owner) == ("running", None)
+
+
+async def test_two_workers_drive_each_execution_once(world: World) -> None:
+    for number in range(20):
+        await world.run(flow(ASK), execution_id=f"e{number}")
+    async with (
+        world.process(world.store) as other,
+        working(world.runtime, concurrency=3),
+        working(other, concurrency=3),
+    ):
+        await world.clock.advance(65)
+    for number in range(20):
+        loaded = await world.load(f"e{number}")
+        assert (loaded.status, loaded.generation) == ("completed", 2)
+
+
+async def test_a_worker_goes_on_when_its_store_comes_back(world: World) -> None:
+    await world.run(flow(ASK), execution_id="e")
+    gone = True
+
+    def fail(verb: str) -> None:
+        if gone and verb in ("take", "next_due"):
+            raise df.StoreUnavailable("it is away")
+
+    world.wire.watchers.append(fail)
+    async with working(world.runtime):
+        await world.clock.advance(100)
+        assert (await world.load()).status == "halted"
+        gone = False
+        await world.clock.advance(6)
+    assert (await world.load()).status == "completed"
+
+
+async def test_a_worker_runs_once_at_a_time(world: World) -> None:
+    async with working(world.runtime) as worker:
+        await idle()
+        with pytest.raises(df.ConfigError, match="running already"):
+            await worker.run()
+
+
+async def test_a_worker_needs_an_open_runtime() -> None:
+    with pytest.raises(df.ConfigError, match="open the runtime first"):
+        await df.Worker(df.Runtime("sqlite://:memory:")).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({"concurrency": 0}, "concurrency"), ({"queues": "a"}, "queues is a list")]
+)
+def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(df.ConfigError, match=told):
+        df.Worker(df.Runtime("sqlite://:memory:"), **options)
