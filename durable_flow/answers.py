@@ -10,7 +10,7 @@ import msgspec
 
 from durable_flow.errors import ConflictError, NotAllowed, OutputError, ValidationError
 from durable_flow.limits import Limits
-from durable_flow.model.execution import AnyWait, ApprovalWait, HaltWait
+from durable_flow.model.execution import AnyWait, ApprovalWait, HaltWait, SignalWait, TimerWait
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 
@@ -93,6 +93,10 @@ def message_for(wait: AnyWait, answer: Answer, *, now: float, limits: Limits) ->
             return _vote(wait, answer, now, limits)
         case HaltWait():
             return _response(wait, answer, now, limits)
+        case SignalWait():
+            raise ConflictError(f"wait {wait.wait_id!r} is for the signal {wait.name!r}; send that with signal()")
+        case TimerWait():
+            raise ConflictError(f"wait {wait.wait_id!r} is ended by time and by nobody else")
         case _:
             raise ConflictError(f"wait {wait.wait_id!r} is for a child execution; answer the child's own wait")
 

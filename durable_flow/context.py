@@ -150,6 +150,9 @@ class StepVisit:
             )
         return seen
 
+    def early_signal(self, name: str) -> tuple[str, Any] | None:
+        return self._run.early_signal(name)
+
     # -- working steps -------------------------------------------------------------------------------------------------
 
     async def call(self, service: str, method: str, input: Template | None) -> Any:

@@ -48,9 +48,9 @@ from durable_flow.errors import (
 )
 from durable_flow.ids import Ids
 from durable_flow.limits import Limits
-from durable_flow.live import LiveFrame, Run, timeout_of
+from durable_flow.live import CLOCK, LiveFrame, Run, timeout_of
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
-from durable_flow.model.execution import Action, ChildWait, ErrorInfo, Event, Status
+from durable_flow.model.execution import Action, AnyWait, ChildWait, ErrorInfo, Event, SignalWait, Status
 from durable_flow.model.frame import FrameState, Message, Record
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
@@ -73,6 +73,14 @@ BACKSTOP = 2.0
 """The same where it does: the safety net under its wake-ups."""
 
 HISTORY = 1000
+
+MINUTE, HOUR = 60.0, 3600.0
+
+LINGER = 1.0
+"""Seconds that an execution of which all waits for time is kept in memory for, instead of being halted."""
+
+OUTPUTS = frozenset({"response", "payload"})
+"""What an answer carries that becomes the output of its step, and need not be written twice."""
 
 CLEANUP = 1.0
 """Seconds a timed-out attempt has to clean up; after them the execution goes on without it."""
@@ -203,13 +211,18 @@ class Engine:
             look()
 
     @contextmanager
-    def follow(self, execution_id: str) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Gives a function that returns when something may have happened to the execution since it was called last."""
+    def follow(self, execution_id: str) -> Iterator[Callable[[float | None], Awaitable[None]]]:
+        """Gives a function that returns when something may have happened to the execution since it was called last;
+        if it is told until when nothing but time goes by there, it looks less and less often."""
         changed = asyncio.Event()
         self._followed.setdefault(execution_id, set()).add(changed)
 
-        async def look_again() -> None:
-            timer = self.clock.call_later(self.poll, changed.set)
+        async def look_again(until: float | None = None) -> None:
+            seconds = self.poll
+            if until is not None:
+                left = max(0.0, until - self.clock.now())
+                seconds = min(left, max(seconds, left / 10), HOUR if self.store.wakes else MINUTE)
+            timer = self.clock.call_later(seconds, changed.set)
             try:
                 await changed.wait()
             finally:
@@ -882,7 +895,7 @@ class Engine:
             action=Action.ANSWERED,
             actor=message.actor,
             consumed=(number,),
-            metadata={"answer": {name: value for name, value in (told or {}).items() if name != "response"}}
+            metadata={"answer": {name: value for name, value in (told or {}).items() if name not in OUTPUTS}}
             if type(outcome) is Done
             else told,
         )
@@ -893,9 +906,9 @@ class Engine:
         assert wait is not None
         timer: Timer | None = None
         live.wake = asyncio.Event()
+        run.parked[wait.wait_id] = live
         if wait.deadline is not None:
-            wait_id = wait.wait_id
-            timer = Alarm(self.clock, wait.deadline.timestamp(), lambda: self.spawn(self.expire(run, wait_id)))
+            timer = Alarm(self.clock, wait.deadline.timestamp(), lambda: self.spawn(self.expire(run, wait)))
         run.active -= 1
         try:
             await (self.flush(run) if run.active else self.quiet(run))
@@ -906,6 +919,7 @@ class Engine:
             if timer is not None:
                 timer.cancel()
             live.wake = None
+            del run.parked[wait.wait_id]
             if not run.woken.pop(wait.wait_id, False):
                 run.active += 1
 
@@ -920,16 +934,26 @@ class Engine:
             if run.active or run.stop_reason is not None:
                 return
             now = self.clock.now()
-            late = {wait.wait_id for wait in run.waiting.values() if wait.deadline and wait.deadline.timestamp() <= now}
-            if not late <= closed:
+            waits = list(run.waiting.values())
+            late = {wait.wait_id: wait for wait in waits if wait.deadline and wait.deadline.timestamp() <= now}
+            if not late.keys() <= closed:
                 await self.flush(run)
-                for wait_id in sorted(late - closed):
-                    await self._close_wait(wait_id)
-                closed |= late
+                for wait_id in sorted(late.keys() - closed):
+                    await self._close_wait(run, late[wait_id])
+                closed |= late.keys()
                 await self.collect(run)
                 continue
+            soon = min((wait.deadline.timestamp() for wait in waits if wait.deadline), default=None)
+            if soon is not None and soon - now <= LINGER and all(wait.by_time for wait in waits):
+                await self.flush(run)  # parked as it is: its alarm will ring
+                return
             if run.status is not Status.HALTED:
-                run.emit(machine.noted(Action.HALTED, now=self.clock.now(), status=Status.HALTED))
+                kinds = sorted({str(wait.__struct_config__.tag) for wait in waits})
+                run.emit(
+                    machine.noted(
+                        Action.HALTED, now=self.clock.now(), status=Status.HALTED, metadata={"blocked_on": kinds}
+                    )
+                )
             if await self.flush(run, release=True):
                 self.stop(run, "halted")
                 return
@@ -944,24 +968,16 @@ class Engine:
 
     async def _sort(self, run: Run) -> None:
         """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten."""
-        parked = {
-            live.record.wait.wait_id: live for live in run.lives.values() if live.wake is not None and live.record.wait
-        }
         known = {wait.wait_id for wait in run.waiting.values()}
         known.update(f"{run.id}:{path}" for path in run.child_memos)  # a child may end before its parent waits
         for wait_id in list(run.mailbox):
-            if (live := parked.get(wait_id)) is not None:
-                assert live.wake is not None
-                if not live.wake.is_set() and wait_id not in run.woken:
-                    run.woken[wait_id] = True
-                    run.active += 1
-                    self._wakes(run)
-                    live.wake.set()
-            elif wait_id not in known:
+            if not self._deliver(run, wait_id) and wait_id not in known:
                 run.consume(number for number, _ in run.mailbox.pop(wait_id))
         while run.loose_mail:
             number, message = run.loose_mail.pop(0)
-            if message.kind == "cancel":
+            if message.kind == "signal":
+                self._signal(run, number, message)
+            elif message.kind == "cancel":
                 run.stop_actor, run.stop_mail = message.actor, (number,)
                 self.stop(run, "cancelled", detail=message.body.get("reason"))
             elif message.kind == "note":
@@ -977,19 +993,46 @@ class Engine:
             else:
                 run.consume((number,))
 
+    def _deliver(self, run: Run, wait_id: str) -> bool:
+        """Wakes the frame that is parked at this wait; False where there is none."""
+        live = run.parked.get(wait_id)
+        if live is None or live.wake is None:
+            return False
+        if not live.wake.is_set() and wait_id not in run.woken:
+            run.woken[wait_id] = True
+            run.active += 1
+            self._wakes(run)
+            live.wake.set()
+        return True
+
+    def _signal(self, run: Run, number: int, message: Message) -> None:
+        """Gives a signal to the first frame that waits for it, or keeps it."""
+        name = message.body.get("name")
+        for wait in run.waiting.values():
+            if isinstance(wait, SignalWait) and wait.name == name and wait.wait_id not in run.mailbox:
+                run.mailbox[wait.wait_id] = [(number, message)]
+                self._deliver(run, wait.wait_id)
+                return
+        run.keep_signal(number, message)
+
     def _wakes(self, run: Run) -> None:
         """Something goes on in an execution that may have been halted."""
         if run.status is Status.HALTED:
             run.emit(machine.noted(Action.RESUMED, now=self.clock.now(), status=Status.RUNNING))
 
-    async def expire(self, run: Run, wait_id: str) -> None:
+    async def expire(self, run: Run, wait: AnyWait) -> None:
         """Closes a wait whose deadline passed, unless it was answered before, and drives on what waited."""
-        await self._close_wait(wait_id)
-        await self.nudge(run.id)
+        await self._close_wait(run, wait)
+        if not wait.by_time:
+            await self.nudge(run.id)
 
-    async def _close_wait(self, wait_id: str) -> None:
-        message = timeout_of(wait_id, now=self.clock.now())
-        await self.store.append(message, encode(message))
+    async def _close_wait(self, run: Run, wait: AnyWait) -> None:
+        message = timeout_of(wait.wait_id, now=self.clock.now())
+        if not wait.by_time:
+            await self.store.append(message, encode(message))
+        elif wait.wait_id not in run.mailbox:  # nobody else could answer, so there is no race to win
+            run.mailbox[wait.wait_id] = [(CLOCK, message)]
+            self._deliver(run, wait.wait_id)
 
     # -- child executions ----------------------------------------------------------------------------------------------
 
@@ -1411,6 +1454,8 @@ class Engine:
                 del self.runs[run.id]
             run.over.set()
             run.created.set()
+            for changed in self._followed.get(run.id, ()):
+                changed.set()
 
     def _poisoned(self, run: Run) -> ChildEnd | None:
         """The end of an execution that took its process down too often without getting anywhere."""
@@ -1656,6 +1701,8 @@ def events_of(run: Run, record: Record, seq: int) -> list[Event]:
             case Action.RESUMED:
                 name = "workflow.resumed"
             case Action.HALTED:
+                if all(wait.by_time for wait in run.waiting.values()):
+                    return []
                 name = "workflow.halted"
                 data["halt"] = [redact(getattr(wait, "data", None), run.masks) for wait in run.waiting.values()]
             case Action.FINISHED:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from msgspec.structs import replace
 
-from durable_flow.machine import kept_path
+from durable_flow.machine import SIGNALS, kept_path, signalled
 from durable_flow.model.codec import (
     Info,
     decode_frame,
@@ -140,6 +140,7 @@ class Run:
         self.released = False
         self.ending = False
         self.woken: dict[str, bool] = {}
+        self.parked: dict[str, LiveFrame] = {}
         self.farewells: list[str] = []
         self.child_memos: dict[str, str] = {}
         self.recoveries = 0
@@ -148,6 +149,7 @@ class Run:
         self.kept: dict[str, dict[str, Any]] = {}
         self.loose_mail: list[tuple[int, Message]] = []
         self.waiting: dict[str, AnyWait] = {}
+        self.signals: dict[str, list[tuple[str, Any]]] = {}
         self._bodies: dict[str, dict[str, None]] = {}
         self._steps: dict[str, dict[str, None]] = {}
         # not yet committed
@@ -198,6 +200,9 @@ class Run:
             run._place(path, step_path, owner if owner in run.frames else "")
         run._fill(run.root)
         run.take_mail(stored.inbox)
+        for key, seq in sorted(run.stored_sets.pop(SIGNALS, {}).items(), key=lambda pair: pair[1]):
+            payload = value_of(run.stored_records[seq], key)
+            run.signals.setdefault(key.partition(":")[2], []).append((key, payload))
         for wait_id in stored.late:
             run.mailbox.setdefault(wait_id, []).append((CLOCK, timeout_of(wait_id, now=row.updated_at)))
         run.masks = secret_texts(run.input, run.info.secrets)
@@ -349,6 +354,22 @@ class Run:
     def consume(self, numbers: Iterable[int]) -> None:
         """Inbox rows that the next commit takes away without an entry."""
         self._consumed.extend(numbers)
+
+    def keep_signal(self, number: int, message: Message) -> None:
+        """A signal came that nothing waits for: it is kept until something does."""
+        name, payload = message.body["name"], message.body["payload"]
+        key = f"{self.seq + 1}:{name}"
+        self.signals.setdefault(name, []).append((key, payload))
+        self.emit(signalled(message, key, payload, seq=self.seq + 1, consumed=(number,)))
+
+    def early_signal(self, name: str) -> tuple[str, Any] | None:
+        """Takes the first of the signals that were kept under this name; the commit of what follows takes it away."""
+        kept = self.signals.get(name)
+        if not kept:
+            return None
+        key, payload = kept.pop(0)
+        self._sets[SIGNALS, key] = 0
+        return key, payload
 
     def unread(self) -> tuple[int, ...]:
         """Messages that were read and answer nothing any more."""

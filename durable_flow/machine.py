@@ -327,6 +327,23 @@ def voted(
     return Transition(record=record, frame=replace(frame, wait=wait), consumed=consumed)
 
 
+SIGNALS = "[signals]"
+"""The frame path under which signals are kept that nothing waits for yet, as `<seq>:<name>`."""
+
+
+def signalled(message: Message, key: str, payload: Any, *, seq: int, consumed: tuple[int, ...]) -> Transition:
+    """A signal came before anything waited for it."""
+    record = Record(
+        action=Action.NOTED,
+        time=message.time,
+        frame=SIGNALS,
+        changes={key: payload},
+        actor=message.actor,
+        metadata={"signal": message.body["name"]},
+    )
+    return Transition(record=record, sets=((SIGNALS, key, seq),), consumed=consumed)
+
+
 def cut(
     frame: Frame, step: StepDef, *, path: str, now: float, reason: str, in_flight: bool, ms: float | None
 ) -> Transition:

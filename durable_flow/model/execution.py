@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -74,7 +74,12 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What a frame waits for. `wait_id` names it in every call that answers it; `deadline` is when it times out."""
+    """What a frame waits for. `wait_id` names it in every call that answers it; `deadline` is when it times out.
+
+    `by_time`: only time ends it; nobody can answer.
+    """
+
+    by_time: ClassVar[bool] = False
 
     wait_id: str
     path: str
@@ -109,7 +114,22 @@ class ChildWait(Wait, tag="child", frozen=True, kw_only=True):
     workflow_id: str
 
 
-AnyWait = HaltWait | ApprovalWait | ChildWait
+class TimerWait(Wait, tag="timer", frozen=True, kw_only=True):
+    """A `wait` step lets time go by, until `deadline`."""
+
+    by_time: ClassVar[bool] = True
+
+    data: dict[str, Any] = {}
+
+
+class SignalWait(Wait, tag="signal", frozen=True, kw_only=True):
+    """A `signal` step waits for the signal `name`."""
+
+    name: str
+    data: dict[str, Any] = {}
+
+
+AnyWait = HaltWait | ApprovalWait | ChildWait | TimerWait | SignalWait
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):

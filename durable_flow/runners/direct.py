@@ -14,11 +14,20 @@ import msgspec
 from durable_flow.answers import GIVEN, Answer, choose, message_for, person, remark
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import AlreadyExists, Engine
-from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
+from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, OutputError, ValidationError
 from durable_flow.limits import Limits
 from durable_flow.live import Run
 from durable_flow.model.codec import decode_info, encode
-from durable_flow.model.execution import AnyWait, ApprovalWait, ChildWait, ExecutionResult, Halt, HaltWait, Status
+from durable_flow.model.execution import (
+    AnyWait,
+    ApprovalWait,
+    ChildWait,
+    ExecutionResult,
+    Halt,
+    HaltWait,
+    SignalWait,
+    Status,
+)
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
@@ -223,10 +232,10 @@ class Runner:
         whose answer nobody took. Whether there was anything."""
         engine = self._engine
         stirred = False
+        if above.wake_at is not None and above.owner is None and engine.clock.now() >= above.wake_at:
+            await self._nudge(above.id)
+            stirred = True
         for wait in waits_of(above):
-            if wait.deadline is not None and engine.clock.now() >= wait.deadline.timestamp():
-                await self._nudge(wait.wait_id.rpartition(":")[0])
-                stirred = True
             if not isinstance(wait, ChildWait):
                 continue
             row = await engine.store.row(wait.execution_id)
@@ -238,6 +247,59 @@ class Runner:
                 await self._nudge(row.id)
                 stirred = True
         return stirred
+
+    async def signal(self, execution_id: str, name: str, payload: Any = None, *, by: str | None = None) -> None:
+        """Sends a signal to an execution that is not over: to the `signal` step that waits for `name`, or the next one
+        that does. Signals are kept, and taken in the order in which they came. Returns when what it set going has come
+        to a halt or an end, if it was not being driven by another process.
+
+        Raises ExecutionNotFound, ConflictError (it is over) and ValidationError (a payload that cannot be stored).
+        """
+        self._check_open()
+        engine = self._engine
+        if type(name) is not str or not 0 < len(name) <= 255:
+            raise ValidationError([f"the name of a signal is text of at most 255 characters, not {name!r:.100}"])
+        try:
+            payload = normalise(payload, limits=engine.limits, what="payload")
+        except OutputError as error:
+            raise ValidationError([f"{error.path.replace('$', 'payload', 1)}: {error.reason}"]) from error
+        await self._row(execution_id)
+        message = Message(
+            kind="signal",
+            execution_id=execution_id,
+            key=f"signal:{engine.ids.nonce()}",
+            time=engine.clock.now(),
+            actor=person(by),
+            body={"name": name, "payload": payload},
+        )
+        appended = await engine.store.append(message, encode(message))
+        if appended.outcome != "accepted":
+            raise ConflictError(f"execution {execution_id!r} is over; the signal {name!r} changed nothing")
+        await self._nudge(execution_id)
+
+    async def signal_where(
+        self, labels: Mapping[str, str], name: str, payload: Any = None, *, by: str | None = None
+    ) -> list[str]:
+        """Sends a signal to every execution of this workflow that is not over and has all of these labels; their ids.
+        One that ends meanwhile is left out."""
+        self._check_open()
+        if not labels:
+            raise ValidationError(["say which executions by labels; signal(execution_id, …) is for a single one"])
+        _check_labels(labels)
+        reached: list[str] = []
+        live = [status for status in Status if not status.over]
+        cursor: str | None = None
+        while True:
+            page = await self._engine.store.find(
+                workflow_id=self.workflow.id, status=live, labels=labels, limit=500, cursor=cursor
+            )
+            for execution in page:
+                with suppress(ConflictError, ExecutionNotFound):
+                    await self.signal(execution.id, name, payload, by=by)
+                    reached.append(execution.id)
+            if page.next_cursor is None:
+                return reached
+            cursor = page.next_cursor
 
     async def result(self, execution_id: str) -> ExecutionResult:
         """How the execution stands, without driving it."""
@@ -324,7 +386,8 @@ class Runner:
                 error_info=run.info.error,
             )
         waits = list(run.waiting.values())
-        if run.status is Status.HALTED and not any(isinstance(wait, ChildWait) for wait in waits):
+        outside = not any(isinstance(wait, ChildWait) for wait in waits) and not all(wait.by_time for wait in waits)
+        if run.status is Status.HALTED and outside:
             return ExecutionResult(
                 status=run.status, execution_id=run.id, halts=[_halt(masked(wait, run.masks)) for wait in waits]
             )
@@ -349,10 +412,15 @@ class Runner:
                     if await self._stir(row):
                         continue
                     if not await engine.store.inbox(execution_id):
-                        return await self._result(execution_id)
+                        times = [wait.deadline if wait.by_time else None for wait in await self._open_waits(row)]
+                        if None in times or not times:
+                            return await self._result(execution_id)
+                        ends = [time.timestamp() for time in times if time is not None]
+                        await changed(min(ends if row.wake_at is None else [*ends, row.wake_at]))
+                        continue
                 run = await engine.claim(execution_id)
                 if run is None:
-                    await changed()
+                    await changed(None)
                     continue
                 try:
                     await engine.execute(run)
@@ -418,6 +486,10 @@ def _why(wait: AnyWait) -> tuple[str, str]:
     if isinstance(wait, HaltWait):
         reason = wait.data.get("reason")
         return f"a response{f': {reason}' if reason else ''}", "resume it with a response"
+    if isinstance(wait, SignalWait):
+        return f"the signal {wait.name!r}", f"signal it: {wait.name}"
+    if wait.by_time:
+        return "time to go by", "nothing to do: it goes on by itself where a worker or a caller drives it"
     return "a child execution", "see the child"
 
 

@@ -15,8 +15,10 @@ from durable_flow.steps.halt import Halt
 from durable_flow.steps.loop import Loop
 from durable_flow.steps.parallel import Parallel
 from durable_flow.steps.router import Router
+from durable_flow.steps.signal import Signal
 from durable_flow.steps.start import Start
 from durable_flow.steps.transform import Transform
+from durable_flow.steps.wait import Wait
 from durable_flow.steps.workflow import Workflow
 
 CORE: tuple[type[StepType[Any]], ...] = (
@@ -30,6 +32,8 @@ CORE: tuple[type[StepType[Any]], ...] = (
     Transform,
     Halt,
     Approval,
+    Wait,
+    Signal,
     Workflow,
 )
 

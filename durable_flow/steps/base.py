@@ -189,6 +189,9 @@ class Visit(Protocol):
     def variables(self) -> dict[str, Any]:
         """All variables that can be seen from here."""
 
+    def early_signal(self, name: str) -> tuple[str, Any] | None:
+        """Takes the first signal of this name that came before anybody waited for it, as (its key, payload)."""
+
     # working types
 
     async def call(self, service: str, method: str, input: Template | None) -> Any:
