@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from durable_flow.codec import AesGcm
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Store
 from tests.stores.build import SettableClock
@@ -14,6 +15,7 @@ from tests.stores.build import SettableClock
 STORES: dict[str, Callable[[Path], Store]] = {
     "sqlite-memory": lambda folder: open_store("sqlite://:memory:"),
     "sqlite-file": lambda folder: open_store(f"sqlite:///{folder}/flow.db", durability="normal"),
+    "sealed": lambda folder: open_store("sqlite://:memory:", codec=AesGcm(keys={"k": bytes(range(32))}, active="k")),
 }
 
 
