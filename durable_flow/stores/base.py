@@ -522,6 +522,10 @@ class Store(ABC):
             body["data"] = normalise(data, limits=Limits(), what="data")
         token = token_hex(8)
         message = Message(kind="note", execution_id=execution_id, key=f"note:{token}", time=now, actor=actor, body=body)
+        seen = await self.row(execution_id)
+        if seen is None:
+            raise ExecutionNotFound(execution_id)
+        decode_info(seen.info, execution_id=execution_id)  # who cannot read it must not write to it
         held = await self.claim(execution_id, owner=f"note:{token}", ttl=30.0, statuses=tuple(Status))
         if held is None:
             raise ExecutionNotFound(execution_id)
