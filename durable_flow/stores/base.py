@@ -414,6 +414,7 @@ class Store(ABC):
                     f"execution {execution.id!r} was changed since it was read (generation {held.row.generation}, "
                     f"given {execution.generation}); load it again"
                 )
+            decode_info(held.row.info, execution_id=execution.id)  # who cannot read it must not write to it
             claimed = await self.claim(execution.id, owner=owner, ttl=30.0, statuses=tuple(Status))
             if not isinstance(claimed, Stored):
                 raise ConflictError(f"execution {execution.id!r} is being driven; it cannot be saved over")
