@@ -200,13 +200,11 @@ async def test_what_stays_readable_is_what_is_listed(tmp_path: Path) -> None:
     assert all(len(key) == 64 and int(key, 16) for key in values["answers", "key"])
 
 
-def halting(world: World, key: df.Codec | None = None) -> Awaitable[None]:
-    async def begin() -> None:
-        await world.restart(codec=key)
-        world.know(HALTING)
-        assert (await world.runtime.runner("flow").run({"n": 1}, execution_id="e")).halted
-
-    return begin()
+async def halting(world: World, key: df.Codec | None = None) -> None:
+    """An execution "e" that waits for an answer, in a store with this codec."""
+    await world.restart(codec=key)
+    world.know(HALTING)
+    assert (await world.runtime.runner("flow").run({"n": 1}, execution_id="e")).halted
 
 
 HALTING = flow("- {id: ask, type: halt, next: done}\n- {id: done, type: end, result: $response}", inputs={"n": "any"})
