@@ -32,11 +32,25 @@ def file(folder: Path, **options: Any) -> Subject:
     return Subject(lambda: open_store(f"sqlite:///{path}", durability="normal", **options), newer=newer)
 
 
+def postgresql(get: Get, **options: Any) -> Subject:
+    url, schema = get("postgres_url"), get("postgres_schema")
+
+    async def newer() -> None:
+        import asyncpg
+
+        connection = await asyncpg.connect(url)
+        await connection.execute(f'UPDATE "{schema}".schema_version SET version = 99')
+        await connection.close()
+
+    return Subject(lambda: open_store(url, schema=schema, **options), wakes=True, newer=newer)
+
+
 STORES: dict[str, Callable[[Get], Subject]] = {
     "sqlite-memory": lambda get: Subject(lambda: open_store("sqlite://:memory:"), shared=False),
     "sqlite-file": lambda get: file(get("tmp_path")),
     "sealed-memory": lambda get: Subject(lambda: open_store("sqlite://:memory:", codec=codec()), shared=False),
     "sealed-file": lambda get: file(get("tmp_path"), codec=codec()),
+    "postgresql": postgresql,
 }
 
 
