@@ -181,6 +181,16 @@ async def test_without_a_codec_all_of_it_can_be_read(tmp_path: Path) -> None:
     assert b"canary-token" not in seen
 
 
+async def test_a_value_is_as_much_longer_as_documented() -> None:
+    one = {"key": 3}
+    async with df.open_store("sqlite://:memory:") as inner:
+        async with df.Runtime(inner, workflows=[HALTING], codec=codec()) as runtime:
+            await runtime.runner("flow").run({"n": one}, execution_id="e")
+        row = await inner.row("e")
+    assert row is not None
+    assert len(row.input) == len('{"n":{"key":3}}') + 36 + len("one")
+
+
 async def test_what_stays_readable_is_what_is_listed(tmp_path: Path) -> None:
     _, values = await live(tmp_path, codec())
     assert {table for table, _ in values} - {"sqlite_sequence"} == READABLE.keys() - {"inbox"}  # it is always emptied
@@ -244,6 +254,30 @@ async def test_who_has_not_got_the_codec_is_told_and_changes_nothing(
     assert (after.row.owner, after.row.recoveries, after.inbox) == (None, 0, [])
     await world.restart(codec=codec())
     assert (await world.runtime.runner("flow").resume("e", response="yes")).output == "yes"
+
+
+@pytest.mark.parametrize("wrong", [None, codec("two", two=TWO)], ids=["without", "other key"])
+async def test_a_failed_execution_is_not_retried_without_the_codec(world: World, wrong: df.Codec | None) -> None:
+    await world.restart(codec=codec())
+    world.desk.answers["work"] = ConnectionError("no line")
+    await world.run(
+        """
+        - {id: work, type: call, service: desk, method: work, output: result}
+    """,
+        execution_id="e",
+    )
+    await world.restart(codec=wrong)
+    with pytest.raises(df.CorruptState):
+        await world.runtime.runner("flow").retry("e")
+    world.desk.answers["work"] = "done"
+    await world.restart(codec=codec())
+    assert (await world.runtime.runner("flow").retry("e")).output == "done"
+
+
+async def test_an_execution_can_be_deleted_without_the_codec(world: World) -> None:
+    await halting(world, codec())
+    assert await world.store.delete("e")
+    assert await world.store.find() == []
 
 
 async def test_running_executions_of_who_died_are_not_counted_against_them(world: World) -> None:
