@@ -1,4 +1,4 @@
-"""`python -m benchmarks [names…] [--short] [--folder F]`."""
+"""`python -m benchmarks [names…] [--short] [--family F]… [--no-peers] [--folder F]`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 from benchmarks.measure import FULL, SHORT, Line, Session
 from benchmarks.processes import ROOT
 from benchmarks.servers import Servers
+from benchmarks.stores import FAMILIES
 from benchmarks.table import table
 
 BENCHMARKS = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
@@ -35,12 +37,20 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="tiny sizes, without peers: to see that everything runs")
     parser.add_argument("--folder", type=Path, default=ROOT / "build", help="where databases are made (default: build)")
+    parser.add_argument(
+        "--family",
+        action="append",
+        choices=FAMILIES,
+        help="only what keeps its data there (may be given several times)",
+    )
+    parser.add_argument("--no-peers", action="store_true", help="without the other libraries")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends as Ctrl-C does: in order
-    size = SHORT if options.short else FULL
+    size = SHORT if options.short else replace(FULL, peers=not options.no_peers)
+    families = tuple(family for family in FAMILIES if not options.family or family in options.family)
     lines: list[Line] = []
     begun = time.perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +61,7 @@ def main() -> int:
         with closing(Servers(folder / "servers")) as servers:
             for name in options.names or BENCHMARKS:
                 print(f"{name} …", file=sys.stderr, flush=True)
-                lines.extend(_lines(name, Session(size, folder / name, servers, sync[0])))
+                lines.extend(_lines(name, Session(size, folder / name, servers, sync[0], families)))
         sync.append(_sync_time(folder))
     except KeyboardInterrupt:
         interrupted = True

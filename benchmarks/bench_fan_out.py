@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 from benchmarks.compare import NOTHING, Asked, compare
 from benchmarks.measure import Line, Session, absent, take_turns, team
-from benchmarks.stores import FAMILIES
 
 OF_PEERS = Asked(of_peers=10, libraries=("absurd", "dbos", "langgraph"))
 
 
 def run(session: Session) -> Iterator[Line]:
     lines: list[tuple[int, Line]] = []
-    for family in FAMILIES:
+    for family in session.families:
         with team(session, family) as playing:
             for place, branches in enumerate(session.size.branches):
                 results = take_turns(session, playing.playing, playing.failures, "fan_out", branches=branches)

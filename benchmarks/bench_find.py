@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from benchmarks.measure import Line, Session, failed
 from benchmarks.processes import Answer, Failed, Subject, started
-from benchmarks.stores import STORES, ours
+from benchmarks.stores import ours
 
-TIMES = 100
 RATIO = 3.0
 
 KINDS = {"common": "a quarter match all", "rare": "50 match all, half or more match each"}
@@ -18,7 +17,7 @@ def run(session: Session) -> Iterator[Line]:
     few, many = session.size.found
     answers: dict[str, dict[str, tuple[Answer, Answer]]] = {}
     rates: dict[str, float] = {}
-    with started([ours(case, session.servers) for case in STORES], session.folder) as (playing, failures):
+    with started([ours(case, session.servers) for case in session.cases], session.folder) as (playing, failures):
         for subject in playing:
             try:
                 _fill(subject, session, few, needles=50)
@@ -52,5 +51,5 @@ def _fill(subject: Subject, session: Session, total: int, *, needles: int) -> fl
 
 
 def _find(subject: Subject, session: Session) -> dict[str, Answer]:
-    times = TIMES if session.size.peers else 3
-    return {kind: subject.ask("find", within=session.size.limit, kind=kind, times=times) for kind in KINDS}
+    size = session.size
+    return {kind: subject.ask("find", within=size.limit, kind=kind, times=size.times) for kind in KINDS}

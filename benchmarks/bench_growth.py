@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.measure import Line, Session, failed, take_turns
 from benchmarks.processes import started
-from benchmarks.stores import STORES, ours
+from benchmarks.stores import ours
 
 ROUNDS = 3
 WARM_UP = 500
@@ -20,9 +20,9 @@ def run(session: Session) -> Iterator[Line]:
     steps = session.size.growth
     workload = f"growth, {steps:,} steps of 1 KB"
     warm_up = {"steps": min(WARM_UP, steps)}
-    with started([ours(case, session.servers) for case in STORES], session.folder) as (playing, failures):
+    with started([ours(case, session.servers) for case in session.cases], session.folder) as (playing, failures):
         results = take_turns(session, playing, failures, "growth", rounds=ROUNDS, warm_up=warm_up, steps=steps)
-    for case in STORES:
+    for case in session.cases:
         name = ours(case, session.servers).name
         if name in failures:
             continue

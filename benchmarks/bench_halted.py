@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from benchmarks.compare import number
 from benchmarks.measure import Line, Session, absent, failed, team
 from benchmarks.processes import Answer, Failed, Subject
-from benchmarks.stores import FAMILIES
 
 WARM_UP = 200
 BYTES = 1024
@@ -20,7 +19,7 @@ def run(session: Session) -> Iterator[Line]:
     rates: dict[str, float] = {}
     lines: list[Line] = []
     references: list[str] = []
-    for family in FAMILIES:
+    for family in session.families:
         with team(session, family, with_bound=False) as playing:
             references.append(playing.reference)
             for subject in playing.playing:

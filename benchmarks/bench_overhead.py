@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.measure import Line, Session, failed, take_turns
 from benchmarks.processes import started
-from benchmarks.stores import NONE, STORES, ours
+from benchmarks.stores import NONE, ours
 from benchmarks.workloads import STEPS
 
 LIMITS = {NONE.name: 25.0, "sqlite memory": 40.0}
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def run(session: Session) -> Iterator[Line]:
-    cases = [NONE, *(case for case in STORES if not case.durable)]
+    cases = [NONE, *(case for case in session.cases if not case.durable)]
     programs = [ours(case, session.servers) for case in cases]
     steps = session.size.chain
     runs = max(1, round(session.size.seconds / (steps * 30e-6)))

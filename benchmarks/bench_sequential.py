@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from benchmarks.compare import NOTHING, Asked, compare
 from benchmarks.measure import Line, Session, absent, take_turns, team
-from benchmarks.stores import FAMILIES
 from benchmarks.workloads import STEPS
 
 LIBRARIES = ("dbos", "langgraph")
@@ -17,7 +16,7 @@ FAST_SYNC = 0.5e-3
 
 def run(session: Session) -> Iterator[Line]:
     lines: list[tuple[int, Line]] = []
-    for family in FAMILIES:
+    for family in session.families:
         with team(session, family) as playing:
             for place, in_flight in enumerate(session.size.in_flight):
                 results = take_turns(session, playing.playing, playing.failures, "sequential", in_flight=in_flight)

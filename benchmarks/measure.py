@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.peers import PEERS, peers
 from benchmarks.processes import Answer, Failed, Program, Subject, started
 from benchmarks.servers import Servers
-from benchmarks.stores import STORES, bound, ours
+from benchmarks.stores import FAMILIES, STORES, StoreCase, bound, ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class Size:
     halted: int = 10_000
     found: tuple[int, int] = (1_000, 100_000)
     starts: int = 15
+    probe: int = 10
+    times: int = 100
     peers: bool = True
 
 
@@ -62,19 +64,26 @@ SHORT = Size(
     halted=20,
     found=(60, 120),
     starts=1,
+    probe=1,
+    times=3,
     peers=False,
 )
 
 
 @dataclass(frozen=True)
 class Session:
-    """One call of the program: how much to measure, where files may be made, the servers, and how many seconds a small
-    write takes to be safe on the disk."""
+    """One call of the program: how much to measure, where files may be made, the servers, how many seconds a small
+    write takes to be safe on the disk, and what is measured."""
 
     size: Size
     folder: Path
     servers: Servers
     sync: float
+    families: Sequence[str] = FAMILIES
+
+    @property
+    def cases(self) -> list[StoreCase]:
+        return [case for case in STORES if case.family in self.families]
 
 
 @dataclass
@@ -100,7 +109,7 @@ def team(session: Session, family: str, *, with_bound: bool = True, with_memory:
     mine = [ours(case, session.servers) for case in cases if case.durable or with_memory]
     limit = bound(durable, session.servers)
     others: list[Program] = []
-    missing = {peer.name: "not in the short form" for peer in PEERS if peer.family == family}
+    missing = {peer.name: "left out" for peer in PEERS if peer.family == family}
     if session.size.peers:
         others, missing = peers(family, session.servers)
     programs = [*mine, *([limit] if with_bound else []), *others]
@@ -193,7 +202,7 @@ def _warm_up(subject: Subject, size: Size, do: str, told: dict[str, Any]) -> flo
         first = float(subject.ask(do, within=size.limit, **told)["wall"])
         return first if first > size.patience else float(subject.ask(do, within=size.limit, **told)["wall"])
     in_flight = told["in_flight"]
-    probe = max(10, in_flight) if size.peers else in_flight
+    probe = max(size.probe, in_flight)
     answer = subject.ask(do, within=size.limit, **told, total=probe)
     if answer["wall"] < size.patience:
         answer = subject.ask(do, within=size.limit, **told, total=probe)
