@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,11 +31,17 @@ class ServerFailed(Exception):
     """A server did not start, or did not end. The message has the end of its log."""
 
 
+PORTS = range(15_000, 32_000)
+"""Below those that the kernel gives to clients: there, somebody who only connects could take the port of a server that
+is away for a moment."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def unprivileged() -> str | None:
@@ -140,7 +148,7 @@ class Server(ABC):
         those it has."""
         self.stop()
         self.settings = self.settings | settings
-        self._launch()
+        self._launch(new=False)
 
     def close(self) -> None:
         """Ends the server and removes its folder, if it is its own. May be called twice."""
@@ -161,14 +169,14 @@ class Server(ABC):
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
-    def _launch(self) -> None:
+    def _launch(self, *, new: bool = True) -> None:
         for _ in range(5):
             start = self.log.stat().st_size if self.log.exists() else 0
             self._spawn()
             if self._came_up():
                 return
             said = self.log.read_bytes()[start:].decode(errors="replace")
-            if "in use" not in said:
+            if "in use" not in said or not new:
                 break
             self.port = free_port()  # somebody took it since we looked
         raise ServerFailed(f"{self._command()[0]} did not start:\n{said[-3000:]}")
