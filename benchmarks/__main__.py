@@ -1,4 +1,4 @@
-"""`python -m benchmarks [names…] [--short] [--folder F]`."""
+"""`python -m benchmarks [names…] [--short] [--family F]… [--no-peers] [--folder F]`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.measure import FULL, ROOT, SHORT, Failed, Line, Session
+from benchmarks.measure import FULL, SHORT, Line, Session
+from benchmarks.processes import ROOT
+from benchmarks.servers import Servers
+from benchmarks.stores import FAMILIES
 from benchmarks.table import table
 
 BENCHMARKS = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
@@ -30,37 +37,59 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="tiny sizes, without peers: to see that everything runs")
     parser.add_argument("--folder", type=Path, default=ROOT / "build", help="where databases are made (default: build)")
+    parser.add_argument(
+        "--family",
+        action="append",
+        choices=FAMILIES,
+        help="only what keeps its data there (may be given several times)",
+    )
+    parser.add_argument("--no-peers", action="store_true", help="without the other libraries")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends as Ctrl-C does: in order
+    size = SHORT if options.short else replace(FULL, peers=not options.no_peers)
+    families = tuple(family for family in FAMILIES if not options.family or family in options.family)
+    lines: list[Line] = []
+    begun = time.perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.folder))
-    size = SHORT if options.short else FULL
-    lines: list[Line] = []
-    failed = False
-    begun = time.perf_counter()
+    interrupted = False
     try:
         sync = [_sync_time(folder)]
-        for name in options.names or BENCHMARKS:
-            run: Callable[[Session], Iterator[Line]] = import_module(f"benchmarks.bench_{name}").run
-            print(f"{name} …", file=sys.stderr, flush=True)
-            try:
-                lines.extend(run(Session(size, folder / name)))
-            except Failed as failure:
-                print(failure, file=sys.stderr)
-                lines.append(Line(workload=name, who="failed: see above"))
-                failed = True
+        with closing(Servers(folder / "servers")) as servers:
+            for name in options.names or BENCHMARKS:
+                print(f"{name} …", file=sys.stderr, flush=True)
+                lines.extend(_lines(name, Session(size, folder / name, servers, sync[0], families)))
         sync.append(_sync_time(folder))
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(table(lines))
+    if interrupted:
+        print("interrupted", file=sys.stderr)
+        return 130
     print(
         f"\nPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} processors; "
         f"a write of 4 KiB is on the disk after {sync[0] * 1e6:.0f} µs ({sync[1] * 1e6:.0f} µs at the end); "
         f"median of {size.rounds} rounds; {time.perf_counter() - begun:.0f} s in all"
     )
-    return int(failed)
+    return int(any(line.failed for line in lines))
+
+
+def _lines(name: str, session: Session) -> Iterator[Line]:
+    """The lines of a benchmark; where it breaks, those it has said before, and one that says so."""
+    run: Callable[[Session], Iterator[Line]] = import_module(f"benchmarks.bench_{name}").run
+    try:
+        for line in run(session):
+            if line.failed:
+                print(f"{line.who}: {line.details}", file=sys.stderr, flush=True)
+            yield line
+    except Exception as error:
+        traceback.print_exc()
+        yield Line(workload=name, who="failed", details=f"{type(error).__name__}: {error}"[:160], failed=True)
 
 
 def _sync_time(folder: Path) -> float:

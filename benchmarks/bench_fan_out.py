@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.measure import Asked, Line, Session, bound, compare, ours, peers, subjects, take_turns
-from benchmarks.stores import STORES
+from benchmarks.compare import NOTHING, Asked, compare
+from benchmarks.measure import Line, Session, absent, take_turns, team
+
+OF_PEERS = Asked(of_peers=10, libraries=("absurd", "dbos", "langgraph"))
 
 
 def run(session: Session) -> Iterator[Line]:
-    others, missing = peers(session)
-    with subjects(session, [*(ours(case.name) for case in STORES), bound(), *others]) as started:
-        for branches in session.size.branches:
-            results = take_turns(session, started, "fan_out", branches=branches)
-            yield from compare(results, f"fan-out, {branches:,} branches", "branches/s", 1, Asked())
-    for text in missing:
-        yield Line(workload="fan-out", who=text)
+    lines: list[tuple[int, Line]] = []
+    for family in session.families:
+        with team(session, family) as playing:
+            for place, branches in enumerate(session.size.branches):
+                results = take_turns(session, playing.playing, playing.failures, "fan_out", branches=branches)
+                asked = OF_PEERS if family == "postgresql" and branches == max(session.size.branches) else NOTHING
+                workload = f"fan-out, {branches:,} branches"
+                lines += [(place, line) for line in compare(results, playing, workload, "branches/s", 1, asked)]
+            lines += [(place, line) for line in absent(workload, playing.missing)]
+    yield from (line for _, line in sorted(lines, key=lambda numbered: numbered[0]))

@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from benchmarks.measure import ROOT, Line, Session
+from benchmarks.measure import Line, Session
+from benchmarks.processes import ROOT
 
 STATEMENTS = {"python alone": "pass", "asyncio": "import asyncio", "durable_flow": "import durable_flow"}
 LIMIT = 150.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.measure import Line, Session, ours, subjects, take_turns
-from benchmarks.stores import NONE, STORES
+from benchmarks.measure import Line, Session, failed, take_turns
+from benchmarks.processes import started
+from benchmarks.stores import NONE, ours
 from benchmarks.workloads import STEPS
 
 LIMITS = {NONE.name: 25.0, "sqlite memory": 40.0}
@@ -19,23 +20,28 @@ KINDS = {
 
 
 def run(session: Session) -> Iterator[Line]:
-    names = [NONE.name, *(case.name for case in STORES if not case.durable)]
+    cases = [NONE, *(case for case in session.cases if not case.durable)]
+    programs = [ours(case, session.servers) for case in cases]
     steps = session.size.chain
-    with subjects(session, [ours(name) for name in names]) as started:
+    runs = max(1, round(session.size.seconds / (steps * 30e-6)))
+    with started(programs, session.folder) as (playing, failures):
         for kind, title in KINDS.items():
-            runs = max(1, round(session.size.seconds / (steps * 30e-6)))
-            results = take_turns(session, started, "steps", kind=kind, steps=steps, runs=runs)
-            short = take_turns(session, started, "steps", kind=kind, steps=STEPS, runs=runs * 10)
-            for name, subject in zip(names, started, strict=True):
-                cost = results.median(subject.name, "us")
-                limit = LIMITS.get(name) if kind == "calls" else None
+            results = take_turns(session, playing, failures, "steps", kind=kind, steps=steps, runs=runs)
+            short = take_turns(session, playing, failures, "steps", kind=kind, steps=STEPS, runs=runs * 10)
+            workload = f"engine: {title}, {steps:,} in a row"
+            for case, program in zip(cases, programs, strict=True):
+                if program.name in failures:
+                    continue
+                cost = results.median(program.name, "us")
+                limit = LIMITS.get(case.name) if kind == "calls" else None
                 yield Line(
-                    workload=f"engine: {title}, {steps:,} in a row",
-                    who=subject.name,
+                    workload=workload,
+                    who=program.name,
                     figure=f"{cost:.1f} µs/step",
-                    details=f"processor time {results.median(subject.name, 'cpu_us'):.1f} µs; in a workflow of {STEPS} "
-                    f"steps, its start and end included, {short.median(subject.name, 'us'):.1f} µs",
+                    details=f"processor time {results.median(program.name, 'cpu_us'):.1f} µs; in a workflow of {STEPS} "
+                    f"steps, its start and end included, {short.median(program.name, 'us'):.1f} µs",
                     asked="" if limit is None else f"≤ {limit:g} µs",
                     met=None if limit is None else cost <= limit,
-                    others=results.others(subject.name),
+                    others=results.others(program.name),
                 )
+            yield from failed(workload, failures)

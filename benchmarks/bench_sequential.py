@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.measure import Asked, Line, Session, bound, compare, ours, peers, subjects, take_turns
-from benchmarks.stores import STORES
+from benchmarks.compare import NOTHING, Asked, compare
+from benchmarks.measure import Line, Session, absent, take_turns, team
 from benchmarks.workloads import STEPS
 
-OF_BOUND = Asked(of_bound=0.3, of_peers=10.0)
-"""Of the rates with the most in flight."""
+LIBRARIES = ("dbos", "langgraph")
+
+FAST_SYNC = 0.5e-3
+"""Seconds. Where a write is safe on the disk earlier than this, a lone workflow is asked to lead by more."""
 
 
 def run(session: Session) -> Iterator[Line]:
-    others, missing = peers(session)
-    with subjects(session, [*(ours(case.name) for case in STORES), bound(), *others]) as started:
-        for in_flight in session.size.in_flight:
-            results = take_turns(session, started, "sequential", in_flight=in_flight)
-            workload = f"{STEPS} steps, {in_flight:,} in flight"
-            asked = OF_BOUND if in_flight == max(session.size.in_flight) else Asked()
-            yield from compare(results, workload, "steps/s", STEPS, asked)
-    for text in missing:
-        yield Line(workload=f"{STEPS} steps", who=text)
+    lines: list[tuple[int, Line]] = []
+    for family in session.families:
+        with team(session, family) as playing:
+            for place, in_flight in enumerate(session.size.in_flight):
+                results = take_turns(session, playing.playing, playing.failures, "sequential", in_flight=in_flight)
+                asked = _asked(session, family, in_flight)
+                workload = f"{STEPS} steps, {in_flight:,} in flight"
+                lines += [(place, line) for line in compare(results, playing, workload, "steps/s", STEPS, asked)]
+            lines += [(place, line) for line in absent(workload, playing.missing)]
+    yield from (line for _, line in sorted(lines, key=lambda numbered: numbered[0]))
+
+
+def _asked(session: Session, family: str, in_flight: int) -> Asked:
+    many = in_flight == max(session.size.in_flight)
+    match family:
+        case "sqlite" if many:
+            return Asked(of_bound=0.3, of_peers=10, libraries=LIBRARIES)
+        case "postgresql" if many:
+            return Asked(of_bound=0.4, of_peers=10, libraries=LIBRARIES)
+        case "postgresql" if in_flight == 1:
+            return Asked(of_peers=2 if session.sync < FAST_SYNC else 1.3, libraries=LIBRARIES, best=True)
+        case "redis everysec" | "redis always" if many:
+            return Asked(of_bound=0.4)
+    return NOTHING

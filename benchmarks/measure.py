@@ -1,33 +1,24 @@
-"""Subjects as their parent sees them, taking turns, and the statistics of what they say."""
+"""Subjects taking turns, and the statistics of what they say."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-PEERS = Path(__file__).resolve().parent / "peers"
-
-Answer = dict[str, Any]
-
-
-class Failed(Exception):
-    """A subject could not do what it was told."""
+from benchmarks.peers import PEERS, peers
+from benchmarks.processes import Answer, Failed, Program, Subject, started
+from benchmarks.servers import Servers
+from benchmarks.stores import FAMILIES, STORES, StoreCase, bound, ours
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of the table. `met` is whether the figure is what was asked for, where something was."""
+    """A line of the table. `met` is whether the figure is what was asked for, where something was; `failed` is whether
+    there is none because something broke."""
 
     workload: str
     who: str
@@ -37,22 +28,28 @@ class Line:
     asked: str = ""
     met: bool | None = None
     others: float | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """How much is measured. `seconds` is about how long one subject's turn lasts, `patience` how long a turn may last
-    for its subject to take part in every round."""
+    for its subject to take part in every round, `limit` after how many seconds a subject that does not answer is given
+    up; what has an end of its own ends after a third of that."""
 
     rounds: int = 5
     seconds: float = 1.0
     patience: float = 3.0
+    limit: float = 180.0
     in_flight: tuple[int, ...] = (1, 10, 100)
     chain: int = 1000
     branches: tuple[int, ...] = (100, 1000)
-    growth: tuple[int, ...] = (50, 500)
+    growth: int = 10_000
     halted: int = 10_000
+    found: tuple[int, int] = (1_000, 100_000)
     starts: int = 15
+    probe: int = 10
+    times: int = 100
     peers: bool = True
 
 
@@ -63,137 +60,74 @@ SHORT = Size(
     in_flight=(1, 5),
     chain=20,
     branches=(10,),
-    growth=(10, 20),
+    growth=30,
     halted=20,
+    found=(60, 120),
     starts=1,
+    probe=1,
+    times=3,
     peers=False,
 )
 
 
 @dataclass(frozen=True)
 class Session:
-    """One call of the program: how much to measure, and where files may be made."""
+    """One call of the program: how much to measure, where files may be made, the servers, how many seconds a small
+    write takes to be safe on the disk, and what is measured."""
 
     size: Size
     folder: Path
+    servers: Servers
+    sync: float
+    families: Sequence[str] = FAMILIES
+
+    @property
+    def cases(self) -> list[StoreCase]:
+        return [case for case in STORES if case.family in self.families]
 
 
-class Subject:
-    """A process that is measured. `name` is what the table calls it."""
+@dataclass
+class Team:
+    """The subjects that are compared with each other. `reference` is ours on the durable store, `limit` the bound.
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
-        self.name = name
-        self.folder = folder
-        folder.mkdir(parents=True)
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(
-            [*command, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "log").open("w"),
-            cwd=ROOT,
-            env=environment,
-            text=True,
-        )
-        self._read()
+    `failures` says by name why a subject no longer takes part; `missing` are the peers that are not there, and why.
+    """
 
-    def ask(self, do: str, **arguments: Any) -> Answer:
-        """What it answers, with the share of the processors that others used meanwhile. Raises Failed."""
-        busy, own, begun = _busy(), time.process_time(), time.perf_counter()
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self.process.stdin.flush()
-        answer = self._read()
-        busy, own, wall = _busy() - busy, time.process_time() - own, time.perf_counter() - begun
-        share = (busy - own - answer["cpu"]) / wall / (os.cpu_count() or 1)
-        answer["others"] = min(1.0, max(0.0, share)) if wall > 0.2 else None  # the kernel counts in hundredths
-        return answer
-
-    def _read(self) -> Answer:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise Failed(f"{self.name} died: {(self.folder / 'log').read_text().strip() or 'it said nothing'}")
-        answer: Answer = json.loads(line)
-        if "error" in answer:
-            raise Failed(f"{self.name}: {answer['error'].strip()}")
-        return answer
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _busy() -> float:
-    """Seconds that all processors together have worked since the machine was started."""
-    with open("/proc/stat") as file:
-        user, nice, system, _idle, _waiting, *rest = (int(field) for field in file.readline().split()[1:9])
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    reference: str
+    limit: str
+    peers: list[str]
+    playing: list[Subject]
+    failures: dict[str, str]
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
-def subjects(session: Session, wanted: Iterable[tuple[str, Sequence[str]]]) -> Iterator[list[Subject]]:
-    """Starts a process for each (name, command) and ends them all. Raises Failed for one that cannot start."""
-    with ExitStack() as stack:
-        started: list[Subject] = []
-        for number, (name, command) in enumerate(wanted):
-            subject = Subject(name, command, session.folder / f"{number}")
-            stack.callback(subject.close)
-            started.append(subject)
-        yield started
-
-
-def ours(store: str) -> tuple[str, Sequence[str]]:
-    """The subject that is this library on the store of this name."""
-    return f"durable_flow, {store}", (sys.executable, "-m", "benchmarks.ours", store)
-
-
-def bound() -> tuple[str, Sequence[str]]:
-    """The subject that is the limit."""
-    return "bound model", (sys.executable, "-m", "benchmarks.bound")
-
-
-def peers(session: Session) -> tuple[list[tuple[str, Sequence[str]]], list[str]]:
-    """The subjects that are other libraries, and what to say of those that are not there."""
-    python = PEERS / ".venv" / "bin" / "python"
-    found: list[tuple[str, Sequence[str]]] = []
-    missing: list[str] = []
-    for script in sorted(PEERS.glob("*_sqlite.py")):
-        library = script.stem.removesuffix("_sqlite")
-        name = f"{library}, sqlite file"
-        if not session.size.peers:
-            missing.append(f"{name}: not in the short form")
-        elif not _has(python, library):
-            missing.append(f"{name}: not installed (benchmarks/peers/setup installs it)")
-        else:
-            found.append((name, (str(python), str(script))))
-    return found, missing
-
-
-def _has(python: Path, library: str) -> bool:
-    if not python.exists():
-        return False
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library!r}) is None)"
-    return subprocess.run([str(python), "-c", code], check=False).returncode == 0
+def team(session: Session, family: str, *, with_bound: bool = True, with_memory: bool = True) -> Iterator[Team]:
+    """All that are measured in a family: ours, the bound, the peers. They end with the block."""
+    cases = [case for case in STORES if case.family == family]
+    (durable,) = (case for case in cases if case.durable)
+    mine = [ours(case, session.servers) for case in cases if case.durable or with_memory]
+    limit = bound(durable, session.servers)
+    others: list[Program] = []
+    missing = {peer.name: "left out" for peer in PEERS if peer.family == family}
+    if session.size.peers:
+        others, missing = peers(family, session.servers)
+    programs = [*mine, *([limit] if with_bound else []), *others]
+    with started(programs, session.folder / family.replace(" ", "-")) as (playing, failures):
+        reference = ours(durable, session.servers).name
+        yield Team(reference, limit.name, [program.name for program in others], playing, failures, missing)
 
 
 class Results:
-    """What every subject answered, round by round; None where it did not take part."""
+    """What every subject answered, round by round; None where it did not take part. `failures`: why by name."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], failures: dict[str, str]) -> None:
         self.answers: dict[str, list[Answer | None]] = {name: [] for name in names}
-        self.failures: dict[str, str] = {}
+        self.failures = dict(failures)
 
     def values(self, name: str, key: str) -> list[float]:
-        return [answer[key] for answer in self.answers[name] if answer is not None and answer.get(key) is not None]
+        answers = self.answers.get(name, [])
+        return [answer[key] for answer in answers if answer is not None and answer.get(key) is not None]
 
     def median(self, name: str, key: str) -> float:
         return statistics.median(self.values(name, key))
@@ -204,98 +138,87 @@ class Results:
 
     def ratio(self, one: str, other: str, key: str) -> float | None:
         """The median of one / other over the rounds in which both took part; None if there is none."""
-        pairs = zip(self.answers[one], self.answers[other], strict=True)
+        pairs = zip(self.answers.get(one, []), self.answers.get(other, []), strict=False)
         ratios = [a[key] / b[key] for a, b in pairs if a is not None and b is not None]
         return statistics.median(ratios) if ratios else None
 
 
-def take_turns(session: Session, taking_part: Sequence[Subject], do: str, **arguments: Any) -> Results:
-    """Tells the subjects the same, one after the other, round by round, each round beginning with another one.
+def take_turns(
+    session: Session,
+    playing: list[Subject],
+    failures: dict[str, str],
+    do: str,
+    *,
+    rounds: int | None = None,
+    warm_up: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Results:
+    """Tells the subjects the same, one after the other, round by round (at most `rounds`), each round beginning with
+    another one. Before that each does it twice to warm up, once where that is slow; or once, as `warm_up` says.
 
     With `in_flight` among the arguments, `total` is found for each subject so that its turn lasts long enough to mean
-    something. One whose turn is long takes part in the first, the middle and the last round only.
+    something. One whose turn is long takes part in the first, the middle and the last round only. One that fails is
+    taken out of `playing`, and `failures` says why.
     """
     size = session.size
-    results = Results(subject.name for subject in taking_part)
-    playing: dict[str, tuple[Subject, dict[str, Any], frozenset[int]]] = {}
-    for subject in taking_part:
+    count = min(rounds or size.rounds, size.rounds)
+    results = Results((subject.name for subject in playing), failures)
+    plan: dict[str, tuple[Subject, dict[str, Any], frozenset[int]]] = {}
+
+    def fails(subject: Subject, failure: Failed) -> None:
+        results.failures[subject.name] = failures[subject.name] = str(failure)
+        playing.remove(subject)
+
+    for subject in list(playing):
         told = dict(arguments)
         try:
-            first = _warm_up(subject, size, do, told)
+            if warm_up is None:
+                first = _warm_up(subject, size, do, told)
+            else:
+                first = subject.ask(do, within=size.limit, **arguments | warm_up)["wall"]
         except Failed as failure:
-            results.failures[subject.name] = str(failure)
+            fails(subject, failure)
             continue
-        slow = first > size.patience
-        some = frozenset({0, size.rounds // 2, size.rounds - 1})
-        playing[subject.name] = subject, told, some if slow else frozenset(range(size.rounds))
-    for number in range(size.rounds):
-        names = list(playing)
+        some = frozenset({0, count // 2, count - 1})
+        plan[subject.name] = subject, told, some if first > size.patience else frozenset(range(count))
+    for number in range(count):
+        names = list(plan)
         turn = number % max(1, len(names))
         for name in names[turn:] + names[:turn]:
-            subject, told, rounds = playing[name]
-            results.answers[name].append(subject.ask(do, **told) if number in rounds else None)
-    for name in results.failures:
-        results.answers[name] = [None] * size.rounds
+            subject, told, its_rounds = plan[name]
+            try:
+                answer = subject.ask(do, within=size.limit, **told) if number in its_rounds else None
+            except Failed as failure:
+                fails(subject, failure)
+                del plan[name]
+            else:
+                results.answers[name].append(answer)
     return results
 
 
 def _warm_up(subject: Subject, size: Size, do: str, told: dict[str, Any]) -> float:
     """How many seconds a turn will last. Adds `total` to what the subject is told, if it is told `in_flight`."""
     if "in_flight" not in told:
-        subject.ask(do, **told)
-        return float(subject.ask(do, **told)["wall"])
+        first = float(subject.ask(do, within=size.limit, **told)["wall"])
+        return first if first > size.patience else float(subject.ask(do, within=size.limit, **told)["wall"])
     in_flight = told["in_flight"]
-    probe = max(10, in_flight) if size.peers else in_flight
-    subject.ask(do, **told, total=probe)
-    rate = subject.ask(do, **told, total=probe)["per_second"]
-    told["total"] = max(2 * in_flight, int(rate * size.seconds))
+    probe = max(size.probe, in_flight)
+    answer = subject.ask(do, within=size.limit, **told, total=probe)
+    if answer["wall"] < size.patience:
+        answer = subject.ask(do, within=size.limit, **told, total=probe)
+    rate = answer["per_second"]
+    told["total"] = max(in_flight, int(rate * size.seconds))
     return float(told["total"] / rate)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is asked of ours on a durable store: the share of the limit, and how many times the rate of each peer."""
-
-    of_bound: float | None = None
-    of_peers: float | None = None
-
-
-def compare(results: Results, workload: str, unit: str, scale: int, asked: Asked) -> Iterator[Line]:
-    """A line for each subject: its rate (`scale` times what it said), and how ours on a durable store stands to it."""
-    limit, reference = bound()[0], _reference()
-    for name in results.answers:
-        if name in results.failures:
-            yield Line(workload=workload, who=name, figure="failed", details=results.failures[name].splitlines()[-1])
-            continue
-        rate = results.median(name, "per_second")
-        details = ""
-        if results.values(name, "p50"):
-            p50, p99 = results.median(name, "p50") * 1000, results.median(name, "p99") * 1000
-            details = f"{rate:,.0f} workflows/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms"
-        compared, wanted, met = "", "", None
-        if name == reference and (share := results.ratio(name, limit, "per_second")) is not None:
-            compared = f"{share:.0%} of the bound"
-            if asked.of_bound is not None:
-                wanted, met = f"≥ {asked.of_bound:.0%}", share >= asked.of_bound
-        elif name not in (limit, reference) and not name.startswith(ours("")[0]):
-            times = results.ratio(reference, name, "per_second")
-            compared = "" if times is None else f"ours is {times:,.0f} × as fast"
-            if asked.of_peers is not None and times is not None:
-                wanted, met = f"≥ {asked.of_peers:g} ×", times >= asked.of_peers
-        yield Line(
-            workload=workload,
-            who=name,
-            figure=f"{rate * scale:,.0f} {unit}",
-            details=details,
-            compared=compared,
-            asked=wanted,
-            met=met,
-            others=results.others(name),
-        )
+def failed(workload: str, failures: dict[str, str]) -> Iterator[Line]:
+    """A line for each subject that broke, with the end of what it said."""
+    for name, failure in failures.items():
+        last = failure.splitlines()[-1]
+        yield Line(workload=workload, who=name, figure="failed", details=last[:160], failed=True)
 
 
-def _reference() -> str:
-    """The subject of ours that is compared: on the first durable store."""
-    from benchmarks.stores import STORES
-
-    return ours(next(case.name for case in STORES if case.durable))[0]
+def absent(workload: str, missing: Mapping[str, str]) -> Iterator[Line]:
+    """A line for each peer that is not there."""
+    for name, reason in missing.items():
+        yield Line(workload=workload, who=name, figure="not measured", details=reason)

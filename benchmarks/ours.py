@@ -1,10 +1,9 @@
-"""The subject that is durable_flow. Usage: `python -m benchmarks.ours <store> <folder>`."""
+"""The subject that is durable_flow. Usage: `python -m benchmarks.ours <url> <folder>`; `-` is no store at all."""
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,19 +13,49 @@ from typing import Any
 
 import durable_flow as df
 from benchmarks import workloads
-from benchmarks.stores import NONE, STORES, StoreCase
-from benchmarks.subject import Handlers, bytes_written, drive, resident_bytes, serve
-from durable_flow import Runner, Runtime
+from benchmarks.null import NullStore
+from benchmarks.rows import KINDS, creation
+from benchmarks.subject import Handlers, clock, drive, resident_bytes, serve
+from benchmarks.written import Meter, open_meter
+from durable_flow import Runner, Runtime, Store
+
+TENTH = 10
+
+TOGETHER = 500
+"""How many commits are made at once where only their result counts."""
+
+
+class Growing:
+    """A service that adds a kilobyte, and notes when it was called; at the ends of the first and of the last tenth, how
+    much the store had written by then."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.begin(1)
+
+    def begin(self, steps: int) -> None:
+        self.some = max(1, steps // TENTH)
+        self.stamps: list[float] = []
+        self.written: dict[int, int] = {}
+        self._read_at = {0, self.some, steps - 1 - self.some, steps - 1}
+
+    async def kilobyte(self) -> str:
+        number = len(self.stamps)
+        if number in self._read_at:
+            self.written[number] = await self._meter.read()
+        self.stamps.append(time.perf_counter())
+        return await workloads.kilobyte()
 
 
 class Ours:
     """What can be asked of it: every public method."""
 
-    def __init__(self, runtime: Runtime, stamps: list[float]) -> None:
+    def __init__(self, runtime: Runtime, growing: Growing) -> None:
         self._runtime = runtime
-        self._stamps = stamps
+        self._growing = growing
         self._runners: dict[str, Runner] = {}
-        self._halted = 0
+        self._halted = range(0)
+        self._rows = 0
 
     def _runner(self, document: dict[str, Any]) -> Runner:
         known = self._runners.get(document["id"])
@@ -59,65 +88,94 @@ class Ours:
     async def fan_out(self, branches: int) -> dict[str, Any]:
         """One workflow with many branches."""
         runner = self._runner(workloads.fan_out(branches))
-        begun = time.perf_counter()
-        (await runner.run()).raise_for_status()
-        seconds = time.perf_counter() - begun
-        return {"seconds": seconds, "per_second": branches / seconds}
+
+        async def run() -> None:
+            (await runner.run()).raise_for_status()
+
+        return await clock(run(), branches)
 
     async def growth(self, steps: int) -> dict[str, Any]:
-        """What the first and the last tenth of the steps took, each, and the bytes written by all of them."""
+        """What a step of the first and of the last tenth took, in time and in bytes written."""
         runner = self._runner(workloads.growth(steps))
-        self._stamps.clear()
-        before = bytes_written()
+        growing = self._growing
+        growing.begin(steps)
         (await runner.run()).raise_for_status()
-        written = bytes_written() - before
-        took = [(after - before) * 1e6 for before, after in pairwise(self._stamps)]
-        some = max(5, steps // 10)
-        first, last = statistics.median(took[:some]), statistics.median(took[-some:])
-        return {"first": first, "last": last, "ratio": last / first, "written": written / steps}
+        took = [(after - before) * 1e6 for before, after in pairwise(growing.stamps)]
+        first, last = statistics.median(took[: growing.some]), statistics.median(took[-growing.some :])
+        marks = [growing.written[number] for number in sorted(growing.written)]
+        first_bytes = (marks[1] - marks[0]) / growing.some
+        last_bytes = (marks[-1] - marks[-2]) / growing.some
+        return {
+            "first": first,
+            "last": last,
+            "ratio": last / first,
+            "first_bytes": first_bytes,
+            "last_bytes": last_bytes,
+            "bytes_ratio": last_bytes / first_bytes if first_bytes else None,
+        }
 
-    async def halt(self, total: int) -> dict[str, Any]:
+    async def halt(self, total: int, at_most: float) -> dict[str, Any]:
         """Executions that wait for an approval: how fast they are made, and the memory each of them takes."""
         runner = self._runner(workloads.approval())
+        first = self._halted.stop
 
         async def one(number: int) -> None:
-            assert (await runner.run(execution_id=f"halted-{self._halted + number}")).halted
+            assert (await runner.run(execution_id=f"halted-{first + number}")).halted
 
-        gc.collect()
         before = resident_bytes()
-        done = await drive(one, total=total, in_flight=100)
-        self._halted += total
-        gc.collect()
-        return done | {"bytes": (resident_bytes() - before) / total}
+        done = await drive(one, total=total, in_flight=100, at_most=at_most)
+        self._halted = range(first, first + done["done"])
+        return done | {"bytes": (resident_bytes() - before) / done["done"]}
 
-    async def resume(self, total: int) -> dict[str, Any]:
+    async def resume(self, at_most: float) -> dict[str, Any]:
         """The answers to the executions that were made last."""
         runner = self._runner(workloads.approval())
-        first = self._halted - total
 
         async def one(number: int) -> None:
-            assert (await runner.resume(f"halted-{first + number}", approved=True)).completed
+            assert (await runner.resume(f"halted-{self._halted[number]}", approved=True)).completed
 
-        return await drive(one, total=total, in_flight=100)
+        return await drive(one, total=len(self._halted), in_flight=100, at_most=at_most)
+
+    async def fill(self, total: int, needles: int) -> dict[str, Any]:
+        """More executions that are over, `needles` of them, evenly spread, of the rare kind."""
+        store = self._runtime.store
+        numbers = range(self._rows, self._rows + total)
+        rare = set(numbers[:: total // needles][:needles]) if needles else set()
+        self._rows += total
+
+        async def all_of_them() -> None:
+            for start in range(0, total, TOGETHER):
+                some = numbers[start : start + TOGETHER]
+                await asyncio.gather(*(store.commit(creation(number, needle=number in rare)) for number in some))
+
+        return await clock(all_of_them(), total)
+
+    async def find(self, kind: str, times: int) -> dict[str, Any]:
+        """Milliseconds that a page takes."""
+        wanted = KINDS[kind]
+        took = []
+        for _ in range(times):
+            begun = time.perf_counter()
+            page = await self._runtime.store.find(**wanted, limit=50)
+            took.append((time.perf_counter() - begun) * 1000)
+            assert page
+            assert all(execution.status == wanted["status"] for execution in page)
+        return {"ms": statistics.median(took), "found": len(page)}
 
 
 @asynccontextmanager
-async def open_ours(case: StoreCase, folder: Path) -> AsyncIterator[Handlers]:
-    stamps: list[float] = []
-
-    async def kilobyte() -> str:
-        stamps.append(time.perf_counter())
-        return await workloads.kilobyte()
-
-    services = {"work": {"noop": workloads.noop, "echo": workloads.echo, "kilobyte": kilobyte}}
+async def open_ours(url: str, folder: Path) -> AsyncIterator[Handlers]:
     async with AsyncExitStack() as stack:
-        store = case.open(folder)
-        if not isinstance(store, str):
-            await stack.enter_async_context(store)
-        ours = Ours(await stack.enter_async_context(Runtime(store, services=services)), stamps)
+        meter = await open_meter(url)
+        stack.push_async_callback(meter.close)
+        growing = Growing(meter)
+        services = {"work": {"noop": workloads.noop, "echo": workloads.echo, "kilobyte": growing.kilobyte}}
+        store: str | Store = url
+        if url == "-":
+            store = await stack.enter_async_context(NullStore())
+        ours = Ours(await stack.enter_async_context(Runtime(store, services=services)), growing)
         yield {name: getattr(ours, name) for name in dir(ours) if not name.startswith("_")}
 
 
 if __name__ == "__main__":
-    (asked,) = (case for case in [NONE, *STORES] if case.name == sys.argv[1])
-    serve(lambda folder: open_ours(asked, folder), sys.argv[2])
+    serve(open_ours)

@@ -4,6 +4,7 @@ Only the standard library is imported here, because peers run it in their own en
 """
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -18,27 +19,45 @@ Handler = Callable[..., Awaitable[dict[str, Any]]]
 Handlers = Mapping[str, Handler]
 
 
-async def drive(one: Callable[[int], Awaitable[object]], *, total: int, in_flight: int) -> dict[str, Any]:
-    """Awaits `one(i)` for every i below `total`, `in_flight` of them at a time."""
+async def drive(
+    one: Callable[[int], Awaitable[object]], *, total: int, in_flight: int, at_most: float | None = None
+) -> dict[str, Any]:
+    """Awaits `one(i)` for every i below `total`, `in_flight` of them at a time; begins none after `at_most` seconds.
+
+    `done` is how many it were.
+    """
     numbers = iter(range(total))
     latencies: list[float] = []
+    begun = time.perf_counter()
+    last = float("inf") if at_most is None else begun + at_most
 
     async def caller() -> None:
         for number in numbers:
             start = time.perf_counter()
             await one(number)
-            latencies.append(time.perf_counter() - start)
+            end = time.perf_counter()
+            latencies.append(end - start)
+            if end > last:
+                return
 
-    begun = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(min(in_flight, total))))
     seconds = time.perf_counter() - begun
     latencies.sort()
     return {
+        "done": len(latencies),
         "seconds": seconds,
-        "per_second": total / seconds,
+        "per_second": len(latencies) / seconds,
         "p50": latencies[len(latencies) // 2],
         "p99": latencies[min(len(latencies) - 1, len(latencies) * 99 // 100)],
     }
+
+
+async def clock(work: Awaitable[object], count: int) -> dict[str, Any]:
+    """How long one piece of work takes that is `count` things at once."""
+    begun = time.perf_counter()
+    await work
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "per_second": count / seconds}
 
 
 def bytes_written() -> int:
@@ -49,13 +68,17 @@ def bytes_written() -> int:
     raise RuntimeError("there is no count of written bytes on this system")
 
 
-def resident_bytes() -> int:
-    """The memory of this process that is not swapped out."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | str = "self") -> int:
+    """The memory of a process that is not swapped out, after what is not needed was let go."""
+    if process == "self":
+        gc.collect()
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def serve(subject: Callable[[Path], AbstractAsyncContextManager[Handlers]], folder: str) -> None:
-    """Does what it is told until its input ends. `subject` gets an empty folder and gives what it can do, by name."""
+def serve(subject: Callable[[str, Path], AbstractAsyncContextManager[Handlers]]) -> None:
+    """Does what it is told until its input ends. `subject` gets where to keep its data and an empty folder, and gives
+    what it can do, by name."""
+    *_, place, folder = sys.argv
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
 
@@ -63,7 +86,7 @@ def serve(subject: Callable[[Path], AbstractAsyncContextManager[Handlers]], fold
         print(json.dumps(said), file=answers, flush=True)
 
     async def main() -> None:
-        async with subject(Path(folder)) as handlers:
+        async with subject(place, Path(folder)) as handlers:
             answer(ready=True)
             while line := await asyncio.to_thread(sys.stdin.readline):
                 request: dict[str, Any] = json.loads(line)

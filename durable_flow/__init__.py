@@ -16,6 +16,7 @@
 """
 
 from durable_flow.clock import Clock, SystemClock
+from durable_flow.codec import AesGcm, Codec
 from durable_flow.definition.graph import mermaid
 from durable_flow.definition.json_schema import language_schema
 from durable_flow.definition.loading import load, parse
@@ -83,10 +84,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Action",
+    "AesGcm",
     "Body",
     "BodyDef",
     "ChildEnd",
     "Clock",
+    "Codec",
     "Condition",
     "ConfigError",
     "ConflictError",

@@ -682,46 +682,43 @@ class Engine:
         """Turns an outcome into a transition and applies it."""
         if type(outcome) is Done:
             seq = run.seq + 1
-            record = live.record
             merged: list[tuple[str, int]] = []
             for key in outcome.merge:
                 merged += visit.take_over(run.body_of(visit.frame_path(key)))
-            values, seqs = live.values, live.seqs
-            has_output = outcome.output is not KEEP
-            dropped = (visit.path,) if run.has_bodies(visit.path) else ()
+            output, changes = outcome.output, outcome.changes
             for name in outcome.same:
-                values[name] = outcome.output
-                seqs[name] = seq
-            if outcome.changes:
-                for name, value in outcome.changes.items():
-                    values[name] = value
-                    seqs[name] = seq
-            if has_output:
-                live.output = outcome.output
-            run.emit(
-                machine.completed(
-                    record,
-                    step,
-                    live.body,
-                    seq=seq,
-                    path=visit.path,
-                    now=self.clock.now(),
-                    target=outcome.next if outcome.next is not None else step.follow,
-                    has_output=has_output,
-                    output=outcome.output if has_output else None,
-                    same=outcome.same,
-                    changes=outcome.changes,
-                    merged=merged,
-                    metadata=outcome.metadata or metadata,
-                    ms=ms,
-                    shown=visit.shown,
-                    actor=actor,
-                    action=action,
-                    dropped=dropped,
-                    consumed=consumed,
-                    messages=self._farewell(run, (visit.path,), "not_needed") if dropped else (),
-                )
+                live.values[name] = output
+                live.seqs[name] = seq
+            if changes:
+                live.values.update(changes)
+                live.seqs.update(dict.fromkeys(changes, seq))
+            if output is not KEEP:
+                live.output = output
+            transition = machine.completed(
+                live.record,
+                step,
+                live.body,
+                seq=seq,
+                path=visit.path,
+                now=self.clock.now(),
+                target=outcome.next if outcome.next is not None else step.follow,
+                output=output,
+                same=outcome.same,
+                changes=changes,
+                merged=merged,
+                metadata=outcome.metadata or metadata,
+                ms=ms,
+                shown=visit.shown,
+                actor=actor,
+                action=action,
             )
+            if consumed:
+                transition = replace(transition, consumed=consumed)
+            if run.has_bodies(visit.path):
+                transition = replace(
+                    transition, dropped=(visit.path,), messages=self._farewell(run, (visit.path,), "not_needed")
+                )
+            run.emit(transition)
         elif type(outcome) is Suspend:
             wait = outcome.wait
             if live.record.wait is not None and live.record.wait.wait_id == wait.wait_id:
@@ -1663,10 +1660,10 @@ def _unrepeatable(error: BaseException) -> bool:
 
 def _wake_at(run: Run) -> float | None:
     """When time alone makes something happen in this execution."""
-    times = [wait.deadline.timestamp() for wait in run.waiting.values() if wait.deadline is not None]
+    times = list(run.delayed.values())
+    times += [wait.deadline.timestamp() for wait in run.waiting.values() if wait.deadline is not None]
     if run.info.deadline is not None:
         times.append(run.info.deadline)
-    times += [live.record.due for live in run.lives.values() if live.record.due is not None]
     return min(times) if times and not run.status.over else None
 
 

@@ -150,6 +150,7 @@ class Run:
         self.loose_mail: list[tuple[int, Message]] = []
         self.waiting: dict[str, AnyWait] = {}
         self.signals: dict[str, list[tuple[str, Any]]] = {}
+        self.delayed: dict[str, float] = {}
         self._bodies: dict[str, dict[str, None]] = {}
         self._steps: dict[str, dict[str, None]] = {}
         # not yet committed
@@ -189,6 +190,8 @@ class Run:
         for record in (run.root.record, *run.frames.values()):
             if record.wait is not None:
                 waiting[record.wait.wait_id] = record
+            if record.due is not None:
+                run.delayed[record.path] = record.due
             run._note_child(record)
         for blob in row.waits:  # in the order in which they were opened
             wait = decode_wait(blob, execution_id=row.id)
@@ -297,6 +300,10 @@ class Run:
             self._frames[path] = frame
         if frame.wait is not (known := self.waiting.get(path)):
             self._wait(path, known, frame.wait, needed)
+        if frame.due is not None:
+            self.delayed[path] = frame.due
+        elif path in self.delayed:
+            del self.delayed[path]
         live = self.lives.get(path)
         if live is not None:
             if live.record.memo is not None and frame.memo is None:
@@ -339,7 +346,7 @@ class Run:
         self.kept.pop(kept, None)
         self.stored_sets.pop(kept, None)
         for path in self._bodies.pop(step_path, ()):
-            for mapping in (self.frames, self._frames, self.lives, self.stored_sets):
+            for mapping in (self.frames, self._frames, self.lives, self.stored_sets, self.delayed):
                 mapping.pop(path, None)
             if path in self.waiting:
                 self._close(path)
@@ -386,8 +393,10 @@ class Run:
 
     def has_bodies(self, step_path: str) -> bool:
         """Whether a step has frames or kept values that must go when it ends."""
-        return (
-            step_path in self._bodies or kept_path(step_path) in self.kept or kept_path(step_path) in self.stored_sets
+        if step_path in self._bodies:
+            return True
+        return bool(self.kept or self.stored_sets) and (
+            kept_path(step_path) in self.kept or kept_path(step_path) in self.stored_sets
         )
 
     def body_of(self, path: str) -> LiveFrame:
@@ -410,9 +419,9 @@ class Run:
     def batch(self, *, nonce: str, release: bool, wake_at: float | None) -> Commit:
         """Everything buffered as one commit; the buffer is empty afterwards, and shares nothing with the commit: that
         may be written by another thread while the next one is filled."""
-        info: str | None = None
-        if self._info_changed:
-            info = encode(self.info)
+        at = self.root.record.at
+        # Most commits have nothing but a header and entries. (From 16 keywords on Python puts them into a dict first,
+        # which takes four times as long: what is rare is added below.)
         commit = Commit(
             execution_id=self.id,
             owner=self.owner,
@@ -420,54 +429,58 @@ class Run:
             version=self.version,
             nonce=nonce,
             seq=self.seq,
-            status=self.status.value,
-            current_step=self.root.record.at if self.root.record.at in self.root.body.by_id else None,
+            status=str(self.status),
+            current_step=at if at in self.root.body.by_id else None,
             updated_at=self.updated_at,
             finished_at=self.finished_at,
             wake_at=wake_at,
             root=encode(self.root.record),
-            info=info,
+            info=encode(self.info) if self._info_changed else None,
             result_seq=self.result_seq,
             entries=self._entries,
-            frames=[
-                (path, None if frame is None else frame.out, None if frame is None else encode(frame))
-                for path, frame in self._frames.items()
-            ]
-            if self._frames
-            else (),
-            sets=[(path, name, seq) for (path, name), seq in self._sets.items()] if self._sets else (),
-            dropped=tuple(self._dropped),
-            opened=[
-                (wait_id, seq, needed, wait.deadline.timestamp() if wait.deadline else None, encode(wait))
-                for wait_id, (seq, needed, wait) in self._opened.items()
-            ]
-            if self._opened
-            else (),
-            rewritten=[(wait_id, encode(wait)) for wait_id, wait in self._rewritten.items()] if self._rewritten else (),
-            closed=tuple(self._closed),
-            consumed=tuple(number for number in self._consumed if number != CLOCK),
-            messages=[(message, encode(message)) for message in self._messages] if self._messages else (),
-            release=release,
-            lease_ttl=self.lease_ttl if self.new is not None else None,
-            new=self.new,
         )
         self.inflight_records = self._records
         self._records, self._entries = [], []
+        self._info_changed = False
+        more = self._take_more()
+        if release:
+            more["release"] = True
+        if self.new is not None:
+            more |= {"new": self.new, "lease_ttl": self.lease_ttl}
+            self.new = None
+        return replace(commit, **more) if more else commit
+
+    def _take_more(self) -> dict[str, Any]:
+        """What few commits have, taken out of the buffer."""
+        more: dict[str, Any] = {}
         if self._frames:
+            more["frames"] = [
+                (path, None, None) if frame is None else (path, frame.out, encode(frame))
+                for path, frame in self._frames.items()
+            ]
             self._frames = {}
         if self._sets:
+            more["sets"] = [(path, name, seq) for (path, name), seq in self._sets.items()]
             self._sets = {}
         if self._dropped:
-            self._dropped = []
+            more["dropped"], self._dropped = self._dropped, []
+        if self._opened:
+            more["opened"] = [
+                (wait_id, seq, needed, wait.deadline.timestamp() if wait.deadline else None, encode(wait))
+                for wait_id, (seq, needed, wait) in self._opened.items()
+            ]
+            self._opened = {}
+        if self._rewritten:
+            more["rewritten"] = [(wait_id, encode(wait)) for wait_id, wait in self._rewritten.items()]
+            self._rewritten = {}
+        if self._closed:
+            more["closed"], self._closed = tuple(self._closed), {}
         if self._consumed:
+            more["consumed"] = tuple(number for number in self._consumed if number != CLOCK)
             self._consumed = []
-        if self._opened or self._closed or self._rewritten:
-            self._opened, self._closed, self._rewritten = {}, {}, {}
         if self._messages:
-            self._messages = []
-        self._info_changed = False
-        self.new = None
-        return commit
+            more["messages"], self._messages = [(message, encode(message)) for message in self._messages], []
+        return more
 
     def kept_value(self, path: str, name: str) -> Any:
         """A value that a step keeps between commits."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from durable_flow.limits import Limits
@@ -42,8 +43,7 @@ def completed(
     path: str,
     now: float,
     target: str | None,
-    has_output: bool,
-    output: Any = None,
+    output: Any = UNSET,
     same: tuple[str, ...] = (),
     changes: dict[str, Any] | None = None,
     merged: Sequence[tuple[str, int]] = (),
@@ -52,17 +52,13 @@ def completed(
     shown: Any = None,
     actor: str | None = None,
     action: Action = Action.COMPLETED,
-    dropped: tuple[str, ...] = (),
-    consumed: tuple[int, ...] = (),
-    messages: tuple[Message, ...] = (),
 ) -> Transition:
-    """A step completed (or an answer to its wait made it so) and the frame goes on to `target`."""
-    after = moved(frame, step, body, target, seq if has_output else frame.out)
+    """A step completed (or an answer to its wait made it so) and the frame goes on to `target`. Without an `output` the
+    frame keeps the one it has."""
+    # This happens at every step. From 16 keywords on (a positional argument is half of one) Python makes a call with a
+    # dict, which takes four times as long: hence what is added below, and no more parameters above.
     owner = frame.path
-    sets = [(owner, name, source) for name, source in merged]
-    sets += [(owner, name, seq) for name in same]
-    if changes:
-        sets += [(owner, name, seq) for name in changes]
+    has_output = output is not UNSET
     record = Record(
         action=action,
         time=now,
@@ -77,18 +73,19 @@ def completed(
         at=target,
         same=same,
         changes=changes,
-        merged=dict(merged) if merged else None,
         actor=actor,
         metadata=metadata,
     )
-    return Transition(
-        record=record,
-        frame=after,
-        sets=tuple(sets),
-        dropped=dropped,
-        consumed=consumed,
-        messages=messages,
-    )
+    sets: list[tuple[str, str, int]] = []
+    if merged:
+        record = replace(record, merged=dict(merged))
+        sets += [(owner, name, source) for name, source in merged]
+    if same:
+        sets += [(owner, name, seq) for name in same]
+    if changes:
+        sets += [(owner, name, seq) for name in changes]
+    after = moved(frame, step, body, target, seq if has_output else frame.out)
+    return Transition(record=record, frame=after, sets=tuple(sets))
 
 
 def remembered(

@@ -14,12 +14,14 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from durable_flow.clock import Clock, SystemClock
+from durable_flow.codec import Codec
 from durable_flow.definition.loading import load
 from durable_flow.definition.parser import parse_plain
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.limits import Limits
+from durable_flow.model.codec import decode_value
 from durable_flow.model.execution import EVENT_TYPES, Event
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
@@ -28,6 +30,7 @@ from durable_flow.services import Services
 from durable_flow.steps.base import StepType
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Store
+from durable_flow.stores.sealed import SealedStore
 
 Service = TypeVar("Service")
 
@@ -47,6 +50,7 @@ class Runtime:
     `store` is a URL (`sqlite:///flows.db`) or a store; `workflows` mixes paths of files and folders, mappings and
     WorkflowDefs; `services` maps names to objects, classes, modules or mappings of callables; `service_resolver` is
     asked for a name that is not among them. `secrets` is a mapping, or a (plain or async) function of the name.
+    `codec` encrypts user data in the store (`AesGcm`); read it through `runtime.store` then, which has the codec.
     `lease_ttl` are seconds: how long after the death of this process others may take its executions over.
     `grace` is how long leaving the runtime lets running steps go on.
 
@@ -72,6 +76,7 @@ class Runtime:
         service_resolver: Callable[[str], Any] | None = None,
         secrets: Mapping[str, Any] | Callable[[str], Any] | None = None,
         extensions: Iterable[Extension] | None = None,
+        codec: Codec | None = None,
         limits: Limits | None = None,
         lease_ttl: float = 30.0,
         max_recoveries: int = 10,
@@ -89,6 +94,8 @@ class Runtime:
             raise ConfigError(f"store must be a URL such as sqlite:///flows.db, or an open store, not {store!r:.100}")
         self._owns_store = isinstance(store, str)
         self.store: Store = open_store(store) if isinstance(store, str) else store
+        if codec is not None:
+            self.store = SealedStore(self.store, codec)
         self._limits = limits or Limits()
         self._extensions = tuple(extensions or ())
         self.grace = grace
@@ -243,10 +250,8 @@ class Runtime:
             blob = await self.engine.store.definition(definition_hash)
             if blob is None:
                 raise CorruptState(execution_id, f"its definition {definition_hash[:12]}… is not in the store")
-            try:
-                document = msgspec.json.decode(blob)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise CorruptState(execution_id, f"its definition {definition_hash[:12]}…: {error}") from error
+            what = f"its definition {definition_hash[:12]}…"
+            document = decode_value(blob, execution_id=execution_id, what=what)
             known = parse_plain(document, limits=self._limits, extensions=self._extensions)
             self._pinned[definition_hash] = known
         return known

@@ -10,11 +10,13 @@ import msgspec
 from click.core import ParameterSource
 
 import durable_flow as df
+from durable_flow.cli._codec import NOTED
 
 APPROVAL = "approval"
 
 CARRIED = {
     "store": "--store",
+    "codec": "--codec",
     "services": "--services",
     "workflows": "--workflows",
     "secrets": "--secret",
@@ -38,9 +40,9 @@ class Hints(msgspec.Struct, frozen=True):
         for name, option in CARRIED.items():
             if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
                 continue
-            value = context.params[name]
+            value = context.meta[NOTED] if name == "codec" else context.params[name]
             for one in (value,) if isinstance(value, str) else value:
-                (store if name == "store" else host).extend([option, str(one)])
+                (store if name in ("store", "codec") else host).extend([option, str(one)])
         return cls(context.find_root().command_path, tuple(store), tuple(host))
 
     def look(self, command: str, *arguments: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._codec import codec_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._options import definition_files, store_option
@@ -100,10 +101,10 @@ def host_options(function: Function) -> Function:
 
 
 @contextlib.asynccontextmanager
-async def existing_store(url: str) -> AsyncIterator[df.Store]:
+async def existing_store(url: str, *, codec: df.Codec | None = None) -> AsyncIterator[df.Store]:
     """The open store, for commands that need one that is there. Raises Mistake instead of creating it."""
     require_store(url)
-    async with df.open_store(url) as store:
+    async with df.open_store(url, codec=codec) as store:
         yield store
 
 
@@ -119,9 +120,12 @@ def require_store(url: str) -> None:
 
 def read(url: str, work: Callable[[df.Store], Awaitable[int]]) -> int:
     """Runs `work` with a store that must be there."""
+    require_store(url)
+    with contextlib.redirect_stdout(sys.stderr):
+        codec = codec_here()
 
     async def main() -> int:
-        async with existing_store(url) as store:
+        async with existing_store(url, codec=codec) as store:
             return await work(store)
 
     return asyncio.run(main())
@@ -172,6 +176,7 @@ class _Drive:
         self.runs_steps = runs_steps
         self.success = success
         self.hints = Hints.here()
+        self.codec: df.Codec | None = None
         self.terminated = False
         self.orphans: list[str] = []
 
@@ -182,6 +187,7 @@ class _Drive:
         begun = clock.monotonic()
         try:
             with contextlib.redirect_stdout(sys.stderr):
+                self.codec = codec_here()
                 services = load_services(self.host.services)
                 definitions = definition_files(self.host.workflows)
                 secrets = dict(_secrets(self.host.secrets))
@@ -194,7 +200,9 @@ class _Drive:
     async def _main(
         self, services: Mapping[str, Any], definitions: list[Path], secrets: Mapping[str, str]
     ) -> tuple[df.ExecutionResult, str, list[_render.Asked]]:
-        runtime = df.Runtime(self.host.store, workflows=definitions, services=services, secrets=secrets)
+        runtime = df.Runtime(
+            self.host.store, workflows=definitions, services=services, secrets=secrets, codec=self.codec
+        )
         progress = _render.progress(quiet=self.host.quiet or self.as_json)
         watch = Watch(progress, self.execution_id)
         try:
@@ -313,7 +321,7 @@ class _Drive:
 
     async def _standing(self, execution_id: str) -> tuple[str, str | None]:
         """Where an interrupted execution stands, and the command that makes it go on."""
-        async with df.open_store(self.host.store) as store:
+        async with df.open_store(self.host.store, codec=self.codec) as store:
             one = await store.load(execution_id)
         if one is None:
             return "nothing was started", None

@@ -91,6 +91,8 @@ def _hint(error: df.DurableFlowError, context: click.Context) -> str | None:
             return "nothing was changed; say who you are with --by"
         case df.StoreUnavailable():
             return f"the store is {store}; try again, or check that it can be reached"
+        case df.CorruptState() if "its codec" in error.detail:
+            return "name the codec with --codec or $DURABLE_FLOW_CODEC"
         case df.CorruptState():
             return "other executions are not affected"
     return None

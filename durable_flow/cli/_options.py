@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import durable_flow as df
+from durable_flow.cli._codec import NOTED
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -145,15 +146,37 @@ class Label(Kind):
 
 DEFAULT_STORE = "sqlite:///durable_flow.db"
 
-store_option = click.option(
-    "--store",
-    envvar="DURABLE_FLOW_STORE",
-    default=DEFAULT_STORE,
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="Where executions are kept.",
-)
+
+def store_option(function: Function) -> Function:
+    """--store, and --codec, which `codec_here` reads."""
+    for option in (
+        click.option(
+            "--codec",
+            envvar="DURABLE_FLOW_CODEC",
+            show_envvar=True,
+            metavar="MODULE[:NAME]",
+            expose_value=False,
+            callback=_note_codec,
+            help="Where the codec of an encrypted store comes from: a module or a .py file, and a name in it.",
+        ),
+        click.option(
+            "--store",
+            envvar="DURABLE_FLOW_STORE",
+            default=DEFAULT_STORE,
+            show_default=True,
+            show_envvar=True,
+            metavar="URL",
+            help="Where executions are kept.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _note_codec(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta[NOTED] = value
+
+
 execution_argument = click.argument("execution_id", metavar="ID")
 
 

@@ -12,6 +12,21 @@ from durable_flow.model.frame import Frame, Message, Record
 
 T = TypeVar("T")
 
+SEALED = b"\x00dfs\x01"
+"""What everything begins with that a codec made: a byte no JSON has, a name, and the version of the form."""
+
+
+class Unopened(bytes):
+    """Stands, empty, for a blob that a codec could not open: `reason` says why. Whoever decodes it hears that."""
+
+    reason: str
+
+    @classmethod
+    def because(cls, reason: str) -> Unopened:
+        made = cls()
+        made.reason = reason
+        return made
+
 
 class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The part of a row's header that changes rarely. Times are epoch seconds.
@@ -75,15 +90,24 @@ def decode_wait(blob: str | bytes, *, execution_id: str) -> AnyWait:
     return _decode(_wait, blob, execution_id, "a wait")
 
 
-def decode_value(blob: str | bytes, *, execution_id: str) -> Any:
-    return _decode(_any, blob, execution_id, "a value")
+def decode_value(blob: str | bytes, *, execution_id: str, what: str = "a value") -> Any:
+    return _decode(_any, blob, execution_id, what)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], blob: str | bytes, execution_id: str, what: str) -> T:
     try:
         return decoder.decode(blob)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptState(execution_id, f"{what}: {error}") from error
+        raise CorruptState(execution_id, f"{what}: {_locked(blob) or error}") from error
+
+
+def _locked(blob: str | bytes) -> str | None:
+    """Why a blob that a codec made cannot be decoded."""
+    if isinstance(blob, Unopened):
+        return blob.reason
+    if isinstance(blob, bytes) and blob.startswith(SEALED):
+        return "it is encrypted: give the Runtime (or open_store) its codec"
+    return None
 
 
 def value_of(record: Record, name: str) -> Any:

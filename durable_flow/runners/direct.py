@@ -181,6 +181,7 @@ class Runner:
         row = await self._row(execution_id)
         if Status(row.status).over:
             raise ConflictError(f"execution {execution_id!r} is {row.status}; it cannot be cancelled any more")
+        decode_info(row.info, execution_id=execution_id)  # who cannot read it must not write to it
         message = Message(
             kind="cancel",
             execution_id=execution_id,

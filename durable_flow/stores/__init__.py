@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from durable_flow.codec import Codec
 from durable_flow.errors import ConfigError
 from durable_flow.stores.base import Store
 
@@ -12,12 +14,13 @@ ENTRY_POINTS = "durable_flow.stores"
 the URL and the options and returns an unopened `Store`."""
 
 
-def open_store(url: str, **options: Any) -> Store:
+def open_store(url: str, *, codec: Codec | None = None, **options: Any) -> Store:
     """The store a URL names, not yet open: use it with ``async with``, or hand it to a Runtime.
 
     ``sqlite:///relative.db``, ``sqlite:////absolute/path.db``, ``sqlite://:memory:``, ``postgresql://…`` (extra
     ``postgres``) and ``redis://…``, ``rediss://…``, ``unix://…`` (extra ``redis``) are built in; other packages may
-    bring other schemes. Options go to the store: ``open_store("sqlite:///flow.db", durability="normal")``.
+    bring other schemes. Options go to the store: ``open_store("sqlite:///flow.db", durability="normal")``. With a
+    `codec` user data is encrypted in the store, and decrypted in everything read through what is returned.
 
     >>> open_store("sqlite:///orders.db")
     SqliteStore('orders.db')
@@ -27,6 +30,15 @@ def open_store(url: str, **options: Any) -> Store:
     durable_flow.errors.ConfigError: 'sqlite:/orders.db' is not a store URL; write sqlite:///relative.db, \
 sqlite:////absolute/path.db or sqlite://:memory:
     """
+    store = _named(url, options)
+    if codec is None:
+        return store
+    from durable_flow.stores.sealed import SealedStore
+
+    return SealedStore(store, codec)
+
+
+def _named(url: str, options: Mapping[str, Any]) -> Store:
     scheme, separator, rest = url.partition("://")
     if not separator and url.partition(":")[0] == "sqlite":
         scheme = "sqlite"

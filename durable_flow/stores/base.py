@@ -447,6 +447,7 @@ class Store(ABC):
                     f"execution {execution.id!r} was changed since it was read (generation {held.row.generation}, "
                     f"given {execution.generation}); load it again"
                 )
+            decode_info(held.row.info, execution_id=execution.id)  # who cannot read it must not write to it
             claimed = await self.claim(execution.id, owner=owner, ttl=30.0, statuses=tuple(Status))
             if not isinstance(claimed, Stored):
                 raise ConflictError(f"execution {execution.id!r} is being driven; it cannot be saved over")
@@ -555,6 +556,10 @@ class Store(ABC):
             body["data"] = normalise(data, limits=Limits(), what="data")
         token = token_hex(8)
         message = Message(kind="note", execution_id=execution_id, key=f"note:{token}", time=now, actor=actor, body=body)
+        seen = await self.row(execution_id)
+        if seen is None:
+            raise ExecutionNotFound(execution_id)
+        decode_info(seen.info, execution_id=execution_id)  # who cannot read it must not write to it
         held = await self.claim(execution_id, owner=f"note:{token}", ttl=30.0, statuses=tuple(Status))
         if held is None:
             raise ExecutionNotFound(execution_id)

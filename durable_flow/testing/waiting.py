@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def wait_until(condition: Callable[[], T | Awaitable[T]], *, timeout: float = 5.0) -> T:
+@overload
+async def wait_until(condition: Callable[[], Awaitable[T]], *, timeout: float = 5.0) -> T: ...
+
+
+@overload
+async def wait_until(condition: Callable[[], T], *, timeout: float = 5.0) -> T: ...
+
+
+async def wait_until(condition: Callable[[], Any], *, timeout: float = 5.0) -> Any:
     """The first true result of `condition` (plain or async), asked again and again. Raises TimeoutError.
 
     >>> import asyncio

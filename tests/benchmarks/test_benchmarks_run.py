@@ -1,12 +1,19 @@
 """The short form of every benchmark runs. What it says about speed means nothing, and nothing is asserted of it."""
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from benchmarks import measure
+from benchmarks import peers
+from benchmarks.measure import SHORT, Session, failed, take_turns
+from benchmarks.processes import Failed, Program, started
+from benchmarks.servers import Servers
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py"))
@@ -36,10 +43,100 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 
 def test_peers_say_that_they_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "PEERS", tmp_path)
-    (tmp_path / "dbos_sqlite.py").touch()
+    monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
 
-    found, missing = measure.peers(measure.Session(measure.FULL, tmp_path))
+    found, missing = peers.peers("sqlite", Servers(tmp_path))
 
     assert found == []
-    assert missing == ["dbos, sqlite file: not installed (benchmarks/peers/setup installs it)"]
+    assert missing["dbos, sqlite file"] == "not installed (benchmarks/peers/setup installs it)"
+
+
+def script(folder: Path, text: str) -> Program:
+    """A subject that is a few lines of Python, and can do `work`."""
+    path = folder / "script.py"
+    path.write_text(
+        "import asyncio, os\n"
+        "from contextlib import asynccontextmanager\n"
+        "from benchmarks.subject import serve\n"
+        f"async def work():\n    {text}\n"
+        "@asynccontextmanager\n"
+        "async def subject(place, folder):\n    yield {'work': work}\n"
+        "serve(subject)\n"
+    )
+    return Program("script", (sys.executable, str(path)), lambda folder: nullcontext("-"))
+
+
+def session(folder: Path) -> Session:
+    return Session(SHORT, folder, Servers(folder / "servers"), 0.0)
+
+
+def test_a_subject_that_dies_leaves_the_lines_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "well").mkdir()
+    well = script(tmp_path / "well", "return {'per_second': 7.0}")._replace(name="well")
+    dying = script(tmp_path, "os._exit(3)")
+
+    with started([dying, well], tmp_path / "run") as (playing, failures):
+        results = take_turns(session(tmp_path), playing, failures, "work")
+
+    assert results.values("well", "per_second") == [7.0]
+    assert failures == {"script": "script died: it said nothing"}
+
+
+def test_a_subject_that_never_answers_is_given_up_and_ends(tmp_path: Path) -> None:
+    hanging = script(tmp_path, "await asyncio.Event().wait()")
+
+    with started([hanging], tmp_path / "run") as ([subject], _), pytest.raises(Failed, match="did not answer"):
+        subject.ask("work", within=0.1)
+
+    assert subject.process.returncode == -signal.SIGKILL
+
+
+def test_a_line_of_a_program_that_cannot_start_says_why(tmp_path: Path) -> None:
+    missing = Program(
+        "missing", (sys.executable, "-c", "raise SystemExit('no such thing')"), lambda _: nullcontext("-")
+    )
+
+    with started([missing], tmp_path / "run") as (playing, failures):
+        assert playing == []
+
+    (line,) = failed("some work", failures)
+    assert line.failed
+    assert line.details == "missing died: no such thing"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes as Linux shows them")
+def test_ctrl_c_ends_subjects_and_servers_and_prints_what_there_is(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "import", "sequential", "--short", "--folder", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        while process.stderr.readline() != "sequential …\n":
+            pass
+        wait_for(lambda: len(below(process.pid)) > 2)
+        inside = below(process.pid)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130, err
+    assert "cold import" in out
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in inside))
+    assert list(tmp_path.iterdir()) == []
+
+
+def below(process: int) -> list[int]:
+    """All processes that descend from one."""
+    found = [process]
+    for each in found:
+        try:
+            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        except FileNotFoundError:
+            continue
+    return found[1:]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

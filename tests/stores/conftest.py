@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from durable_flow.stores import open_store
-from durable_flow.stores.base import Store
+from durable_flow import AesGcm, open_store
+from durable_flow.testing.contract import Subject
 from tests.stores.build import SettableClock
 
-STORES: dict[str, Callable[[Path], Store]] = {
-    "sqlite-memory": lambda folder: open_store("sqlite://:memory:"),
-    "sqlite-file": lambda folder: open_store(f"sqlite:///{folder}/flow.db", durability="normal"),
+Get = Callable[[str], Any]
+"""Gets a fixture by its name."""
+
+
+def codec() -> AesGcm:
+    return AesGcm(keys={"k": bytes(range(32))}, active="k")
+
+
+def file(folder: Path, **options: Any) -> Subject:
+    path = folder / "flow.db"
+
+    async def newer() -> None:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA user_version = 99")
+
+    return Subject(lambda: open_store(f"sqlite:///{path}", durability="normal", **options), newer=newer)
+
+
+def postgresql(get: Get, **options: Any) -> Subject:
+    url, schema = get("postgres_url"), get("postgres_schema")
+
+    async def newer() -> None:
+        import asyncpg
+
+        connection = await asyncpg.connect(url)
+        await connection.execute(f'UPDATE "{schema}".schema_version SET version = 99')
+        await connection.close()
+
+    return Subject(lambda: open_store(url, schema=schema, **options), wakes=True, newer=newer)
+
+
+STORES: dict[str, Callable[[Get], Subject]] = {
+    "sqlite-memory": lambda get: Subject(lambda: open_store("sqlite://:memory:"), shared=False, wakes=True),
+    "sqlite-file": lambda get: file(get("tmp_path")),
+    "sealed-memory": lambda get: Subject(
+        lambda: open_store("sqlite://:memory:", codec=codec()), shared=False, wakes=True
+    ),
+    "sealed-file": lambda get: file(get("tmp_path"), codec=codec()),
+    "postgresql": postgresql,
 }
 
 
 @pytest.fixture
 def clock() -> SettableClock:
     return SettableClock()
-
-
-@pytest.fixture(params=STORES)
-def closed_store(request: pytest.FixtureRequest, tmp_path: Path, clock: SettableClock) -> Store:
-    """Each store of STORES, empty and not yet open."""
-    store = STORES[request.param](tmp_path)
-    store.clock = clock
-    return store
-
-
-@pytest.fixture
-async def store(closed_store: Store) -> AsyncIterator[Store]:
-    """Each store of STORES, empty and open."""
-    async with closed_store:
-        yield closed_store

@@ -1,0 +1,630 @@
+r"""What the PostgreSQL store creates in its schema: tables, the functions that write, the view for people.
+
+*Tables.* `heads` is the row a commit updates, kept small and with room on its pages: no index has a column that every
+commit changes, so PostgreSQL rewrites it in place (a HOT update). What never or rarely changes is in `facts`. Children
+refer to its number `n`, not to its id. `variables` and `frames` point to `entries`, which only grows. `labels` repeats
+what a search needs, so that a page is a range of one index whatever was asked. `leases` are rows of their own: renewing
+them waits for nobody who holds a row of `heads`.
+
+*User data* is `bytea`, because `jsonb` refuses ``\u0000`` and rewrites numbers: the UTF-8 of a text, or 0xFF (which
+begins no text) and the bytes of what a codec made. The view `executions` shows it as `jsonb`, as far as that goes.
+
+*Functions.* One call writes a whole batch. Each begins by locking the rows of `heads` it will read or change, in the
+order of their ids, so that no two batches can wait for each other. Each statement behind that sees what was committed
+until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. Their planner settings keep a
+plan that was made while the tables were empty from reading them whole when they are full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ROW = """h.n, h.id, h.workflow_id, f.workflow_version, f.definition_hash, h.status, h.version, h.generation, h.nonce,
+    h.seq, h.current_step, l.owner, l.until AS lease_until, h.wake_at, h.recoveries, f.input, h.root, f.info,
+    h.result_seq, r.body AS result, ARRAY(SELECT w.body FROM {s}.waits w WHERE w.n = h.n ORDER BY w.seq, w.wait_id) AS
+    waits, h.parent_id, f.root_id, f.labels, f.trigger, f.queue, f.priority, f.concurrency_key, h.created_at,
+    h.updated_at, h.finished_at"""
+"""The columns of a `Row`, in the order of its fields, behind the number."""
+
+ROW_TABLES = """{s}.heads h JOIN {s}.facts f ON f.n = h.n LEFT JOIN {s}.leases l ON l.n = h.n
+    LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq"""
+
+# OFFSET 0 keeps the planner from reading all entries of an execution where a few are asked for by number.
+STORED = (
+    f"SELECT {ROW}, frames.*, sets.*, entries.*, mail.* FROM {ROW_TABLES}"
+    """
+    CROSS JOIN LATERAL (
+        SELECT array_agg(x.path ORDER BY x.path) AS frame_paths, array_agg(x.body ORDER BY x.path) AS frame_bodies
+        FROM {s}.frames x WHERE x.n = h.n) frames
+    CROSS JOIN LATERAL (
+        SELECT array_agg(x.frame ORDER BY x.frame, x.name) AS set_frames,
+            array_agg(x.name ORDER BY x.frame, x.name) AS set_names,
+            array_agg(x.seq ORDER BY x.frame, x.name) AS set_seqs
+        FROM {s}.variables x WHERE x.n = h.n) sets
+    CROSS JOIN LATERAL (
+        SELECT array_agg(x.seq) AS entry_seqs, array_agg(x.body) AS entry_bodies
+        FROM (SELECT y.out FROM {s}.frames y WHERE y.n = h.n AND y.out IS NOT NULL
+              UNION SELECT y.seq FROM {s}.variables y WHERE y.n = h.n) pointed (seq)
+        CROSS JOIN LATERAL (
+            SELECT e.seq, e.body FROM {s}.entries e WHERE e.n = h.n AND e.seq = pointed.seq OFFSET 0) x) entries
+    CROSS JOIN LATERAL (
+        SELECT array_agg(x.id ORDER BY x.id) AS mail_ids, array_agg(x.body ORDER BY x.id) AS mail_bodies
+        FROM {s}.inbox x WHERE x.n = h.n) mail
+"""
+)
+"""A whole execution in one row: its `Row`, then its children as arrays."""
+
+SETTINGS = """SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off
+    SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan"""
+
+TABLES = """
+CREATE TABLE {s}.heads (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    workflow_id text COLLATE "C" NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    parent_id text COLLATE "C",
+    created_at double precision NOT NULL,
+    updated_at double precision NOT NULL,
+    finished_at double precision,
+    wake_at double precision,
+    version bigint NOT NULL,
+    generation bigint NOT NULL,
+    nonce text NOT NULL,
+    seq bigint NOT NULL,
+    result_seq bigint,
+    recoveries integer NOT NULL DEFAULT 0,
+    current_step text,
+    root bytea NOT NULL
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+CREATE INDEX heads_by_status ON {s}.heads (status, created_at, id);
+CREATE INDEX heads_by_workflow ON {s}.heads (workflow_id, status, created_at, id);
+CREATE INDEX heads_by_parent ON {s}.heads (parent_id, status, created_at, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX heads_by_end ON {s}.heads (status, finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE {s}.facts (
+    n bigint PRIMARY KEY,
+    workflow_version text NOT NULL,
+    definition_hash text COLLATE "C" NOT NULL,
+    root_id text COLLATE "C" NOT NULL,
+    trigger text NOT NULL,
+    queue text,
+    priority integer NOT NULL,
+    concurrency_key text,
+    labels text NOT NULL,
+    input bytea NOT NULL,
+    info bytea NOT NULL
+) WITH (fillfactor = 85);
+
+CREATE TABLE {s}.leases (
+    n bigint PRIMARY KEY,
+    owner text COLLATE "C" NOT NULL,
+    generation bigint NOT NULL,
+    until double precision NOT NULL
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX leases_by_owner ON {s}.leases (owner);
+
+CREATE TABLE {s}.labels (
+    n bigint NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    value text COLLATE "C" NOT NULL,
+    workflow_id text COLLATE "C" NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    created_at double precision NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (n, key)
+);
+CREATE INDEX labels_by_value ON {s}.labels (key, value, status, created_at, id);
+CREATE INDEX labels_by_workflow ON {s}.labels (key, value, workflow_id, status, created_at, id);
+
+CREATE TABLE {s}.entries (n bigint NOT NULL, seq bigint NOT NULL, body bytea NOT NULL, PRIMARY KEY (n, seq));
+
+CREATE TABLE {s}.frames (
+    n bigint NOT NULL, path text COLLATE "C" NOT NULL, out bigint, body bytea NOT NULL, PRIMARY KEY (n, path)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE TABLE {s}.variables (
+    n bigint NOT NULL, frame text COLLATE "C" NOT NULL, name text COLLATE "C" NOT NULL, seq bigint NOT NULL,
+    PRIMARY KEY (n, frame, name)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE TABLE {s}.inbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    n bigint NOT NULL, key text COLLATE "C" NOT NULL, body bytea NOT NULL, UNIQUE (n, key)
+) WITH (autovacuum_vacuum_scale_factor = 0.02);
+
+CREATE TABLE {s}.waits (
+    n bigint NOT NULL, wait_id text COLLATE "C" NOT NULL, seq bigint NOT NULL, remaining integer NOT NULL,
+    deadline double precision, body bytea NOT NULL, PRIMARY KEY (n, wait_id)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE TABLE {s}.answers (
+    n bigint NOT NULL, wait_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, PRIMARY KEY (n, wait_id, key)
+);
+
+CREATE TABLE {s}.definitions (hash text COLLATE "C" PRIMARY KEY, body bytea NOT NULL);
+"""
+
+DELIVER = """
+CREATE FUNCTION {s}.deliver(
+    _now double precision, _n bigint, _kind text, _key text, _wait text, _takes integer, _body bytea
+) RETURNS text LANGUAGE plpgsql {settings} AS $body$
+-- Puts a message into the inbox of an execution that is not over and whose row is locked.
+DECLARE
+    _remaining integer;
+    _deadline double precision;
+    _found boolean := false;
+BEGIN
+    IF _wait IS NOT NULL THEN
+        SELECT w.remaining, w.deadline INTO _remaining, _deadline FROM {s}.waits w WHERE w.n = _n AND w.wait_id = _wait;
+        _found := FOUND;
+        -- A child may end before the commit that opens the wait for it.
+        IF _kind <> 'child' AND (
+            NOT _found OR _remaining <= 0 OR (_kind = 'timeout') <> coalesce(_now >= _deadline, false)
+        ) THEN
+            RETURN 'closed';
+        END IF;
+        PERFORM 1 FROM {s}.answers a WHERE a.n = _n AND a.wait_id = _wait AND a.key = _key;
+        IF FOUND THEN
+            RETURN 'duplicate';
+        END IF;
+    END IF;
+    INSERT INTO {s}.inbox (n, key, body) VALUES (_n, _key, _body) ON CONFLICT (n, key) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN 'duplicate';
+    END IF;
+    IF _found THEN
+        _remaining := CASE WHEN _takes = 0 THEN 0 ELSE greatest(0, _remaining - _takes) END;
+        UPDATE {s}.waits w SET remaining = _remaining WHERE w.n = _n AND w.wait_id = _wait;
+        IF _remaining > 0 THEN -- the message will be consumed while the wait is still open
+            INSERT INTO {s}.answers VALUES (_n, _wait, _key);
+        END IF;
+    END IF;
+    RETURN 'accepted';
+END $body$;
+"""
+
+COMMITS = """
+CREATE FUNCTION {s}.commits(
+    -- One element per commit. Those that create come first, and only they have elements behind `_release`.
+    _now double precision, _id text[], _generation bigint[], _version bigint[], _nonce text[], _seq bigint[],
+    _status text[], _step text[], _updated double precision[], _finished double precision[], _wake double precision[],
+    _root bytea[], _result bigint[], _release boolean[],
+    _owner text[], _ttl double precision[], _workflow text[], _workflow_version text[], _hash text[],
+    _definition bytea[], _input bytea[], _new_info bytea[], _created double precision[], _parent text[],
+    _root_id text[], _trigger text[], _queue text[], _priority integer[], _concurrency text[], _labels text[],
+    -- One element per part: `_…_c` is the place of its commit in the arrays above.
+    _label_c integer[], _label_key text[], _label_value text[],
+    _info_c integer[], _info bytea[],
+    _entry_c integer[], _entry_seq bigint[], _entry bytea[],
+    _drop_c integer[], _drop text[],
+    _frame_c integer[], _frame_path text[], _frame_out bigint[], _frame bytea[],
+    _set_c integer[], _set_frame text[], _set_name text[], _set_seq bigint[],
+    _close_c integer[], _close text[],
+    _open_c integer[], _open text[], _open_seq bigint[], _open_needed integer[], _open_deadline double precision[],
+    _open_body bytea[],
+    _rewrite_c integer[], _rewrite text[], _rewrite_body bytea[],
+    _consume_c integer[], _consume bigint[],
+    _to_c integer[], _to text[], _to_kind text[], _to_key text[], _to_wait text[], _to_takes integer[],
+    _to_body bytea[],
+    -- 1: written and released, 0: written, -1: refused. `_holder` is set if any was refused: who has the leases.
+    OUT _outcome integer[], OUT _holder text[]
+) LANGUAGE plpgsql {settings} AS $body$
+DECLARE
+    _count integer := cardinality(_id);
+    _n bigint[] := array_fill(0::bigint, ARRAY[_count]); -- the numbers of the rows that pass; 0: refused
+    _to_n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_to)]);
+    _moved bigint[] := ARRAY[]::bigint[];
+    _free bigint[] := ARRAY[]::bigint[];
+    _r record;
+    _place integer;
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    _outcome := array_fill(0, ARRAY[_count]);
+
+    FOR _r IN
+        SELECT g.c, h.n, h.status <> g.status AS moved, h.generation = g.generation AND h.version = g.version AS sound
+        FROM unnest(_id || _to, _generation, _version, _status) WITH ORDINALITY
+            AS g (id, generation, version, status, c)
+        JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h
+    LOOP
+        IF _r.c > _count THEN
+            _to_n[_r.c - _count] := _r.n;
+        ELSIF _r.sound THEN
+            _n[_r.c] := _r.n;
+            IF _r.moved THEN
+                _moved := _moved || _r.n;
+            END IF;
+        END IF;
+    END LOOP;
+
+    UPDATE {s}.heads h SET version = g.version + 1, nonce = g.nonce, seq = g.seq, status = g.status,
+        current_step = g.step, updated_at = g.updated, finished_at = g.finished, wake_at = g.wake, root = g.root,
+        result_seq = g.result, recoveries = 0
+    FROM unnest(_n, _version, _nonce, _seq, _status, _step, _updated, _finished, _wake, _root, _result)
+        AS g (n, version, nonce, seq, status, step, updated, finished, wake, root, result)
+    WHERE h.n = g.n;
+    IF cardinality(_moved) > 0 THEN
+        UPDATE {s}.labels l SET status = h.status FROM {s}.heads h WHERE h.n = ANY (_moved) AND l.n = h.n;
+    END IF;
+
+    IF cardinality(_workflow) > 0 THEN
+        FOR _r IN
+            INSERT INTO {s}.heads (id, workflow_id, status, parent_id, created_at, updated_at, finished_at, wake_at,
+                version, generation, nonce, seq, result_seq, current_step, root)
+            SELECT g.id, g.workflow, g.status, g.parent, g.created, g.updated, g.finished, g.wake, g.version + 1,
+                g.generation, g.nonce, g.seq, g.result, g.step, g.root
+            FROM unnest(_workflow, _parent, _created, _id, _generation, _version, _nonce, _seq, _status, _step,
+                _updated, _finished, _wake, _root, _result)
+                AS g (workflow, parent, created, id, generation, version, nonce, seq, status, step, updated, finished,
+                    wake, root, result)
+            WHERE g.workflow IS NOT NULL ORDER BY g.id COLLATE "C"
+            ON CONFLICT (id) DO NOTHING RETURNING id, n
+        LOOP
+            _n[array_position(_id, _r.id)] := _r.n;
+        END LOOP;
+        INSERT INTO {s}.facts
+        SELECT g.n, g.workflow_version, g.hash, g.root_id, g.trigger, g.queue, g.priority, g.concurrency, g.labels,
+            g.input, g.info
+        FROM unnest(_workflow_version, _n, _hash, _root_id, _trigger, _queue, _priority, _concurrency, _labels, _input,
+            _new_info) AS g (workflow_version, n, hash, root_id, trigger, queue, priority, concurrency, labels, input,
+            info)
+        WHERE g.workflow_version IS NOT NULL AND g.n > 0;
+        INSERT INTO {s}.leases
+        SELECT g.n, g.owner, g.generation, _now + g.ttl
+        FROM unnest(_owner, _ttl, _n, _generation) AS g (owner, ttl, n, generation)
+        WHERE g.owner IS NOT NULL AND g.ttl IS NOT NULL AND g.n > 0;
+        IF cardinality(_label_c) > 0 THEN
+            INSERT INTO {s}.labels
+            SELECT h.n, g.key, g.value, h.workflow_id, h.status, h.created_at, h.id
+            FROM unnest(_label_c, _label_key, _label_value) AS g (c, key, value) JOIN {s}.heads h ON h.n = _n[g.c];
+        END IF;
+        INSERT INTO {s}.definitions
+        SELECT g.hash, g.body FROM unnest(_hash, _definition, _n) AS g (hash, body, n)
+        WHERE g.body IS NOT NULL AND g.n > 0 ORDER BY g.hash COLLATE "C" ON CONFLICT (hash) DO NOTHING;
+    END IF;
+
+    IF cardinality(_info_c) > 0 THEN
+        UPDATE {s}.facts f SET info = g.info FROM unnest(_info_c, _info) AS g (c, info) WHERE f.n = _n[g.c];
+    END IF;
+    IF cardinality(_entry_c) > 0 THEN
+        INSERT INTO {s}.entries
+        SELECT _n[g.c], g.seq, g.body FROM unnest(_entry_c, _entry_seq, _entry) AS g (c, seq, body) WHERE _n[g.c] > 0;
+    END IF;
+    IF cardinality(_drop_c) > 0 THEN
+        -- "\\" follows "[" and "0" follows "/", so these bounds enclose what begins with "path[" and "path/".
+        DELETE FROM {s}.frames x
+        USING unnest(_drop_c, _drop) AS g (c, path), unnest(ARRAY['[', '/'], ARRAY[E'\\x5c', '0']) AS b (low, high)
+        WHERE x.n = _n[g.c] AND x.path >= g.path || b.low AND x.path < g.path || b.high;
+        DELETE FROM {s}.variables x
+        USING unnest(_drop_c, _drop) AS g (c, path), unnest(ARRAY['[', '/'], ARRAY[E'\\x5c', '0']) AS b (low, high)
+        WHERE x.n = _n[g.c] AND x.frame >= g.path || b.low AND x.frame < g.path || b.high;
+    END IF;
+    IF cardinality(_frame_c) > 0 THEN
+        INSERT INTO {s}.frames
+        SELECT _n[g.c], g.path, g.out, g.body
+        FROM unnest(_frame_c, _frame_path, _frame_out, _frame) AS g (c, path, out, body)
+        WHERE g.body IS NOT NULL AND _n[g.c] > 0
+        ON CONFLICT (n, path) DO UPDATE SET out = excluded.out, body = excluded.body;
+        IF array_position(_frame, NULL) IS NOT NULL THEN
+            DELETE FROM {s}.frames x USING unnest(_frame_c, _frame_path, _frame) AS g (c, path, body)
+            WHERE g.body IS NULL AND x.n = _n[g.c] AND x.path = g.path;
+        END IF;
+    END IF;
+    IF cardinality(_set_c) > 0 THEN
+        INSERT INTO {s}.variables
+        SELECT _n[g.c], g.frame, g.name, g.seq
+        FROM unnest(_set_c, _set_frame, _set_name, _set_seq) AS g (c, frame, name, seq)
+        WHERE g.seq <> 0 AND _n[g.c] > 0
+        ON CONFLICT (n, frame, name) DO UPDATE SET seq = excluded.seq;
+        IF 0 = ANY (_set_seq) THEN
+            DELETE FROM {s}.variables x USING unnest(_set_c, _set_frame, _set_name, _set_seq) AS g (c, frame, name, seq)
+            WHERE g.seq = 0 AND x.n = _n[g.c] AND x.frame = g.frame AND x.name = g.name;
+        END IF;
+    END IF;
+    IF cardinality(_close_c) > 0 THEN
+        DELETE FROM {s}.waits x USING unnest(_close_c, _close) AS g (c, id) WHERE x.n = _n[g.c] AND x.wait_id = g.id;
+    END IF;
+    IF cardinality(_close_c || _open_c) > 0 THEN
+        DELETE FROM {s}.answers x USING unnest(_close_c || _open_c, _close || _open) AS g (c, id)
+        WHERE x.n = _n[g.c] AND x.wait_id = g.id;
+    END IF;
+    IF cardinality(_open_c) > 0 THEN
+        INSERT INTO {s}.waits
+        SELECT _n[g.c], g.id, g.seq, g.needed, g.deadline, g.body
+        FROM unnest(_open_c, _open, _open_seq, _open_needed, _open_deadline, _open_body)
+            AS g (c, id, seq, needed, deadline, body)
+        WHERE _n[g.c] > 0
+        ON CONFLICT (n, wait_id) DO UPDATE SET seq = excluded.seq, remaining = excluded.remaining,
+            deadline = excluded.deadline, body = excluded.body;
+    END IF;
+    IF cardinality(_rewrite_c) > 0 THEN
+        UPDATE {s}.waits x SET body = g.body FROM unnest(_rewrite_c, _rewrite, _rewrite_body) AS g (c, id, body)
+        WHERE x.n = _n[g.c] AND x.wait_id = g.id;
+    END IF;
+    IF cardinality(_consume_c) > 0 THEN
+        DELETE FROM {s}.inbox x USING unnest(_consume_c, _consume) AS g (c, id) WHERE x.id = g.id AND x.n = _n[g.c];
+    END IF;
+
+    IF cardinality(_to_c) > 0 THEN
+        FOR _r IN
+            SELECT g.* FROM unnest(_to_c, _to, _to_n, _to_kind, _to_key, _to_wait, _to_takes, _to_body) WITH ORDINALITY
+                AS g (c, id, n, kind, key, wait, takes, body, place)
+            WHERE _n[g.c] > 0 ORDER BY g.place
+        LOOP
+            IF _r.n = 0 THEN -- it may have been created by this very batch
+                _place := array_position(_id, _r.id);
+                CONTINUE WHEN _place IS NULL;
+                _r.n := _n[_place];
+            END IF;
+            PERFORM 1 FROM {s}.heads h WHERE h.n = _r.n AND h.status NOT IN ('completed', 'failed', 'cancelled');
+            IF FOUND THEN
+                PERFORM {s}.deliver(_now, _r.n, _r.kind, _r.key, _r.wait, _r.takes, _r.body);
+            END IF;
+        END LOOP;
+    END IF;
+
+    IF true = ANY (_release) THEN
+        FOR _r IN
+            SELECT g.n, g.c FROM unnest(_n, _release) WITH ORDINALITY AS g (n, release, c)
+            WHERE g.release AND g.n > 0 AND NOT EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = g.n)
+        LOOP
+            _outcome[_r.c] := 1;
+            _free := _free || _r.n;
+        END LOOP;
+        DELETE FROM {s}.leases l WHERE l.n = ANY (_free);
+    END IF;
+    IF 0 = ANY (_n) THEN
+        _holder := array_fill(NULL::text, ARRAY[_count]);
+        FOR _r IN
+            SELECT g.c, l.owner FROM unnest(_id, _n) WITH ORDINALITY AS g (id, n, c)
+            LEFT JOIN {s}.heads h ON h.id = g.id LEFT JOIN {s}.leases l ON l.n = h.n WHERE g.n = 0
+        LOOP
+            _outcome[_r.c] := -1;
+            _holder[_r.c] := _r.owner;
+        END LOOP;
+    END IF;
+END $body$;
+"""
+
+APPENDS = """
+CREATE FUNCTION {s}.appends(
+    _now double precision, _id text[], _kind text[], _key text[], _wait text[], _takes integer[], _body bytea[],
+    OUT _outcome text[], OUT _owner text[], OUT _until double precision[]
+) LANGUAGE plpgsql {settings} AS $body$
+DECLARE
+    _n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_id)]);
+    _r record;
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    FOR _r IN
+        SELECT g.c, h.n FROM unnest(_id) WITH ORDINALITY AS g (id, c) JOIN {s}.heads h ON h.id = g.id
+        ORDER BY h.id FOR NO KEY UPDATE OF h
+    LOOP
+        _n[_r.c] := _r.n;
+    END LOOP;
+    FOR _r IN
+        SELECT g.*, h.status, l.owner, l.until
+        FROM unnest(_n, _kind, _key, _wait, _takes, _body) WITH ORDINALITY AS g (n, kind, key, wait, takes, body, c)
+        LEFT JOIN {s}.heads h ON h.n = g.n LEFT JOIN {s}.leases l ON l.n = h.n ORDER BY g.c
+    LOOP
+        _owner[_r.c] := _r.owner;
+        _until[_r.c] := _r.until;
+        _outcome[_r.c] := CASE
+            WHEN _r.status IS NULL THEN 'unknown'
+            WHEN _r.status IN ('completed', 'failed', 'cancelled') THEN 'closed'
+            ELSE {s}.deliver(_now, _r.n, _r.kind, _r.key, _r.wait, _r.takes, _r.body)
+        END;
+    END LOOP;
+END $body$;
+"""
+
+CLAIMS = """
+CREATE VIEW {s}.stored AS {stored};
+
+CREATE FUNCTION {s}.claims(
+    _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
+) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} AS $body$
+-- One row per execution that exists: whole where it was claimed, without a number where it is not to be had.
+DECLARE
+    _n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_id)]);
+    _late integer[] := array_fill(0, ARRAY[cardinality(_id)]);
+    _row {s}.stored%ROWTYPE;
+    _r record;
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    PERFORM 1 FROM unnest(_id) AS g (id) JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h;
+    FOR _r IN
+        SELECT g.*, h.n, h.status, l.owner AS holder, l.until
+        FROM unnest(_id, _owner, _statuses) WITH ORDINALITY AS g (id, owner, statuses, c)
+        JOIN {s}.heads h ON h.id = g.id LEFT JOIN {s}.leases l ON l.n = h.n
+    LOOP
+        IF _r.status = ANY (string_to_array(_r.statuses, ',')) AND coalesce(_r.until <= _now, true) THEN
+            _n[_r.c] := _r.n;
+            _late[_r.c] := (_r.holder <> _r.owner AND _r.status = 'running')::integer;
+        ELSE
+            _row.id := _r.id;
+            _row.status := _r.status;
+            _row.owner := _r.holder;
+            _row.lease_until := _r.until;
+            RETURN NEXT _row;
+        END IF;
+    END LOOP;
+    UPDATE {s}.heads h SET generation = h.generation + 1, recoveries = h.recoveries + coalesce(g.late, 0)
+    FROM unnest(_n, _late) AS g (n, late) WHERE h.n = g.n;
+    INSERT INTO {s}.leases
+    SELECT h.n, g.owner, h.generation, _now + g.ttl
+    FROM unnest(_n, _owner, _ttl) AS g (n, owner, ttl) JOIN {s}.heads h ON h.n = g.n
+    ON CONFLICT (n) DO UPDATE SET owner = excluded.owner, generation = excluded.generation, until = excluded.until;
+    RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.n = ANY (_n);
+END $body$;
+"""
+
+LEASES = """
+CREATE FUNCTION {s}.renew(_now double precision, _owner text, _ttl double precision)
+RETURNS TABLE (id text, generation bigint) LANGUAGE plpgsql {settings} AS $body$
+-- A lease whose row somebody else has locked is being given back, or taken over: there is no reason to wait for that.
+BEGIN
+    UPDATE {s}.leases l
+    SET until = coalesce(_now, extract(epoch FROM clock_timestamp())::double precision) + _ttl
+    FROM (SELECT m.n FROM {s}.leases m WHERE m.owner = _owner FOR UPDATE SKIP LOCKED) mine WHERE l.n = mine.n;
+    RETURN QUERY SELECT h.id, l.generation FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n WHERE l.owner = _owner;
+END $body$;
+
+CREATE FUNCTION {s}.release(_id text, _owner text, _generation bigint) RETURNS void
+LANGUAGE plpgsql {settings} AS $body$
+DECLARE
+    _n bigint;
+BEGIN
+    SELECT h.n INTO _n FROM {s}.heads h WHERE h.id = _id AND h.generation = _generation FOR NO KEY UPDATE;
+    DELETE FROM {s}.leases l WHERE l.n = _n AND l.owner = _owner;
+END $body$;
+"""
+
+ERASE = """
+CREATE FUNCTION {s}.erase(_n bigint[]) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    DELETE FROM {s}.facts WHERE n = ANY (_n);
+    DELETE FROM {s}.leases WHERE n = ANY (_n);
+    DELETE FROM {s}.labels WHERE n = ANY (_n);
+    DELETE FROM {s}.entries WHERE n = ANY (_n);
+    DELETE FROM {s}.frames WHERE n = ANY (_n);
+    DELETE FROM {s}.variables WHERE n = ANY (_n);
+    DELETE FROM {s}.inbox WHERE n = ANY (_n);
+    DELETE FROM {s}.waits WHERE n = ANY (_n);
+    DELETE FROM {s}.answers WHERE n = ANY (_n);
+    DELETE FROM {s}.heads WHERE n = ANY (_n);
+END $body$;
+
+CREATE FUNCTION {s}.remove(_now double precision, _id text, OUT _removed boolean, OUT _holder text)
+LANGUAGE plpgsql {settings} AS $body$
+DECLARE
+    _number bigint;
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    SELECT h.n INTO _number FROM {s}.heads h WHERE h.id = _id FOR UPDATE;
+    _removed := FOUND;
+    IF NOT _removed THEN
+        RETURN;
+    END IF;
+    SELECT l.owner INTO _holder FROM {s}.leases l WHERE l.n = _number AND l.until > _now;
+    IF _holder IS NULL THEN
+        PERFORM {s}.erase(ARRAY[_number]);
+    END IF;
+END $body$;
+
+CREATE FUNCTION {s}.purge(_now double precision, _before double precision, _statuses text[], _limit integer)
+RETURNS integer LANGUAGE plpgsql {settings} AS $body$
+DECLARE
+    _status text;
+    _found bigint[];
+    _n bigint[] := ARRAY[]::bigint[];
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    FOREACH _status IN ARRAY _statuses LOOP
+        _found := ARRAY(
+            SELECT h.n FROM {s}.heads h
+            WHERE h.status = _status AND h.finished_at < _before
+                AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = h.n AND l.until > _now)
+            ORDER BY h.finished_at LIMIT _limit - cardinality(_n) FOR UPDATE SKIP LOCKED);
+        _n := _n || ARRAY( -- once more, now that nobody can claim them
+            SELECT g.n FROM unnest(_found) AS g (n)
+            WHERE NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = g.n AND l.until > _now));
+    END LOOP;
+    PERFORM {s}.erase(_n);
+    RETURN cardinality(_n);
+END $body$;
+"""
+
+VIEW = r"""
+CREATE FUNCTION {s}.readable(_blob bytea) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $body$
+-- Stored data as far as jsonb can show it: U+0000 as U+FFFD, what is no JSON as text, what is no text as null.
+DECLARE
+    _text text;
+BEGIN
+    _text := convert_from(_blob, 'UTF8');
+    BEGIN
+        RETURN _text::jsonb;
+    EXCEPTION WHEN OTHERS THEN
+        BEGIN
+            RETURN regexp_replace(_text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
+        EXCEPTION WHEN OTHERS THEN
+            RETURN to_jsonb(_text);
+        END;
+    END;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END $body$;
+
+CREATE FUNCTION {s}.value_of(_entry bytea, _name text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $body$
+-- What an entry gave to a variable.
+DECLARE
+    _record jsonb := {s}.readable(_entry);
+BEGIN
+    RETURN CASE
+        WHEN jsonb_typeof(_record) <> 'object' THEN _record
+        WHEN _record -> 'same' ? _name THEN _record -> 'output'
+        WHEN _record -> 'changes' ? _name THEN _record -> 'changes' -> _name
+        ELSE _record -> 'output'
+    END;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END $body$;
+
+CREATE FUNCTION {s}.moment(_seconds double precision) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $body$
+    SELECT CASE WHEN _seconds BETWEEN -62135596800 AND 253402300799 THEN pg_catalog.to_timestamp(_seconds) END
+$body$;
+
+CREATE VIEW {s}.executions AS
+SELECT h.id, h.status, h.workflow_id, f.workflow_version, h.current_step,
+    {s}.readable(f.input) AS input,
+    (SELECT coalesce(jsonb_object_agg(v.name, {s}.value_of(e.body, v.name)), '{{}}')
+        FROM {s}.variables v JOIN {s}.entries e ON e.n = v.n AND e.seq = v.seq
+        WHERE v.n = h.n AND v.frame = '' AND v.name NOT LIKE '%.%') AS ctx,
+    {s}.value_of(r.body, 'result') AS result,
+    {s}.readable(f.info) -> 'error' AS error,
+    {s}.readable(convert_to(f.labels, 'UTF8')) AS labels,
+    {s}.moment(h.created_at) AS created_at, {s}.moment(h.updated_at) AS updated_at,
+    {s}.moment(h.finished_at) AS finished_at, {s}.moment(h.wake_at) AS wake_at,
+    l.owner, {s}.moment(l.until) AS lease_until, h.parent_id, f.root_id, f.trigger, f.queue, f.priority,
+    f.concurrency_key, f.definition_hash, h.version, h.generation, h.recoveries, h.seq AS entries
+FROM {s}.heads h JOIN {s}.facts f ON f.n = h.n LEFT JOIN {s}.leases l ON l.n = h.n
+LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq;
+COMMENT ON VIEW {s}.executions IS 'What durable_flow executes, for reading. Everything else here is internal.';
+"""
+
+MIGRATIONS: Sequence[str] = ("".join((TABLES, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),)
+"""The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
+
+LOCK = 0x6475666C
+"""The class of the advisory lock under which schemas are migrated: "dufl"."""
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as an SQL literal, whatever the server's settings."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def lock_sql(schema: str) -> str:
+    """Waits until nobody else migrates this schema; the end of the transaction lets go."""
+    return f"SELECT pg_advisory_xact_lock({LOCK}, hashtext({literal(schema)}))"
+
+
+def steps_sql(schema: str, from_version: int) -> str:
+    """The statements that lead from a version to the newest, without a transaction around them."""
+    s = quoted(schema)
+    parts = []
+    if from_version == 0:
+        parts.append(f"CREATE TABLE {s}.schema_version (version integer NOT NULL);\n")
+        parts.append(f"INSERT INTO {s}.schema_version VALUES (0);\n")
+    stored = STORED.format(s=s)
+    parts += [step.format(s=s, settings=SETTINGS, stored=stored) for step in MIGRATIONS[from_version:]]
+    parts.append(f"\nUPDATE {s}.schema_version SET version = {len(MIGRATIONS)};\n")
+    return "".join(parts)

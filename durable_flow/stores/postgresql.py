@@ -1,0 +1,1114 @@
+"""Executions in a PostgreSQL database, for any number of processes.
+
+*Writing.* Callers put what they want to write into queues, one per kind: commits, messages, claims. Each of a few
+connections takes whatever waits in one of them and writes it with one call of a function of the schema: one round trip,
+one transaction, one flush. While it is on its way the others take what came meanwhile; there is no timer. The function
+gives each member an answer of its own; where one cannot be written at all, each is written alone.
+
+*Reading* has connections of its own, and so has renewing leases: they never wait behind a write.
+
+*Doubt.* A connection that did not answer in time, or broke, is thrown away, and whoever waited for it hears
+StoreUnavailable; the next call makes a new one. Nothing is cancelled half-way: callers wait for futures, tasks of the
+store use the connections.
+
+*Wake-ups.* What other processes may wait for is told with NOTIFY on another connection, after the commit: in it, NOTIFY
+would make all commits of a database wait for each other. Nothing is told while nobody else listens.
+
+*Behind a pooler* in transaction mode nothing can be left on a connection: each call is a transaction with statements
+without names, and there is no LISTEN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import os
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from durable_flow.clock import SystemClock
+from durable_flow.errors import (
+    ConfigError,
+    ConflictError,
+    DurableFlowError,
+    LeaseLost,
+    MissingExtraError,
+    SchemaTooNew,
+    StoreError,
+    StoreUnavailable,
+    ValidationError,
+)
+from durable_flow.ids import token_hex
+from durable_flow.model.execution import Status
+from durable_flow.model.frame import Message
+from durable_flow.stores import _postgresql_schema as ddl
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Landing, Row, Store, Stored
+
+try:
+    import asyncpg
+    from asyncpg import exceptions as pg
+except ImportError as error:
+    raise MissingExtraError("postgres", "asyncpg") from error
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Connection = Any
+"""A connection of asyncpg, or what its pool hands out in the place of one."""
+
+Work = Callable[[Connection], Awaitable[T]]
+
+MOST = 200
+"""How many members a batch has at most."""
+
+HEAVIEST = 8 * 1024 * 1024
+"""How many characters of entries a batch carries, unless one commit alone has more."""
+
+PAYLOAD = 7_900
+"""How many bytes of ids one NOTIFY carries (PostgreSQL allows fewer than 8,000)."""
+
+QUIET = 30.0
+"""After how many seconds without anything to tell the listening connection is asked whether it is still there."""
+
+OLDEST = 130_000
+"""The oldest version of the server, as `server_version_num`."""
+
+STATUSES = tuple(Status)
+TOLD = frozenset(status.value for status in Status if status.over) | {Status.HALTED.value}
+"""The statuses that other processes wait for."""
+
+RELEASED = Committed(released=True)
+KEPT = Committed(released=False)
+
+PASSING = (
+    pg.PostgresConnectionError, pg.CannotConnectNowError, pg.AdminShutdownError, pg.CrashShutdownError,
+    pg.IdleSessionTimeoutError, pg.InsufficientResourcesError, pg.PostgresSystemError, pg.QueryCanceledError,
+    pg.LockNotAvailableError, pg.SerializationError, pg.DeadlockDetectedError,
+    pg.ReadOnlySQLTransactionError, pg.TargetServerAttributeNotMatched, OSError, TimeoutError, EOFError,
+)  # fmt: skip
+"""Errors that say nothing about what was asked, only that it cannot be done now."""
+
+RETRIED = (pg.SerializationError, pg.DeadlockDetectedError)
+"""Errors after which the server has undone everything, and trying again at once may help."""
+
+
+def _translated(error: Exception, where: str) -> DurableFlowError:
+    """What a caller hears of an exception that came out of asyncpg (or of the encoding of what it was given)."""
+    if isinstance(error, DurableFlowError):
+        return error
+    said = str(error) or type(error).__name__
+    if isinstance(error, pg.ReadOnlySQLTransactionError | pg.TargetServerAttributeNotMatched):
+        return StoreUnavailable(_read_only(where))
+    if isinstance(error, PASSING):
+        return StoreUnavailable(f"{where}: {said}")
+    if isinstance(error, pg.InsufficientPrivilegeError):
+        return StoreError(f"{where}: {said}; the role needs rights on the schema (see PostgresStore.migration_sql)")
+    if isinstance(error, pg.UndefinedTableError | pg.UndefinedFunctionError | pg.InvalidSchemaNameError):
+        return StoreError(f"{where}: {said}; the schema is not what this release of durable-flow created")
+    if isinstance(error, pg.InterfaceError) and not isinstance(error, ValueError):
+        return StoreUnavailable(f"{where}: {said}")  # asyncpg about a connection that is closed or closing
+    return StoreError(f"{where}: {said}")
+
+
+def _read_only(where: str) -> str:
+    return (
+        f"{where} cannot be written: it is a standby, or read-only by default; connect to the primary "
+        "(several hosts and target_session_attrs=read-write in the URL find it)"
+    )
+
+
+def pack(blob: Blob) -> bytes:
+    """User data as a `bytea`."""
+    return blob.encode() if isinstance(blob, str) else b"\xff" + blob
+
+
+def unpack(data: bytes) -> Blob:
+    """The opposite of `pack`.
+
+    >>> unpack(pack("text")), unpack(pack(b"text")), unpack(pack(""))
+    ('text', b'text', '')
+    """
+    return data[1:] if data[:1] == b"\xff" else data.decode()
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+class Door:
+    """How connections are made, for a store that has its own; the store's session settings with them."""
+
+    def __init__(self, url: str, *, timeout: float, options: Mapping[str, Any]) -> None:
+        self.url = url
+        self.timeout = timeout
+        self.options = options
+        self.pooled = False
+
+    async def get(self, **settings: str) -> Connection:
+        given: dict[str, Any] = {"timeout": self.timeout, **self.options}
+        named = {} if "application_name" in self.url else {"application_name": "durable_flow"}
+        if self.pooled:
+            given["statement_cache_size"] = 0
+        else:
+            given["max_cached_statement_lifetime"] = 0
+            # What waits longer for a lock than we wait for an answer would do its work after we gave up.
+            settings = {"lock_timeout": f"{max(1, int(self.timeout * 900))}ms", **settings}
+            settings["default_transaction_isolation"] = "read committed"
+            named |= {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+        given["server_settings"] = {**named, **settings, **self.options.get("server_settings", {})}
+        return await asyncpg.connect(self.url, **given)
+
+    async def give_back(self, connection: Connection) -> bool:
+        """Whether the connection may be kept for the next call."""
+        return not connection.is_closed()
+
+    async def close(self, connection: Connection) -> None:
+        if connection.is_closed():
+            return
+        try:
+            await connection.close(timeout=self.timeout)
+        except (*PASSING, pg.InterfaceError):
+            connection.terminate()
+
+
+class PoolDoor(Door):
+    """The pool of a user: connections are borrowed for one call, and never closed by us."""
+
+    def __init__(self, pool: Any, *, timeout: float) -> None:
+        super().__init__("", timeout=timeout, options={})
+        self.pool = pool
+
+    async def get(self, **settings: str) -> Connection:
+        connection = await self.pool.acquire(timeout=self.timeout)
+        for name, value in settings.items():  # the pool resets them when the connection comes back
+            await connection.execute(f"SET {name} = {ddl.literal(value)}")
+        return connection
+
+    async def give_back(self, connection: Connection) -> bool:
+        await self.close(connection)
+        return False
+
+    async def close(self, connection: Connection) -> None:
+        try:
+            await self.pool.release(connection, timeout=self.timeout)
+        except (*PASSING, pg.InterfaceError) as error:
+            log.debug("a connection did not go back to the pool in good order: %s", error)
+
+
+class Session:
+    """One connection at a time: made when it is needed, dropped when anything about it is in doubt."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.connection: Connection | None = None
+
+    async def run(self, work: Work[T], *, patience: float = 1.0) -> T:
+        """What `work` gives; it has `patience` times the timeout. Raises what asyncpg raises."""
+        connection, self.connection = self.connection, None
+        if connection is None or connection.is_closed():
+            connection = await self.door.get()
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            connection.terminate()
+
+        timer = asyncio.get_running_loop().call_later(self.door.timeout * patience, give_up)
+        try:
+            result = await (self._transaction(connection, work) if self.door.pooled else work(connection))
+        except BaseException as error:
+            timer.cancel()
+            await self._part(connection, drop=not isinstance(error, Exception) or _in_doubt(error))
+            if late:
+                raise TimeoutError(f"no answer within {self.door.timeout * patience:g} s") from error
+            raise
+        timer.cancel()
+        await self._part(connection)
+        return result
+
+    async def _part(self, connection: Connection, *, drop: bool = False) -> None:
+        if drop and not connection.is_closed():
+            connection.terminate()
+        if await self.door.give_back(connection):
+            self.connection = connection
+
+    async def _transaction(self, connection: Connection, work: Work[T]) -> T:
+        """In one transaction, because a pooler may give each one to another connection of the server."""
+        wait = max(1, int(self.door.timeout * 900))
+        await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {wait}")
+        try:
+            result = await work(connection)
+        except Exception:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+        return result
+
+    async def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await self.door.close(connection)
+
+
+def _in_doubt(error: Exception) -> bool:
+    """Whether a connection that gave this error should not be used again."""
+    return isinstance(error, PASSING) and not isinstance(error, (*RETRIED, pg.LockNotAvailableError))
+
+
+# -- who waits for what -----------------------------------------------------------------------------------------------
+
+
+class Job(Generic[T]):
+    """Something to be done for somebody. Two jobs of one `key` are never under way at once, and keep their order."""
+
+    __slots__ = ("future", "key", "subject", "weight")
+
+    def __init__(self, subject: T, future: asyncio.Future[Any], key: str | None = None, weight: int = 0) -> None:
+        self.subject = subject
+        self.future = future
+        self.key = key
+        self.weight = weight
+
+    def settle(self, outcome: object) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+class Kind(Generic[T]):
+    """A queue of jobs that can be done together, and the function that does: an outcome for each, in their order."""
+
+    def __init__(self, serve: Callable[[Session, list[T]], Awaitable[Sequence[object]]], most: int = MOST) -> None:
+        self.serve = serve
+        self.most = most
+        self.jobs: deque[Job[T]] = deque()
+        self.busy: set[str] = set()
+
+    def take(self) -> list[Job[T]]:
+        """The jobs that can begin now, oldest first."""
+        jobs, weight = self.jobs, 0
+        taken: list[Job[T]] = []
+        kept: list[Job[T]] = []
+        while jobs and len(taken) < self.most and weight < HEAVIEST:
+            job = jobs.popleft()
+            if job.key is not None:
+                if job.key in self.busy:
+                    kept.append(job)
+                    continue
+                self.busy.add(job.key)
+            weight += job.weight
+            taken.append(job)
+        if kept:
+            jobs.extendleft(reversed(kept))
+        return taken
+
+    def done(self, jobs: list[Job[T]]) -> None:
+        self.busy.difference_update([job.key for job in jobs if job.key is not None])
+
+
+class Crew:
+    """A few tasks with a connection each; each takes all jobs of one kind that wait, does them, and wakes callers."""
+
+    def __init__(self, name: str, size: int, door: Door, where: str, kinds: Sequence[Kind[Any]]) -> None:
+        self.where = where
+        self.kinds = list(kinds)
+        self.closing = False
+        self.idle: list[asyncio.Future[None]] = []
+        self.loop = asyncio.get_running_loop()
+        self.tasks = [self.loop.create_task(self._work(Session(door)), name=f"{name} {i}") for i in range(size)]
+
+    def submit(self, kind: Kind[T], subject: T, key: str | None = None, weight: int = 0) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = Landing(loop=self.loop)
+        kind.jobs.append(Job(subject, future, key, weight))
+        if self.idle:
+            self.idle.pop().set_result(None)
+        return future
+
+    async def _work(self, session: Session) -> None:
+        try:
+            while True:
+                for kind in self.kinds:
+                    if kind.jobs and (jobs := kind.take()):
+                        self.kinds.append(self.kinds.pop(0))  # each kind has its turn
+                        await self._serve(session, kind, jobs)
+                        break
+                else:
+                    if self.closing:
+                        return
+                    waiting = self.loop.create_future()
+                    self.idle.append(waiting)
+                    await waiting
+        finally:
+            await session.close()
+
+    async def _serve(self, session: Session, kind: Kind[Any], jobs: list[Job[Any]]) -> None:
+        outcomes: Sequence[object]
+        try:
+            outcomes = await kind.serve(session, [job.subject for job in jobs])
+        except Exception as error:
+            heard = _translated(error, self.where)
+            if isinstance(heard, StoreUnavailable) and not isinstance(error, RETRIED):
+                log.warning("a batch of %d failed: %s", len(jobs), heard)
+                outcomes = [StoreUnavailable(*heard.args) for _ in jobs]
+            elif len(jobs) == 1:
+                outcomes = [heard]
+            else:
+                outcomes = [await self._alone(session, kind, job) for job in jobs]
+        finally:
+            kind.done(jobs)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.settle(outcome)
+        # Jobs that were held back for these may begin now, on every connection.
+        for other in self.idle if kind.jobs else ():
+            other.set_result(None)
+            self.idle = []
+
+    async def _alone(self, session: Session, kind: Kind[Any], job: Job[Any]) -> object:
+        for again in (True, True, False):
+            try:
+                (outcome,) = await kind.serve(session, [job.subject])
+                return outcome
+            except Exception as error:
+                if not (again and isinstance(error, RETRIED)):
+                    return _translated(error, self.where)
+        return None
+
+    async def close(self) -> None:
+        """Finishes what was submitted."""
+        self.closing = True
+        idle, self.idle = self.idle, []
+        for waiting in idle:
+            waiting.set_result(None)
+        await asyncio.gather(*self.tasks)
+
+
+# -- wake-ups ---------------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """The connection that listens to other stores of this schema, and tells them. It comes back by itself."""
+
+    def __init__(self, door: Door, schema: str, heard: Callable[[str], object]) -> None:
+        self.door = door
+        self.channel = f"durable_flow_{zlib.crc32(schema.encode()):08x}"
+        self.heard = heard
+        self.token = token_hex(8)
+        self.company = False
+        self.closing = False
+        self.waiting: dict[str, None] = {}
+        self.greeting: str | None = None
+        self.woken = asyncio.Event()
+        self.tried = asyncio.Event()
+        self.connection: Connection | None = None
+        self.task = asyncio.get_running_loop().create_task(self._main(), name="durable_flow wire")
+
+    def tell(self, execution_id: str) -> None:
+        """Says soon that something happened to this execution, if anybody listens."""
+        if self.company and self.connection is not None:
+            self.waiting[execution_id] = None
+            self.woken.set()
+
+    def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:
+        try:
+            token, word, *names = msgspec.json.decode(str(payload), type=list[str])
+        except (msgspec.DecodeError, ValueError):
+            log.debug("not understood: %.100r", payload)
+            return
+        if token == self.token:
+            return
+        self.company = True
+        if word == "hello":
+            self.greeting = "here"
+            self.woken.set()
+        for name in names:
+            try:
+                self.heard(name)
+            except Exception:
+                log.exception("a wake-up failed")
+
+    async def _main(self) -> None:
+        pause, told = 0.1, False
+        while not self.closing:
+            try:
+                await self._listen()
+                pause, told = 0.1, False
+            except Exception as error:
+                if not told:
+                    log.info("wake-ups from other processes pause, polling goes on: %s", error)
+                told = True
+            self.tried.set()
+            if not self.closing:
+                self.woken.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.woken.wait(), pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _listen(self) -> None:
+        # What is told is a hint: nobody should wait for the disk because of it.
+        connection = await self.door.get(synchronous_commit="off")
+        timer: asyncio.TimerHandle | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            timer = loop.call_later(self.door.timeout, connection.terminate)
+            await connection.add_listener(self.channel, self._hear)
+            connection.add_termination_listener(self._lost)
+            await self._say(connection, "hello", [])
+            timer.cancel()
+            self.connection = connection
+            self.tried.set()
+            while not self.closing and not connection.is_closed():
+                timer = loop.call_later(self.door.timeout, connection.terminate)
+                if self.greeting is not None:
+                    self.greeting = None
+                    await self._say(connection, "here", [])
+                elif self.waiting:
+                    await self._say(connection, "told", self._load())
+                else:
+                    timer.cancel()
+                    try:
+                        await asyncio.wait_for(self.woken.wait(), QUIET)
+                    except TimeoutError:
+                        timer = loop.call_later(self.door.timeout, connection.terminate)
+                        await connection.execute("SELECT 1")
+                    self.woken.clear()
+                timer.cancel()
+        finally:
+            self.connection = None
+            if timer is not None:
+                timer.cancel()
+            if not connection.is_closed():
+                connection.remove_termination_listener(self._lost)
+                timer = loop.call_later(self.door.timeout, connection.terminate)
+                with suppress(*PASSING, pg.InterfaceError):
+                    await connection.remove_listener(self.channel, self._hear)
+                timer.cancel()
+            await self.door.close(connection)
+
+    def _lost(self, connection: object) -> None:
+        self.woken.set()
+
+    def _load(self) -> list[str]:
+        """As many of the waiting ids as one payload holds."""
+        names: list[str] = []
+        size = 60
+        for name in self.waiting:
+            size += len(msgspec.json.encode(name)) + 1
+            if names and size > PAYLOAD:
+                break
+            names.append(name)
+        for name in names:
+            del self.waiting[name]
+        return names
+
+    async def _say(self, connection: Connection, word: str, names: Sequence[str]) -> None:
+        payload = msgspec.json.encode([self.token, word, *names]).decode()
+        await connection.fetchval("SELECT pg_notify($1, $2)", self.channel, payload)
+
+    async def close(self) -> None:
+        self.closing = True
+        self.woken.set()
+        await self.task
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> Sequence[Sequence[Any]]:
+    return tuple(zip(*rows, strict=True)) if rows else ((),) * width
+
+
+def _last(parts: Sequence[tuple[Any, ...]], size: int) -> Iterable[tuple[Any, ...]]:
+    """The parts without those that a later one with the same key, their first `size` fields, replaces."""
+    return parts if len(parts) < 2 else {part[:size]: part for part in parts}.values()
+
+
+def _arguments(commits: Sequence[Commit], known: Collection[str]) -> Iterator[Sequence[Any]]:
+    """The parameters of `commits` behind the time, in one pass. Commits that create come first."""
+    heads, news, labels, infos, entries, drops, frames = [], [], [], [], [], [], []
+    sets, closes, opens, rewrites, consumes, messages = [], [], [], [], [], []
+    for c, commit in enumerate(commits, 1):
+        heads.append((
+            commit.execution_id, commit.generation, commit.version, commit.nonce, commit.seq, commit.status,
+            commit.current_step, commit.updated_at, commit.finished_at, commit.wake_at, pack(commit.root),
+            commit.result_seq, commit.release,
+        ))  # fmt: skip
+        if (new := commit.new) is not None:
+            news.append((
+                commit.owner, commit.lease_ttl, new.workflow_id, new.workflow_version, new.definition_hash,
+                None if new.definition_hash in known else pack(new.definition), pack(new.input),
+                b"" if commit.info is None else pack(commit.info), new.created_at, new.parent_id, new.root_id,
+                new.trigger, new.queue, new.priority, new.concurrency_key, msgspec.json.encode(new.labels).decode(),
+            ))  # fmt: skip
+            labels += [(c, key, value) for key, value in new.labels.items()]
+        elif commit.info is not None:
+            infos.append((c, pack(commit.info)))
+        for seq, body in commit.entries:
+            entries.append((c, seq, pack(body)))
+        for path, name, seq in _last(commit.sets, 2):
+            sets.append((c, path, name, seq))
+        if commit.dropped:
+            drops += [(c, path) for path in commit.dropped]
+        if commit.frames:
+            frames += [
+                (c, path, out, None if frame is None else pack(frame)) for path, out, frame in _last(commit.frames, 1)
+            ]
+        if commit.closed:
+            closes += [(c, wait_id) for wait_id in commit.closed]
+        if commit.opened:
+            opens += [
+                (c, wait_id, seq, needed, deadline, pack(body))
+                for wait_id, seq, needed, deadline, body in _last(commit.opened, 1)
+            ]
+        if commit.rewritten:
+            rewrites += [(c, wait_id, pack(body)) for wait_id, body in _last(commit.rewritten, 1)]
+        if commit.consumed:
+            consumes += [(c, inbox_id) for inbox_id in commit.consumed]
+        if commit.messages:
+            messages += [
+                (c, to.execution_id, to.kind, to.key, to.wait_id, to.takes, pack(body)) for to, body in commit.messages
+            ]
+    yield from _columns(heads, 13)
+    yield from _columns(news, 16)
+    yield from _columns(labels, 3)
+    yield from _columns(infos, 2)
+    yield from _columns(entries, 3)
+    yield from _columns(drops, 2)
+    yield from _columns(frames, 4)
+    yield from _columns(sets, 4)
+    yield from _columns(closes, 2)
+    yield from _columns(opens, 6)
+    yield from _columns(rewrites, 3)
+    yield from _columns(consumes, 2)
+    yield from _columns(messages, 7)
+
+
+WIDTH = 1 + len(list(_arguments((), ())))
+
+
+def _row(values: Sequence[Any]) -> Row:
+    """From the columns of `ROW`."""
+    (
+        _, name, workflow_id, workflow_version, definition_hash, status, version, generation, nonce, seq, current_step,
+        owner, lease_until, wake_at, recoveries, given, root, info, result_seq, result, waits, parent_id, root_id,
+        labels, trigger, queue, priority, concurrency_key, created_at, updated_at, finished_at,
+    ) = values  # fmt: skip
+    return Row(
+        id=name,
+        workflow_id=workflow_id,
+        workflow_version=workflow_version,
+        definition_hash=definition_hash,
+        status=status,
+        version=version,
+        generation=generation,
+        nonce=nonce,
+        seq=seq,
+        current_step=current_step,
+        owner=owner,
+        lease_until=lease_until,
+        wake_at=wake_at,
+        recoveries=recoveries,
+        input=unpack(given),
+        root=unpack(root),
+        info=unpack(info),
+        result_seq=result_seq,
+        result=None if result is None else unpack(result),
+        waits=[unpack(wait) for wait in waits],
+        parent_id=parent_id,
+        root_id=root_id,
+        labels={} if labels == "{}" else msgspec.json.decode(labels),
+        trigger=trigger,
+        queue=queue,
+        priority=priority,
+        concurrency_key=concurrency_key,
+        created_at=created_at,
+        updated_at=updated_at,
+        finished_at=finished_at,
+    )
+
+
+ROW_WIDTH = len(msgspec.structs.fields(Row)) + 1
+
+
+def _stored(record: Any) -> Stored:
+    values = tuple(record)
+    paths, frames, parents, names, pointers, seqs, entries, numbers, messages = values[ROW_WIDTH:]
+    return Stored(
+        row=_row(values[:ROW_WIDTH]),
+        frames=[(path, unpack(frame)) for path, frame in zip(paths or (), frames or (), strict=True)],
+        sets=list(zip(parents or (), names or (), pointers or (), strict=True)),
+        entries={seq: unpack(entry) for seq, entry in zip(seqs or (), entries or (), strict=True)},
+        inbox=[(number, unpack(message)) for number, message in zip(numbers or (), messages or (), strict=True)],
+    )
+
+
+# -- searching --------------------------------------------------------------------------------------------------------
+
+
+def search_sql(
+    schema: str, filter: Filter, labels: Sequence[tuple[str, str]], position: tuple[float, str] | None, limit: int
+) -> tuple[str, list[Any]]:
+    """The statement that finds a page, newest first: a range of one index for each status, merged.
+
+    One range per status, because a list of statuses in one condition would have to be sorted. `labels` are those of
+    the filter, the rarest first.
+    """
+    values: list[Any] = []
+    conditions: list[str] = []
+
+    def value(given: Any) -> str:
+        values.append(given)
+        return f"${len(values)}"
+
+    table = "heads"
+    if filter.parent_id is not None:
+        conditions.append(f"s.parent_id = {value(filter.parent_id)}")
+    elif labels:
+        table = "labels"
+        (key, text), *labels = labels
+        conditions.append(f"s.key = {value(key)} AND s.value = {value(text)}")
+    if filter.workflow_id is not None:
+        conditions.append(f"s.workflow_id = {value(filter.workflow_id)}")
+    for key, text in labels:  # as a value and not as EXISTS, which could become a join
+        conditions.append(
+            f"(SELECT l.value FROM {schema}.labels l WHERE l.n = s.n AND l.key = {value(key)}) = {value(text)}"
+        )
+    if filter.created_after is not None:
+        conditions.append(f"s.created_at > {value(filter.created_after)}")
+    if filter.created_before is not None:
+        conditions.append(f"s.created_at < {value(filter.created_before)}")
+    if position is not None:
+        created_at, name = map(value, position)
+        conditions.append(f"(s.created_at, s.id) < ({created_at}, {name})")
+    runs = []
+    for status in STATUSES if filter.statuses is None else dict.fromkeys(filter.statuses):
+        where = " AND ".join([f"s.status = {value(str(status))}", *conditions])
+        runs.append(
+            f"(SELECT s.created_at, s.id, s.n FROM {schema}.{table} s WHERE {where} "
+            f"ORDER BY s.created_at DESC, s.id DESC LIMIT {limit})"
+        )
+    sql = (
+        f"SELECT rows.* FROM (SELECT * FROM ({' UNION ALL '.join(runs)}) every "
+        f"ORDER BY created_at DESC, id DESC LIMIT {limit}) page CROSS JOIN LATERAL "
+        f"({f'SELECT {ddl.ROW} FROM {ddl.ROW_TABLES}'.format(s=schema)} WHERE h.n = page.n OFFSET 0) rows "
+        "ORDER BY page.created_at DESC, page.id DESC"
+    )
+    return sql, values
+
+
+def _cursor(row: Row) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([row.created_at, row.id])).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[float, str]:
+    try:
+        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=tuple[float, str])
+    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
+        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
+
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+class PostgresStore(Store):
+    """Executions in the PostgreSQL database of `url`, or of an asyncpg `pool`, which stays the user's.
+
+    Everything is in the schema `schema`. With ``auto_migrate=False`` opening a database with another schema version (or
+    none) is an error; `migration_sql` is what another role has to run then. `writers` and `readers` are how many
+    connections write and read; one more listens, where that is possible. `timeout` is after how many seconds without an
+    answer a connection is given up. `pooler` says whether there is a pooler in transaction mode (PgBouncer) on the way:
+    None finds out. Other options go to `asyncpg.connect`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        pool: Any = None,
+        schema: str = "durable_flow",
+        auto_migrate: bool = True,
+        writers: int = 2,
+        readers: int = 2,
+        timeout: float = 10.0,
+        pooler: bool | None = None,
+        **options: Any,
+    ) -> None:
+        if (url is None) == (pool is None):
+            raise ConfigError("PostgresStore takes the URL of a database, or pool=, an asyncpg pool")
+        if pool is not None and options:
+            raise ConfigError(f"options of connections ({', '.join(options)}) belong to the pool")
+        if type(schema) is not str or not 1 <= len(schema.encode("utf-8", "replace")) <= 63 or not schema.isprintable():
+            raise ConfigError(f"a schema name has 1 to 63 bytes, not {schema!r:.100}")
+        if schema.startswith("pg_") or schema == "information_schema":
+            raise ConfigError(f"the schema {schema!r} belongs to PostgreSQL; choose another name")
+        if min(writers, readers) < 1:
+            raise ConfigError("a store needs at least one writer and one reader")
+        if not timeout > 0:
+            raise ConfigError(f"timeout is a number of seconds, not {timeout!r}")
+        self.schema = schema
+        self.auto_migrate = auto_migrate
+        self.pooler = pooler
+        self._sizes = writers, readers
+        self._name = "the database of a pool" if url is None else _without_password(url)
+        self._door = PoolDoor(pool, timeout=timeout) if url is None else Door(url, timeout=timeout, options=options)
+        self._process = 0
+        self._crews: tuple[Crew, Crew] | None = None
+        self._wire: Wire | None = None
+        self._known: set[str] = set()
+        self._commits = Kind(self._write_commits)
+        self._appends = Kind(self._write_messages)
+        self._claims = Kind(self._write_claims)
+        self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, 1)
+        self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, 1)
+        s = ddl.quoted(schema)
+        self._s = s
+        marks = ", ".join(f"${i}" for i in range(1, WIDTH + 1))
+        self._commits_sql = f"SELECT * FROM {s}.commits({marks})"
+        self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7)"
+        self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5)"
+        self._row_sql = f"SELECT {ddl.ROW} FROM {ddl.ROW_TABLES} WHERE h.id = $1".format(s=s)
+
+    def __repr__(self) -> str:
+        return f"PostgresStore({self._name!r}, schema={self.schema!r})"
+
+    def _now(self) -> float | None:
+        """None: the server's time."""
+        return None if type(self.clock) is SystemClock else self.clock.now()
+
+    @property
+    def wakes(self) -> bool:  # type: ignore[override]
+        return self._wire is not None and self._wire.connection is not None
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        if self._crews is not None:
+            raise StoreError(f"{self!r} is open already")
+        door = self._door
+        door.pooled = self.pooler is not False
+        try:
+            session = Session(door)
+            try:
+                pooled = await session.run(self._examine)
+                await session.run(self._migrate, patience=6)
+            finally:
+                await session.close()
+        except Exception as error:
+            raise _translated(error, self._name) from error
+        door.pooled = pooled
+        if pooled:
+            log.warning(
+                "%s is behind a pooler: transactions cost more round trips, and what other processes do is found by "
+                "polling, not by LISTEN",
+                self._name,
+            )
+        writers, readers = self._sizes
+        self._process = os.getpid()
+        self._crews = (
+            Crew("durable_flow writer", writers, door, self._name,
+                 (self._commits, self._appends, self._claims, self._single)),
+            Crew("durable_flow reader", readers, door, self._name, (self._reads,)),
+        )  # fmt: skip
+        if not pooled:
+            self._wire = Wire(door, self.schema, self.heard)
+            await self._wire.tried.wait()
+
+    async def close(self) -> None:
+        crews, wire = self._crews, self._wire
+        if crews is not None and os.getpid() != self._process:
+            return  # after a fork: the connections are the other process's
+        self._crews = self._wire = None
+        try:
+            for crew in crews or ():
+                await crew.close()
+        finally:
+            if wire is not None:
+                await wire.close()
+
+    async def _examine(self, connection: Connection) -> bool:
+        """Refuses what the store cannot work on, warns of what it should not; whether there is a pooler on the way."""
+        found = await connection.fetchrow(
+            """SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer AS version,
+                current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
+                current_setting('default_transaction_read_only') AS read_only,
+                current_setting('default_transaction_isolation') AS isolation,
+                current_setting('synchronous_commit') AS synchronous, current_setting('fsync') AS fsync"""
+        )
+        if found["version"] < OLDEST:
+            raise StoreError(f"{self._name}: PostgreSQL {OLDEST // 10_000} or newer is needed")
+        if found["encoding"] != "UTF8":
+            raise StoreError(f"{self._name} has the encoding {found['encoding']}; a database with UTF8 is needed")
+        if found["standby"] or found["read_only"] == "on":
+            raise StoreUnavailable(_read_only(self._name))
+        if found["isolation"] != "read committed" and isinstance(self._door, PoolDoor):
+            raise StoreError(
+                f"{self._name}: its transactions are {found['isolation']}; give the store connections "
+                "whose default_transaction_isolation is 'read committed'"
+            )
+        lax = [name for name in ("synchronous", "fsync") if found[name] == "off"]
+        if lax:
+            setting = "fsync" if "fsync" in lax else "synchronous_commit"
+            log.warning(
+                "%s has %s = off: when the server fails, transitions are lost that callers were told are durable",
+                self._name,
+                setting,
+            )
+        if self.pooler is not None:
+            return self.pooler
+        return bool(found["pid"] != connection.get_server_pid())
+
+    async def _version(self, connection: Connection) -> int:
+        # A query of the catalogue: to_regclass may remember what it saw before this transaction waited for another.
+        there = await connection.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = 'schema_version')",
+            self.schema,
+        )
+        if not there:
+            return 0
+        version = int(await connection.fetchval(f"SELECT max(version) FROM {self._s}.schema_version"))
+        if version > len(ddl.MIGRATIONS):
+            raise SchemaTooNew(version, len(ddl.MIGRATIONS))
+        return version
+
+    async def _migrate(self, connection: Connection) -> None:
+        """Runs in a transaction that `Session` begins and ends where there may be a pooler, else in one of its own."""
+        version = await self._version(connection)
+        if version == len(ddl.MIGRATIONS):
+            return
+        if not self.auto_migrate:
+            raise StoreError(
+                f"{self._name} has version {version} of the schema {self.schema!r}, this release of durable-flow needs "
+                f"{len(ddl.MIGRATIONS)}: run `durable-flow migrate`, or open it once with auto_migrate=True"
+            )
+        own = not self._door.pooled
+        if own:
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            await connection.execute("SET LOCAL lock_timeout = 0")
+            await connection.execute(ddl.lock_sql(self.schema))
+            version = await self._version(connection)
+            if version < len(ddl.MIGRATIONS):
+                # Asked first: IF NOT EXISTS needs the right to create schemas, even where there is nothing to create.
+                found = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)"
+                if not await connection.fetchval(found, self.schema):
+                    await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._s}")
+                await connection.execute(ddl.steps_sql(self.schema, version))
+                log.info("%s: schema migrated from version %d to %d", self._name, version, len(ddl.MIGRATIONS))
+        except BaseException:
+            if own and not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        if own:
+            await connection.execute("COMMIT")
+
+    def migration_sql(self, from_version: int = 0) -> str:
+        """What opening would run to bring the schema from a version to that of this release, as one transaction of SQL:
+        for a role that may create things, where the one the store uses may not."""
+        if type(from_version) is not int or not 0 <= from_version <= len(ddl.MIGRATIONS):
+            raise ValidationError([f"from_version is 0 to {len(ddl.MIGRATIONS)}, not {from_version!r:.100}"])
+        s = self._s
+        create = f"CREATE SCHEMA IF NOT EXISTS {s};\n" if from_version == 0 else ""
+        return (
+            f"-- The schema of durable_flow, from version {from_version} to {len(ddl.MIGRATIONS)}.\n"
+            f"-- The role that uses it then needs: GRANT USAGE ON SCHEMA {s} TO …;\n"
+            f"-- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {s} TO …;\n"
+            f"BEGIN;\n{ddl.lock_sql(self.schema)};\n{create}{ddl.steps_sql(self.schema, from_version)}COMMIT;\n"
+        )
+
+    def _crew(self) -> tuple[Crew, Crew]:
+        if self._crews is None:
+            raise StoreError(f"{self!r} is not open; use it inside 'async with'")
+        if os.getpid() != self._process:
+            raise StoreError(f"{self!r} was opened by another process; open a store of its own after a fork")
+        return self._crews
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        weight = 0
+        for _, body in commit.entries:
+            weight += len(body)
+        return self._crew()[0].submit(self._commits, commit, commit.execution_id, weight)
+
+    async def _write_commits(self, session: Session, commits: list[Commit]) -> Sequence[object]:
+        order = range(len(commits))
+        if any(commit.new is not None for commit in commits):
+            order = sorted(order, key=lambda i: commits[i].new is None)  # type: ignore[assignment]
+            commits = [commits[i] for i in order]
+        arguments = list(_arguments(commits, self._known))
+        now = self._now()
+        codes, holders = await session.run(lambda connection: connection.fetchrow(self._commits_sql, now, *arguments))
+        outcomes: list[object] = [None] * len(commits)
+        wire = self._wire
+        for c, (i, code, commit) in enumerate(zip(order, codes, commits, strict=True)):
+            if code >= 0:
+                outcomes[i] = RELEASED if code else KEPT
+                if commit.new is not None and len(self._known) < 10_000:
+                    self._known.add(commit.new.definition_hash)
+                if wire is not None and wire.company:
+                    if commit.status in TOLD:
+                        wire.tell(commit.execution_id)
+                    for message, _ in commit.messages:
+                        wire.tell(message.execution_id)
+            elif commit.new is not None:
+                outcomes[i] = ConflictError(f"there is already an execution {commit.execution_id!r} in this store")
+            else:
+                holder = holders[c]
+                outcomes[i] = LeaseLost(commit.execution_id, owner=holder if holder != commit.owner else None)
+        return outcomes
+
+    async def append(self, message: Message, body: Blob) -> Appended:
+        subject = (message.execution_id, message.kind, message.key, message.wait_id, message.takes, body)
+        appended: Appended = await self._crew()[0].submit(self._appends, subject)
+        if appended.outcome == "accepted" and self._wire is not None:
+            self._wire.tell(message.execution_id)
+        return appended
+
+    async def _write_messages(self, session: Session, messages: list[tuple[Any, ...]]) -> Sequence[object]:
+        columns = _columns([(*facts, pack(body)) for *facts, body in messages], 6)
+        now = self._now()
+        outcomes, owners, untils = await session.run(
+            lambda connection: connection.fetchrow(self._appends_sql, now, *columns)
+        )
+        return [
+            Appended(outcome=outcome, owner=owner, lease_until=until)
+            for outcome, owner, until in zip(outcomes, owners, untils, strict=True)
+        ]
+
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        subject = (execution_id, owner, ttl, ",".join(statuses))
+        found: Stored | Busy | None = await self._crew()[0].submit(self._claims, subject, execution_id)
+        return found
+
+    async def _write_claims(self, session: Session, claims: list[tuple[str, str, float, str]]) -> Sequence[object]:
+        columns = _columns(claims, 4)
+        now = self._now()
+        records = await session.run(lambda connection: connection.fetch(self._claims_sql, now, *columns))
+        found: dict[str, Stored | Busy] = {}
+        for record in records:
+            if record["n"] is None:
+                found[record["id"]] = Busy(
+                    status=record["status"], owner=record["owner"], lease_until=record["lease_until"]
+                )
+            else:
+                found[record["id"]] = _stored(record)
+        return [found.get(claim[0]) for claim in claims]
+
+    async def _do(self, session: Session, works: list[tuple[Work[Any], float]]) -> Sequence[object]:
+        ((work, patience),) = works
+        return [await session.run(work, patience=patience)]
+
+    def _write(self, sql: str, *arguments: Any, patience: float = 1.0) -> asyncio.Future[Any]:
+        work: Work[Any] = lambda connection: connection.fetchrow(sql, *arguments)  # noqa: E731
+        return self._crew()[0].submit(self._single, (work, patience))
+
+    def _read(self, sql: str, *arguments: Any) -> asyncio.Future[Any]:
+        work: Work[Any] = lambda connection: connection.fetch(sql, *arguments)  # noqa: E731
+        return self._crew()[1].submit(self._reads, (work, 1.0))
+
+    async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
+        return dict(await self._read(f"SELECT * FROM {self._s}.renew($1, $2, $3)", self._now(), owner, ttl))
+
+    async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
+        await self._write(f"SELECT {self._s}.release($1, $2, $3)", execution_id, owner, generation)
+
+    async def remove(self, execution_id: str) -> bool:
+        removed, holder = await self._write(
+            f"SELECT * FROM {self._s}.remove($1, $2)", self._now(), execution_id, patience=6
+        )
+        if holder is not None:
+            raise ConflictError(f"execution {execution_id!r} cannot be deleted: {holder} is driving it")
+        return bool(removed)
+
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        given = list(dict.fromkeys(str(status) for status in statuses))
+        sql = f"SELECT {self._s}.purge($1, $2, $3, $4)"
+        (count,) = await self._write(sql, self._now(), before, given, limit, patience=6)
+        return int(count)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def mail(self, owner: str) -> Sequence[str]:
+        found = await self._read(
+            f"SELECT h.id FROM {self._s}.leases l JOIN {self._s}.heads h ON h.n = l.n WHERE l.owner = $1 "
+            f"AND EXISTS (SELECT 1 FROM {self._s}.inbox i WHERE i.n = l.n) ORDER BY h.id",
+            owner,
+        )
+        return [name for (name,) in found]
+
+    async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        s = self._s
+        found = await self._read(
+            f"SELECT id, body FROM {s}.inbox WHERE n = (SELECT n FROM {s}.heads WHERE id = $1) ORDER BY id",
+            execution_id,
+        )
+        return [(number, unpack(body)) for number, body in found]
+
+    async def row(self, execution_id: str) -> Row | None:
+        found = await self._read(self._row_sql, execution_id)
+        return _row(found[0].values()) if found else None
+
+    async def fetch(self, execution_id: str) -> Stored | None:
+        found = await self._read(f"SELECT * FROM {self._s}.stored WHERE id = $1", execution_id)
+        return _stored(found[0]) if found else None
+
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
+        sql = f"SELECT seq, body FROM {self._s}.entries WHERE n = (SELECT n FROM {self._s}.heads WHERE id = $1) AND "
+        if seqs is not None:
+            found = await self._read(f"{sql} seq = ANY ($2::bigint[]) ORDER BY seq", execution_id, list(seqs))
+        else:
+            found = await self._read(f"{sql} seq > $2 ORDER BY seq LIMIT $3", execution_id, after, limit)
+        return [(seq, unpack(body)) for seq, body in found]
+
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        position = None if cursor is None else _position(cursor)
+        if filter.statuses is not None and not filter.statuses:
+            self._crew()
+            return [], None
+        labels = list(filter.labels.items())
+        if len(labels) > 1 and filter.parent_id is None:
+            labels = await self._rarest_first(labels)
+        sql, values = search_sql(self._s, filter, labels, position, limit + 1)
+        rows = [_row(record.values()) for record in await self._read(sql, *values)]
+        return rows[:limit], _cursor(rows[limit - 1]) if len(rows) > limit else None
+
+    async def _rarest_first(self, labels: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """In front the one that the fewest executions have, as far as 1,000 of them tell."""
+        counts = await self._read(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM "
+            f"{self._s}.labels l WHERE l.key = g.key AND l.value = g.value LIMIT 1000) few) "
+            "FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS g (key, value, place) ORDER BY g.place",
+            [key for key, _ in labels],
+            [value for _, value in labels],
+        )
+        return [label for _, label in sorted(zip(counts, labels, strict=True), key=lambda pair: pair[0][0])]
+
+    async def definition(self, definition_hash: str) -> Blob | None:
+        found = await self._read(f"SELECT body FROM {self._s}.definitions WHERE hash = $1", definition_hash)
+        return unpack(found[0][0]) if found else None
+
+
+def _without_password(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        user, at, host = parts.netloc.rpartition("@")
+        query = urlencode([(key, value) for key, value in parse_qsl(parts.query) if key != "password"], safe="/,")
+        return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, query, ""))
+    except ValueError:
+        return "postgresql://…"

@@ -1,0 +1,221 @@
+"""The contract is worth something: for each mistake a store could make there is a test that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from durable_flow import LeaseLost, Message, open_store
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Stored
+from durable_flow.stores.sqlite import SqliteStore
+from durable_flow.testing.contract import StoreContract
+from tests.stores.build import SettableClock
+
+
+class Later(SqliteStore):
+    """A store whose commits may do something before or after."""
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return asyncio.ensure_future(self.committed(commit))
+
+    async def committed(self, commit: Commit) -> Committed:
+        return await super().commit(commit)
+
+
+class IgnoresTheGeneration(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        row = await self.row(commit.execution_id)
+        return await super().committed(commit if row is None else replace(commit, generation=row.generation))
+
+
+class IgnoresTheVersion(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        row = await self.row(commit.execution_id)
+        return await super().committed(commit if row is None else replace(commit, version=row.version))
+
+
+class SwallowsTheFence(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        try:
+            return await super().committed(commit)
+        except LeaseLost:
+            return Committed()
+
+
+class WritesEntriesApart(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        if commit.new is not None or not commit.entries:
+            return await super().committed(commit)
+        await super().committed(replace(commit, entries=()))
+        return await super().committed(replace(commit, version=commit.version + 1))
+
+
+class AlwaysReleases(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        done = await super().committed(commit)
+        if commit.release and not done.released and commit.owner:
+            await self.release(commit.execution_id, owner=commit.owner, generation=commit.generation)
+            return Committed(released=True)
+        return done
+
+
+class ForgetsMessages(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        return await super().committed(replace(commit, messages=()))
+
+
+class KeepsItsClock(SqliteStore):
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        clock, self.clock = self.clock, SettableClock()
+        try:
+            return await super().claim(execution_id, owner=owner, ttl=ttl, statuses=statuses)
+        finally:
+            self.clock = clock
+
+
+class ClaimsAnyStatus(SqliteStore):
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        return await super().claim(execution_id, owner=owner, ttl=ttl, statuses=("running", "halted"))
+
+
+class RenewsForAll(SqliteStore):
+    async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
+        return {**await super().renew("me", ttl=ttl), **await super().renew("you", ttl=ttl)}
+
+
+class TakesAnswersTwice(SqliteStore):
+    numbers = itertools.count()
+
+    async def append(self, message: Message, body: Blob) -> Appended:
+        return await super().append(replace(message, key=f"{message.key} {next(self.numbers)}"), body)
+
+
+class TakesLateAnswers(SqliteStore):
+    async def append(self, message: Message, body: Blob) -> Appended:
+        told = await super().append(message, body)
+        if told.outcome == "closed":
+            return await super().append(replace(message, kind="child"), body)
+        return told
+
+
+class ReversesTheInbox(SqliteStore):
+    async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        return list(await super().inbox(execution_id))[::-1]
+
+
+class DecodesText(SqliteStore):
+    async def row(self, execution_id: str) -> Row | None:
+        row = await super().row(execution_id)
+        if row is None or isinstance(row.info, str):
+            return row
+        return replace(row, info=row.info.decode())
+
+
+class CutsOffAtNull(SqliteStore):
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
+        found = await super().read(execution_id, after=after, limit=limit, seqs=seqs)
+        return [(seq, body.split("\x00")[0] if isinstance(body, str) else body) for seq, body in found]
+
+
+class PagesByOffset(SqliteStore):
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        rows, _ = await super().search(filter, limit=10_000, cursor=None)
+        start = int(cursor or 0)
+        return rows[start : start + limit], str(start + limit) if start + limit < len(rows) else None
+
+
+class IgnoresCase(SqliteStore):
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        rows, following = await super().search(filter, limit=limit, cursor=cursor)
+        return sorted(rows, key=lambda row: (row.created_at, row.id.lower()), reverse=True), following
+
+
+class RemovesWhatIsDriven(SqliteStore):
+    async def remove(self, execution_id: str) -> bool:
+        row = await self.row(execution_id)
+        if row is not None and row.owner is not None:
+            await self.release(execution_id, owner=row.owner, generation=row.generation)
+        return await super().remove(execution_id)
+
+
+class PurgesEverything(SqliteStore):
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        return await super().purge_rows(before=before, statuses=("completed", "failed"), limit=limit)
+
+
+class PurgesWithoutLimit(SqliteStore):
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        return await super().purge_rows(before=before, statuses=statuses, limit=10_000)
+
+
+MISTAKES: dict[type[SqliteStore], str] = {
+    IgnoresTheGeneration: "who_lost_the_lease_can_commit_nothing",
+    IgnoresTheVersion: "a_repeated_commit_is_fenced_and_known_by_its_nonce",
+    SwallowsTheFence: "a_repeated_commit_delivers_no_message_twice",
+    WritesEntriesApart: "a_commit_that_cannot_be_written_fails_alone_and_whole",
+    AlwaysReleases: "a_commit_keeps_the_lease_while_there_is_unread_mail",
+    ForgetsMessages: "a_commit_delivers_its_messages",
+    KeepsItsClock: "a_lease_holds_to_its_last_moment",
+    ClaimsAnyStatus: "only_what_has_one_of_the_statuses_is_claimed",
+    RenewsForAll: "renewing_touches_no_other_owner",
+    TakesAnswersTwice: "nobody_votes_twice",
+    TakesLateAnswers: "the_first_answer_wins",
+    ReversesTheInbox: "messages_are_read_in_the_order_they_came",
+    DecodesText: "info_stays_until_it_is_replaced",
+    CutsOffAtNull: "a_value_comes_back_as_it_was_stored",
+    PagesByOffset: "pages_miss_and_repeat_nothing_while_everything_changes",
+    IgnoresCase: "a_hundred_of_one_moment_have_one_order_on_all_pages",
+    RemovesWhatIsDriven: "a_driven_execution_is_not_removed",
+    PurgesEverything: "purging_keeps_other_statuses",
+    PurgesWithoutLimit: "purging_stops_at_its_limit",
+}
+"""Stores that make one mistake each, and the test that finds it."""
+
+
+def cases(test: Any) -> list[dict[str, Any]]:
+    """What a test of the contract is run with, besides its fixtures."""
+    found: list[dict[str, Any]] = [{}]
+    for mark in getattr(test, "pytestmark", []):
+        if mark.name == "parametrize":
+            names, values = mark.args[:2]
+            split = names.split(",") if isinstance(names, str) else names
+            found = [dict(zip(split, value if len(split) > 1 else [value], strict=True)) for value in values]
+    return found
+
+
+async def passes(store: SqliteStore, name: str) -> AsyncIterator[bool]:
+    """Whether the store passes a test, for each of its cases."""
+    test = getattr(StoreContract(), f"test_{name}")
+    for case in cases(test):
+        clock = SettableClock()
+        fresh = type(store)(None)
+        fresh.clock = clock
+        async with fresh:
+            fixtures = {"store": fresh, "clock": clock}
+            wanted = {word: fixtures[word] for word in inspect.signature(test).parameters if word in fixtures}
+            try:
+                await test(**wanted, **case)
+            except (Exception, pytest.fail.Exception):
+                yield False
+            else:
+                yield True
+
+
+@pytest.mark.parametrize(("mistaken", "name"), MISTAKES.items(), ids=lambda value: getattr(value, "__name__", None))
+async def test_a_mistake_is_found(mistaken: type[SqliteStore], name: str) -> None:
+    good = open_store("sqlite://:memory:")
+    assert isinstance(good, SqliteStore)
+    assert all([passed async for passed in passes(good, name)])
+    assert not all([passed async for passed in passes(mistaken(None), name)])
