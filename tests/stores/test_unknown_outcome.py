@@ -18,7 +18,8 @@ from tests.servers.binaries import NotInstalled
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Server
 from tests.servers.proxy import Counter as Counting
-from tests.servers.proxy import Proxy, executing
+from tests.servers.proxy import Proxy, containing, executing
+from tests.servers.redis import RedisServer
 
 WORKFLOW = df.load("""
 id: errands
@@ -124,7 +125,11 @@ def in_postgresql(get: Callable[[str], Any]) -> Place:
     return Place(get("postgres_url"), {"schema": schema}, executing(schema.encode()))
 
 
-PLACES = {"postgresql": in_postgresql}
+def in_redis(get: Callable[[str], Any]) -> Place:
+    return Place(get("redis_url"), {"prefix": get("redis_prefix")}, containing(b"EVALSHA"))
+
+
+PLACES = {"postgresql": in_postgresql, "redis": in_redis}
 
 
 @pytest.fixture(params=PLACES)
@@ -294,7 +299,12 @@ def own_postgresql() -> tuple[Server, Place]:
     return server, Place(server.url, {}, executing(b"durable_flow"))
 
 
-OWN = {"postgresql": own_postgresql}
+def own_redis() -> tuple[Server, Place]:
+    server = RedisServer.start(appendonly=True, appendfsync="always")
+    return server, Place(server.url, {}, containing(b"EVALSHA"))
+
+
+OWN = {"postgresql": own_postgresql, "redis": own_redis}
 
 
 @pytest.fixture(params=OWN)
