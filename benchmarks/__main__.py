@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.measure import FULL, SHORT, Line, Session
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, Kept
 from benchmarks.servers import Servers
 from benchmarks.stores import FAMILIES
 from benchmarks.table import table
@@ -58,10 +58,11 @@ def main() -> int:
     interrupted = False
     try:
         sync = [_sync_time(folder)]
-        with closing(Servers(folder / "servers")) as servers:
+        with closing(Servers(folder / "servers")) as servers, Kept() as subjects:
+            kept = subjects if options.short else None
             for name in options.names or BENCHMARKS:
                 print(f"{name} …", file=sys.stderr, flush=True)
-                lines.extend(_lines(name, Session(size, folder / name, servers, sync[0], families)))
+                lines.extend(_lines(name, Session(size, folder / name, servers, sync[0], families, kept)))
         sync.append(_sync_time(folder))
     except KeyboardInterrupt:
         interrupted = True

@@ -17,7 +17,10 @@ def run(session: Session) -> Iterator[Line]:
     few, many = session.size.found
     answers: dict[str, dict[str, tuple[Answer, Answer]]] = {}
     rates: dict[str, float] = {}
-    with started([ours(case, session.servers) for case in session.cases], session.folder) as (playing, failures):
+    with started([ours(case, session.servers) for case in session.cases], session.folder, session.kept) as (
+        playing,
+        failures,
+    ):
         for subject in playing:
             try:
                 _fill(subject, session, few, needles=50)

@@ -20,7 +20,10 @@ def run(session: Session) -> Iterator[Line]:
     steps = session.size.growth
     workload = f"growth, {steps:,} steps of 1 KB"
     warm_up = {"steps": min(WARM_UP, steps)}
-    with started([ours(case, session.servers) for case in session.cases], session.folder) as (playing, failures):
+    with started([ours(case, session.servers) for case in session.cases], session.folder, session.kept) as (
+        playing,
+        failures,
+    ):
         results = take_turns(session, playing, failures, "growth", rounds=ROUNDS, warm_up=warm_up, steps=steps)
     for case in session.cases:
         name = ours(case, session.servers).name

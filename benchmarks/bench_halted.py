@@ -29,7 +29,8 @@ def run(session: Session) -> Iterator[Line]:
                     playing.failures[subject.name] = str(failure)
                     continue
                 finally:
-                    subject.close()  # what it holds is not to be beside the next one
+                    if session.kept is None:
+                        subject.close()  # what it holds is not to be beside the next one
                 rates[subject.name] = resumed["per_second"]
                 ours = subject.name.startswith("durable_flow")
                 durable = subject.name not in playing.peers and subject.name == playing.reference

@@ -24,7 +24,7 @@ def run(session: Session) -> Iterator[Line]:
     programs = [ours(case, session.servers) for case in cases]
     steps = session.size.chain
     runs = max(1, round(session.size.seconds / (steps * 30e-6)))
-    with started(programs, session.folder) as (playing, failures):
+    with started(programs, session.folder, session.kept) as (playing, failures):
         for kind, title in KINDS.items():
             results = take_turns(session, playing, failures, "steps", kind=kind, steps=steps, runs=runs)
             short = take_turns(session, playing, failures, "steps", kind=kind, steps=STEPS, runs=runs * 10)

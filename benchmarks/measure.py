@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import PEERS, peers
-from benchmarks.processes import Answer, Failed, Program, Subject, started
+from benchmarks.processes import Answer, Failed, Kept, Program, Subject, started
 from benchmarks.servers import Servers
 from benchmarks.stores import FAMILIES, STORES, StoreCase, bound, ours
 
@@ -73,13 +73,14 @@ SHORT = Size(
 @dataclass(frozen=True)
 class Session:
     """One call of the program: how much to measure, where files may be made, the servers, how many seconds a small
-    write takes to be safe on the disk, and what is measured."""
+    write takes to be safe on the disk, what is measured, and in the short form the subjects that there are already."""
 
     size: Size
     folder: Path
     servers: Servers
     sync: float
     families: Sequence[str] = FAMILIES
+    kept: Kept | None = None
 
     @property
     def cases(self) -> list[StoreCase]:
@@ -113,7 +114,7 @@ def team(session: Session, family: str, *, with_bound: bool = True, with_memory:
     if session.size.peers:
         others, missing = peers(family, session.servers)
     programs = [*mine, *([limit] if with_bound else []), *others]
-    with started(programs, session.folder / family.replace(" ", "-")) as (playing, failures):
+    with started(programs, session.folder / family.replace(" ", "-"), session.kept) as (playing, failures):
         reference = ours(durable, session.servers).name
         yield Team(reference, limit.name, [program.name for program in others], playing, failures, missing)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +58,11 @@ class Subject:
                 text=True,
                 start_new_session=True,
             )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it can be asked."""
+        return not self._busy and not self._closed and self.process.poll() is None
 
     def ready(self) -> None:
         """Waits until it has started. Raises Failed."""
@@ -157,27 +162,48 @@ def _used_below(root: int) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
+class Kept:
+    """Subjects that serve one benchmark after the other, by name: where figures mean nothing, starting them is what
+    takes time."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.subjects: dict[str, Subject] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+
 @contextmanager
-def started(programs: Iterable[Program], folder: Path) -> Iterator[tuple[list[Subject], dict[str, str]]]:
-    """The subjects that started, and of those that did not, why by name. All of them end here."""
-    with ExitStack() as stack:
+def started(
+    programs: Iterable[Program], folder: Path, kept: Kept | None = None
+) -> Iterator[tuple[list[Subject], dict[str, str]]]:
+    """The subjects that started, and of those that did not, why by name. All of them end here, but for those `kept`."""
+    with ExitStack() as own:
+        stack, subjects = (own, {}) if kept is None else (kept.stack, kept.subjects)
         begun: list[Subject] = []
         failures: dict[str, str] = {}
         for number, program in enumerate(programs):
-            own = folder / f"{number}"
-            own.mkdir(parents=True)
-            try:
-                place = stack.enter_context(program.place(own))
-            except Failed as failure:
-                failures[program.name] = str(failure)
-                continue
-            subject = Subject(program, place, own)
-            stack.callback(subject.close)
+            subject = subjects.get(program.name)
+            if subject is None or not subject.waits:
+                room = folder / f"{number}"
+                room.mkdir(parents=True)
+                try:
+                    place = stack.enter_context(program.place(room))
+                except Failed as failure:
+                    failures[program.name] = str(failure)
+                    continue
+                subject = subjects[program.name] = Subject(program, place, room)
+                stack.callback(subject.close)
             begun.append(subject)
         ready = []
         for subject in begun:
             try:
-                subject.ready()
+                if not subject.waits:
+                    subject.ready()
             except Failed as failure:
                 failures[subject.name] = str(failure)
             else:

@@ -1230,7 +1230,7 @@ class Engine:
             workflow_id=definition.id,
             workflow_version=definition.version,
             definition_hash=definition.hash,
-            definition=encode(definition.document),
+            definition=definition.text,
             input=encode(given),
             created_at=now,
             parent_id=run.parent_id,

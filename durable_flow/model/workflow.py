@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from durable_flow.model.codec import encode
 
 if TYPE_CHECKING:
     from durable_flow.steps.base import StepType
@@ -85,9 +88,9 @@ class Body:
         return len(self.steps)
 
 
-class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True):
-    """A definition, ready to run. `document` is what was written, as plain data; `hash` is the SHA-256 of its canonical
-    JSON form and names it in the store."""
+class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """A definition, ready to run. `document` is what was written, as plain data, `text` its JSON; `hash` is the SHA-256
+    of its canonical JSON form and names it in the store."""
 
     id: str
     name: str
@@ -107,7 +110,11 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True):
         """The steps of the top level, in document order."""
         return self.body.steps
 
-    @property
+    @cached_property
+    def text(self) -> str:
+        return encode(self.document)
+
+    @cached_property
     def secrets(self) -> tuple[str, ...]:
         """The names of the inputs declared `secret`."""
         return tuple(declared.name for declared in self.inputs if declared.secret)

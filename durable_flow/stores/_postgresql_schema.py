@@ -10,9 +10,10 @@ them waits for nobody who holds a row of `heads`.
 begins no text) and the bytes of what a codec made. The view `executions` shows it as `jsonb`, as far as that goes.
 
 *Functions.* One call writes a whole batch. Each begins by locking the rows of `heads` it will read or change, in the
-order of their ids, so that no two batches can wait for each other. Each statement behind that sees what was committed
-until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. Their planner settings keep a
-plan that was made while the tables were empty from reading them whole when they are full.
+order of their ids, so that no two batches can wait for each other. What somebody else has locked keeps nobody waiting:
+its members are left out, and come again in a batch of those that wait. Each statement behind that sees what was
+committed until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. Their planner settings
+keep a plan that was made while the tables were empty from reading them whole when they are full.
 """
 
 from __future__ import annotations
@@ -186,8 +187,9 @@ END $body$;
 
 COMMITS = """
 CREATE FUNCTION {s}.commits(
+    _wait boolean, _now double precision,
     -- One element per commit. Those that create come first, and only they have elements behind `_release`.
-    _now double precision, _id text[], _generation bigint[], _version bigint[], _nonce text[], _seq bigint[],
+    _id text[], _generation bigint[], _version bigint[], _nonce text[], _seq bigint[],
     _status text[], _step text[], _updated double precision[], _finished double precision[], _wake double precision[],
     _root bytea[], _result bigint[], _release boolean[],
     _owner text[], _ttl double precision[], _workflow text[], _workflow_version text[], _hash text[],
@@ -207,14 +209,18 @@ CREATE FUNCTION {s}.commits(
     _consume_c integer[], _consume bigint[],
     _to_c integer[], _to text[], _to_kind text[], _to_key text[], _to_wait text[], _to_takes integer[],
     _to_body bytea[],
-    -- 1: written and released, 0: written, -1: refused. `_holder` is set if any was refused: who has the leases.
+    -- 1: written and released, 0: written, -1: refused, -2: a row it needs is locked, and `_wait` is false.
+    -- `_holder` is set if any was refused: who has the leases.
     OUT _outcome integer[], OUT _holder text[]
 ) LANGUAGE plpgsql {settings} AS $body$
 DECLARE
     _count integer := cardinality(_id);
-    _n bigint[] := array_fill(0::bigint, ARRAY[_count]); -- the numbers of the rows that pass; 0: refused
+    _n bigint[] := array_fill(0::bigint, ARRAY[_count]); -- the numbers of the rows that pass; 0: it does not
+    _moved bigint[] := _n; -- of those whose status changes
+    _any_moved boolean := false;
+    _met boolean[] := array_fill(false, ARRAY[_count + cardinality(_to)]); -- rows that are locked now, by us
+    _missing integer := _count + cardinality(_to) - cardinality(_workflow);
     _to_n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_to)]);
-    _moved bigint[] := ARRAY[]::bigint[];
     _free bigint[] := ARRAY[]::bigint[];
     _r record;
     _place integer;
@@ -222,21 +228,39 @@ BEGIN
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
     _outcome := array_fill(0, ARRAY[_count]);
 
+    IF _wait THEN
+        PERFORM 1 FROM unnest(_id || _to) AS g (id) JOIN {s}.heads h ON h.id = g.id
+        ORDER BY h.id FOR NO KEY UPDATE OF h;
+    END IF;
     FOR _r IN
         SELECT g.c, h.n, h.status <> g.status AS moved, h.generation = g.generation AND h.version = g.version AS sound
         FROM unnest(_id || _to, _generation, _version, _status) WITH ORDINALITY
             AS g (id, generation, version, status, c)
-        JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h
+        JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h SKIP LOCKED
     LOOP
+        _met[_r.c] := true;
+        _missing := _missing - 1;
         IF _r.c > _count THEN
             _to_n[_r.c - _count] := _r.n;
         ELSIF _r.sound THEN
             _n[_r.c] := _r.n;
             IF _r.moved THEN
-                _moved := _moved || _r.n;
+                _moved[_r.c] := _r.n;
+                _any_moved := true;
             END IF;
         END IF;
     END LOOP;
+    IF _missing > 0 AND NOT _wait THEN
+        FOR _r IN
+            SELECT g.c FROM unnest(_id || _to) WITH ORDINALITY AS g (id, c) JOIN {s}.heads h ON h.id = g.id
+            WHERE NOT _met[g.c]
+        LOOP
+            _place := CASE WHEN _r.c > _count THEN _to_c[_r.c - _count] ELSE _r.c END;
+            _outcome[_place] := -2;
+            _n[_place] := 0;
+            _moved[_place] := 0;
+        END LOOP;
+    END IF;
 
     UPDATE {s}.heads h SET version = g.version + 1, nonce = g.nonce, seq = g.seq, status = g.status,
         current_step = g.step, updated_at = g.updated, finished_at = g.finished, wake_at = g.wake, root = g.root,
@@ -244,7 +268,7 @@ BEGIN
     FROM unnest(_n, _version, _nonce, _seq, _status, _step, _updated, _finished, _wake, _root, _result)
         AS g (n, version, nonce, seq, status, step, updated, finished, wake, root, result)
     WHERE h.n = g.n;
-    IF cardinality(_moved) > 0 THEN
+    IF _any_moved THEN
         UPDATE {s}.labels l SET status = h.status FROM {s}.heads h WHERE h.n = ANY (_moved) AND l.n = h.n;
     END IF;
 
@@ -255,10 +279,10 @@ BEGIN
             SELECT g.id, g.workflow, g.status, g.parent, g.created, g.updated, g.finished, g.wake, g.version + 1,
                 g.generation, g.nonce, g.seq, g.result, g.step, g.root
             FROM unnest(_workflow, _parent, _created, _id, _generation, _version, _nonce, _seq, _status, _step,
-                _updated, _finished, _wake, _root, _result)
+                _updated, _finished, _wake, _root, _result, _outcome)
                 AS g (workflow, parent, created, id, generation, version, nonce, seq, status, step, updated, finished,
-                    wake, root, result)
-            WHERE g.workflow IS NOT NULL ORDER BY g.id COLLATE "C"
+                    wake, root, result, outcome)
+            WHERE g.workflow IS NOT NULL AND g.outcome = 0 ORDER BY g.id COLLATE "C"
             ON CONFLICT (id) DO NOTHING RETURNING id, n
         LOOP
             _n[array_position(_id, _r.id)] := _r.n;
@@ -380,7 +404,7 @@ BEGIN
             SELECT g.c, l.owner FROM unnest(_id, _n) WITH ORDINALITY AS g (id, n, c)
             LEFT JOIN {s}.heads h ON h.id = g.id LEFT JOIN {s}.leases l ON l.n = h.n WHERE g.n = 0
         LOOP
-            _outcome[_r.c] := -1;
+            _outcome[_r.c] := least(_outcome[_r.c], -1);
             _holder[_r.c] := _r.owner;
         END LOOP;
     END IF;
@@ -389,7 +413,8 @@ END $body$;
 
 APPENDS = """
 CREATE FUNCTION {s}.appends(
-    _now double precision, _id text[], _kind text[], _key text[], _wait text[], _takes integer[], _body bytea[],
+    _patient boolean, _now double precision, _id text[], _kind text[], _key text[], _wait text[], _takes integer[],
+    _body bytea[],
     OUT _outcome text[], OUT _owner text[], OUT _until double precision[]
 ) LANGUAGE plpgsql {settings} AS $body$
 DECLARE
@@ -397,9 +422,12 @@ DECLARE
     _r record;
 BEGIN
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    IF _patient THEN
+        PERFORM 1 FROM unnest(_id) AS g (id) JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h;
+    END IF;
     FOR _r IN
         SELECT g.c, h.n FROM unnest(_id) WITH ORDINALITY AS g (id, c) JOIN {s}.heads h ON h.id = g.id
-        ORDER BY h.id FOR NO KEY UPDATE OF h
+        ORDER BY h.id FOR NO KEY UPDATE OF h SKIP LOCKED
     LOOP
         _n[_r.c] := _r.n;
     END LOOP;
@@ -411,7 +439,8 @@ BEGIN
         _owner[_r.c] := _r.owner;
         _until[_r.c] := _r.until;
         _outcome[_r.c] := CASE
-            WHEN _r.status IS NULL THEN 'unknown'
+            WHEN _r.status IS NULL THEN
+                CASE WHEN EXISTS (SELECT 1 FROM {s}.heads h WHERE h.id = _id[_r.c]) THEN 'locked' ELSE 'unknown' END
             WHEN _r.status IN ('completed', 'failed', 'cancelled') THEN 'closed'
             ELSE {s}.deliver(_now, _r.n, _r.kind, _r.key, _r.wait, _r.takes, _r.body)
         END;
@@ -423,26 +452,41 @@ CLAIMS = """
 CREATE VIEW {s}.stored AS {stored};
 
 CREATE FUNCTION {s}.claims(
-    _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
+    _wait boolean, _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
 ) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} AS $body$
--- One row per execution that exists: whole where it was claimed, without a number where it is not to be had.
+-- One row per execution that exists: whole where it was claimed, without a number where it is not to be had, without a
+-- status where somebody has locked it and `_wait` is false.
 DECLARE
     _n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_id)]);
+    _met bigint[] := _n;
     _late integer[] := array_fill(0, ARRAY[cardinality(_id)]);
     _row {s}.stored%ROWTYPE;
     _r record;
 BEGIN
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
-    PERFORM 1 FROM unnest(_id) AS g (id) JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h;
+    IF _wait THEN
+        PERFORM 1 FROM unnest(_id) AS g (id) JOIN {s}.heads h ON h.id = g.id ORDER BY h.id FOR NO KEY UPDATE OF h;
+    END IF;
+    FOR _r IN
+        SELECT g.c, h.n FROM unnest(_id) WITH ORDINALITY AS g (id, c) JOIN {s}.heads h ON h.id = g.id
+        ORDER BY h.id FOR NO KEY UPDATE OF h SKIP LOCKED
+    LOOP
+        _met[_r.c] := _r.n;
+    END LOOP;
     FOR _r IN
         SELECT g.*, h.n, h.status, l.owner AS holder, l.until
         FROM unnest(_id, _owner, _statuses) WITH ORDINALITY AS g (id, owner, statuses, c)
         JOIN {s}.heads h ON h.id = g.id LEFT JOIN {s}.leases l ON l.n = h.n
     LOOP
-        IF _r.status = ANY (string_to_array(_r.statuses, ',')) AND coalesce(_r.until <= _now, true) THEN
+        IF _met[_r.c] = 0 THEN
+            _row := NULL;
+            _row.id := _r.id;
+            RETURN NEXT _row;
+        ELSIF _r.status = ANY (string_to_array(_r.statuses, ',')) AND coalesce(_r.until <= _now, true) THEN
             _n[_r.c] := _r.n;
             _late[_r.c] := (_r.holder <> _r.owner AND _r.status = 'running')::integer;
         ELSE
+            _row := NULL;
             _row.id := _r.id;
             _row.status := _r.status;
             _row.owner := _r.holder;

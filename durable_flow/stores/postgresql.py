@@ -29,7 +29,8 @@ import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -98,6 +99,12 @@ PASSING = (
 
 RETRIED = (pg.SerializationError, pg.DeadlockDetectedError)
 """Errors after which the server has undone everything, and trying again at once may help."""
+
+UNDONE = (*RETRIED, pg.LockNotAvailableError)
+"""Errors that one member may have brought upon all: nothing is written, and the connection is in good order."""
+
+LOCKED = "locked"
+"""The outcome of a job whose row somebody else has locked."""
 
 
 def _translated(error: Exception, where: str) -> DurableFlowError:
@@ -261,7 +268,7 @@ class Session:
 
 def _in_doubt(error: Exception) -> bool:
     """Whether a connection that gave this error should not be used again."""
-    return isinstance(error, PASSING) and not isinstance(error, (*RETRIED, pg.LockNotAvailableError))
+    return isinstance(error, PASSING) and not isinstance(error, UNDONE)
 
 
 # -- who waits for what -----------------------------------------------------------------------------------------------
@@ -287,14 +294,28 @@ class Job(Generic[T]):
             self.future.set_result(outcome)
 
 
-class Kind(Generic[T]):
-    """A queue of jobs that can be done together, and the function that does: an outcome for each, in their order."""
+Serve = Callable[[Session, list[T], bool], Awaitable[Sequence[object]]]
+"""Does something for each subject. With True it waits for rows that others have locked; else the outcome is LOCKED."""
 
-    def __init__(self, serve: Callable[[Session, list[T]], Awaitable[Sequence[object]]], most: int = MOST) -> None:
+
+class Kind(Generic[T]):
+    """A queue of jobs that can be done together, and the function that does: an outcome for each, in their order.
+
+    Where that keeps others from getting on, jobs do not wait for a locked row here but in the queue `patient`.
+    """
+
+    def __init__(self, serve: Serve[T], *, most: int = MOST, before: Kind[T] | None = None) -> None:
         self.serve = serve
         self.most = most
+        self.waits = before is not None
         self.jobs: deque[Job[T]] = deque()
-        self.busy: set[str] = set()
+        self.busy: set[str] = set() if before is None else before.busy
+        self.before = before
+        self.patient: Kind[T] | None = None
+        self.wake: Callable[[], None] = lambda: None
+        """Tells whoever serves this kind that jobs may begin."""
+        if before is not None:
+            before.patient = self
 
     def take(self) -> list[Job[T]]:
         """The jobs that can begin now, oldest first."""
@@ -303,7 +324,7 @@ class Kind(Generic[T]):
         kept: list[Job[T]] = []
         while jobs and len(taken) < self.most and weight < HEAVIEST:
             job = jobs.popleft()
-            if job.key is not None:
+            if job.key is not None and not self.waits:
                 if job.key in self.busy:
                     kept.append(job)
                     continue
@@ -314,27 +335,35 @@ class Kind(Generic[T]):
             jobs.extendleft(reversed(kept))
         return taken
 
-    def done(self, jobs: list[Job[T]]) -> None:
-        self.busy.difference_update([job.key for job in jobs if job.key is not None])
-
 
 class Crew:
     """A few tasks with a connection each; each takes all jobs of one kind that wait, does them, and wakes callers."""
 
-    def __init__(self, name: str, size: int, door: Door, where: str, kinds: Sequence[Kind[Any]]) -> None:
+    def __init__(
+        self, name: str, size: int, door: Door, where: str, kinds: Sequence[Kind[Any]], patient: Crew | None = None
+    ) -> None:
         self.where = where
         self.kinds = list(kinds)
+        self.patient = patient
         self.closing = False
         self.idle: list[asyncio.Future[None]] = []
+        for kind in kinds:
+            kind.wake = self.wake
         self.loop = asyncio.get_running_loop()
         self.tasks = [self.loop.create_task(self._work(Session(door)), name=f"{name} {i}") for i in range(size)]
 
     def submit(self, kind: Kind[T], subject: T, key: str | None = None, weight: int = 0) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = Landing(loop=self.loop)
-        kind.jobs.append(Job(subject, future, key, weight))
+        self.put(kind, Job(subject, future, key, weight))
+        return future
+
+    def put(self, kind: Kind[T], job: Job[T]) -> None:
+        kind.jobs.append(job)
+        self.wake()
+
+    def wake(self) -> None:
         if self.idle:
             self.idle.pop().set_result(None)
-        return future
 
     async def _work(self, session: Session) -> None:
         try:
@@ -356,29 +385,31 @@ class Crew:
     async def _serve(self, session: Session, kind: Kind[Any], jobs: list[Job[Any]]) -> None:
         outcomes: Sequence[object]
         try:
-            outcomes = await kind.serve(session, [job.subject for job in jobs])
+            outcomes = await kind.serve(session, [job.subject for job in jobs], kind.waits)
         except Exception as error:
             heard = _translated(error, self.where)
-            if isinstance(heard, StoreUnavailable) and not isinstance(error, RETRIED):
+            if isinstance(heard, StoreUnavailable) and not isinstance(error, UNDONE):
                 log.warning("a batch of %d failed: %s", len(jobs), heard)
                 outcomes = [StoreUnavailable(*heard.args) for _ in jobs]
-            elif len(jobs) == 1:
-                outcomes = [heard]
             else:
                 outcomes = [await self._alone(session, kind, job) for job in jobs]
-        finally:
-            kind.done(jobs)
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        if kind.patient is not None and self.patient is not None and LOCKED in outcomes:
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                if outcome is LOCKED:
+                    self.patient.put(kind.patient, job)
+            settled = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome is not LOCKED]
+        else:
+            settled = list(zip(jobs, outcomes, strict=True))
+        kind.busy.difference_update([job.key for job, _ in settled if job.key is not None])
+        for job, outcome in settled:
             job.settle(outcome)
-        # Jobs that were held back for these may begin now, on every connection.
-        for other in self.idle if kind.jobs else ():
-            other.set_result(None)
-            self.idle = []
+        if kind.before is not None and kind.before.jobs:
+            kind.before.wake()  # some may have been held back for these
 
     async def _alone(self, session: Session, kind: Kind[Any], job: Job[Any]) -> object:
         for again in (True, True, False):
             try:
-                (outcome,) = await kind.serve(session, [job.subject])
+                (outcome,) = await kind.serve(session, [job.subject], kind.waits)
                 return outcome
             except Exception as error:
                 if not (again and isinstance(error, RETRIED)):
@@ -392,6 +423,14 @@ class Crew:
         for waiting in idle:
             waiting.set_result(None)
         await asyncio.gather(*self.tasks)
+
+
+class Crews(NamedTuple):
+    """All that work for a store: what finds a row locked goes from the writers to the patient."""
+
+    writers: Crew
+    patient: Crew
+    readers: Crew
 
 
 # -- wake-ups ---------------------------------------------------------------------------------------------------------
@@ -408,7 +447,7 @@ class Wire:
         self.company = False
         self.closing = False
         self.waiting: dict[str, None] = {}
-        self.greeting: str | None = None
+        self.greeting = False
         self.woken = asyncio.Event()
         self.tried = asyncio.Event()
         self.connection: Connection | None = None
@@ -416,7 +455,7 @@ class Wire:
 
     def tell(self, execution_id: str) -> None:
         """Says soon that something happened to this execution, if anybody listens."""
-        if self.company and self.connection is not None:
+        if self.company and (self.connection is not None or self.door.pooled):
             self.waiting[execution_id] = None
             self.woken.set()
 
@@ -430,7 +469,7 @@ class Wire:
             return
         self.company = True
         if word == "hello":
-            self.greeting = "here"
+            self.greeting = True
             self.woken.set()
         for name in names:
             try:
@@ -442,59 +481,77 @@ class Wire:
         pause, told = 0.1, False
         while not self.closing:
             try:
-                await self._listen()
+                await (self._only_tell() if self.door.pooled else self._listen())
                 pause, told = 0.1, False
             except Exception as error:
                 if not told:
                     log.info("wake-ups from other processes pause, polling goes on: %s", error)
                 told = True
             self.tried.set()
+            self.waiting.clear()
+            self.woken.clear()
             if not self.closing:
-                self.woken.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.woken.wait(), pause)
+                await self._woken(pause)
                 pause = min(pause * 2, 5.0)
 
     async def _listen(self) -> None:
+        """Returns when the connection is lost, or the store is closed."""
         # What is told is a hint: nobody should wait for the disk because of it.
         connection = await self.door.get(synchronous_commit="off")
-        timer: asyncio.TimerHandle | None = None
-        loop = asyncio.get_running_loop()
         try:
-            timer = loop.call_later(self.door.timeout, connection.terminate)
-            await connection.add_listener(self.channel, self._hear)
             connection.add_termination_listener(self._lost)
-            await self._say(connection, "hello", [])
-            timer.cancel()
+            await self._in_time(connection, connection.add_listener(self.channel, self._hear))
+            await self._say(connection, "hello")
             self.connection = connection
             self.tried.set()
             while not self.closing and not connection.is_closed():
-                timer = loop.call_later(self.door.timeout, connection.terminate)
-                if self.greeting is not None:
-                    self.greeting = None
-                    await self._say(connection, "here", [])
+                if self.greeting:
+                    self.greeting = False
+                    await self._say(connection, "here")
                 elif self.waiting:
                     await self._say(connection, "told", self._load())
-                else:
-                    timer.cancel()
-                    try:
-                        await asyncio.wait_for(self.woken.wait(), QUIET)
-                    except TimeoutError:
-                        timer = loop.call_later(self.door.timeout, connection.terminate)
-                        await connection.execute("SELECT 1")
-                    self.woken.clear()
-                timer.cancel()
+                elif not await self._woken(QUIET):
+                    await self._in_time(connection, connection.execute("SELECT 1"))
         finally:
             self.connection = None
-            if timer is not None:
-                timer.cancel()
             if not connection.is_closed():
                 connection.remove_termination_listener(self._lost)
-                timer = loop.call_later(self.door.timeout, connection.terminate)
                 with suppress(*PASSING, pg.InterfaceError):
-                    await connection.remove_listener(self.channel, self._hear)
-                timer.cancel()
+                    await self._in_time(connection, connection.remove_listener(self.channel, self._hear))
             await self.door.close(connection)
+
+    async def _only_tell(self) -> None:
+        """The same without listening: what a pooler lets through."""
+        session = Session(self.door)
+        self.company = True
+        self.tried.set()
+        try:
+            while not self.closing:
+                if self.waiting:
+                    await session.run(partial(self._tell_lazily, self._load()))
+                else:
+                    await self._woken(QUIET)
+        finally:
+            await session.close()
+
+    async def _tell_lazily(self, names: Sequence[str], connection: Connection) -> None:
+        await connection.execute("SET LOCAL synchronous_commit = off")
+        await self._say(connection, "told", names)
+
+    async def _woken(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.woken.wait(), seconds)
+        except TimeoutError:
+            return False
+        self.woken.clear()
+        return True
+
+    async def _in_time(self, connection: Connection, work: Awaitable[object]) -> None:
+        timer = asyncio.get_running_loop().call_later(self.door.timeout, connection.terminate)
+        try:
+            await work
+        finally:
+            timer.cancel()
 
     def _lost(self, connection: object) -> None:
         self.woken.set()
@@ -512,9 +569,9 @@ class Wire:
             del self.waiting[name]
         return names
 
-    async def _say(self, connection: Connection, word: str, names: Sequence[str]) -> None:
+    async def _say(self, connection: Connection, word: str, names: Sequence[str] = ()) -> None:
         payload = msgspec.json.encode([self.token, word, *names]).decode()
-        await connection.fetchval("SELECT pg_notify($1, $2)", self.channel, payload)
+        await self._in_time(connection, connection.fetchval("SELECT pg_notify($1, $2)", self.channel, payload))
 
     async def close(self) -> None:
         self.closing = True
@@ -535,7 +592,7 @@ def _last(parts: Sequence[tuple[Any, ...]], size: int) -> Iterable[tuple[Any, ..
 
 
 def _arguments(commits: Sequence[Commit], known: Collection[str]) -> Iterator[Sequence[Any]]:
-    """The parameters of `commits` behind the time, in one pass. Commits that create come first."""
+    """The parameters of `commits` behind the first two, in one pass. Commits that create come first."""
     heads, news, labels, infos, entries, drops, frames = [], [], [], [], [], [], []
     sets, closes, opens, rewrites, consumes, messages = [], [], [], [], [], []
     for c, commit in enumerate(commits, 1):
@@ -594,7 +651,7 @@ def _arguments(commits: Sequence[Commit], known: Collection[str]) -> Iterator[Se
     yield from _columns(messages, 7)
 
 
-WIDTH = 1 + len(list(_arguments((), ())))
+WIDTH = 2 + len(list(_arguments((), ())))
 
 
 def _row(values: Sequence[Any]) -> Row:
@@ -764,20 +821,26 @@ class PostgresStore(Store):
         self._name = "the database of a pool" if url is None else _without_password(url)
         self._door = PoolDoor(pool, timeout=timeout) if url is None else Door(url, timeout=timeout, options=options)
         self._process = 0
-        self._crews: tuple[Crew, Crew] | None = None
+        self._crews: Crews | None = None
         self._wire: Wire | None = None
         self._known: set[str] = set()
         self._commits = Kind(self._write_commits)
         self._appends = Kind(self._write_messages)
         self._claims = Kind(self._write_claims)
-        self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, 1)
-        self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, 1)
+        self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
+        self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
+        self._patient: Sequence[Kind[Any]] = (
+            Kind(self._write_commits, before=self._commits),
+            Kind(self._write_messages, before=self._appends),
+            Kind(self._write_claims, before=self._claims),
+            self._single,
+        )
         s = ddl.quoted(schema)
         self._s = s
         marks = ", ".join(f"${i}" for i in range(1, WIDTH + 1))
         self._commits_sql = f"SELECT * FROM {s}.commits({marks})"
-        self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7)"
-        self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5)"
+        self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7, $8)"
+        self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5, $6)"
         self._row_sql = f"SELECT {ddl.ROW} FROM {ddl.ROW_TABLES} WHERE h.id = $1".format(s=s)
 
     def __repr__(self) -> str:
@@ -816,14 +879,15 @@ class PostgresStore(Store):
             )
         writers, readers = self._sizes
         self._process = os.getpid()
-        self._crews = (
-            Crew("durable_flow writer", writers, door, self._name,
-                 (self._commits, self._appends, self._claims, self._single)),
+        patient = Crew("durable_flow patient", 1, door, self._name, self._patient)
+        kinds = (self._commits, self._appends, self._claims)
+        self._crews = Crews(
+            Crew("durable_flow writer", writers, door, self._name, kinds, patient),
+            patient,
             Crew("durable_flow reader", readers, door, self._name, (self._reads,)),
-        )  # fmt: skip
-        if not pooled:
-            self._wire = Wire(door, self.schema, self.heard)
-            await self._wire.tried.wait()
+        )
+        self._wire = Wire(door, self.schema, self.heard)
+        await self._wire.tried.wait()
 
     async def close(self) -> None:
         crews, wire = self._crews, self._wire
@@ -927,7 +991,7 @@ class PostgresStore(Store):
             f"BEGIN;\n{ddl.lock_sql(self.schema)};\n{create}{ddl.steps_sql(self.schema, from_version)}COMMIT;\n"
         )
 
-    def _crew(self) -> tuple[Crew, Crew]:
+    def _crew(self) -> Crews:
         if self._crews is None:
             raise StoreError(f"{self!r} is not open; use it inside 'async with'")
         if os.getpid() != self._process:
@@ -940,16 +1004,18 @@ class PostgresStore(Store):
         weight = 0
         for _, body in commit.entries:
             weight += len(body)
-        return self._crew()[0].submit(self._commits, commit, commit.execution_id, weight)
+        return self._crew().writers.submit(self._commits, commit, commit.execution_id, weight)
 
-    async def _write_commits(self, session: Session, commits: list[Commit]) -> Sequence[object]:
+    async def _write_commits(self, session: Session, commits: list[Commit], wait: bool) -> Sequence[object]:
         order = range(len(commits))
         if any(commit.new is not None for commit in commits):
             order = sorted(order, key=lambda i: commits[i].new is None)  # type: ignore[assignment]
             commits = [commits[i] for i in order]
         arguments = list(_arguments(commits, self._known))
         now = self._now()
-        codes, holders = await session.run(lambda connection: connection.fetchrow(self._commits_sql, now, *arguments))
+        codes, holders = await session.run(
+            lambda connection: connection.fetchrow(self._commits_sql, wait, now, *arguments)
+        )
         outcomes: list[object] = [None] * len(commits)
         wire = self._wire
         for c, (i, code, commit) in enumerate(zip(order, codes, commits, strict=True)):
@@ -962,6 +1028,8 @@ class PostgresStore(Store):
                         wire.tell(commit.execution_id)
                     for message, _ in commit.messages:
                         wire.tell(message.execution_id)
+            elif code == -2:
+                outcomes[i] = LOCKED
             elif commit.new is not None:
                 outcomes[i] = ConflictError(f"there is already an execution {commit.execution_id!r} in this store")
             else:
@@ -971,19 +1039,22 @@ class PostgresStore(Store):
 
     async def append(self, message: Message, body: Blob) -> Appended:
         subject = (message.execution_id, message.kind, message.key, message.wait_id, message.takes, body)
-        appended: Appended = await self._crew()[0].submit(self._appends, subject)
+        appended: Appended = await self._crew().writers.submit(self._appends, subject)
         if appended.outcome == "accepted" and self._wire is not None:
             self._wire.tell(message.execution_id)
         return appended
 
-    async def _write_messages(self, session: Session, messages: list[tuple[Any, ...]]) -> Sequence[object]:
+    async def _write_messages(self, session: Session, messages: list[tuple[Any, ...]], wait: bool) -> Sequence[object]:
         columns = _columns([(*facts, pack(body)) for *facts, body in messages], 6)
         now = self._now()
         outcomes, owners, untils = await session.run(
-            lambda connection: connection.fetchrow(self._appends_sql, now, *columns)
+            lambda connection: connection.fetchrow(self._appends_sql, wait, now, *columns)
         )
+        # Who has waited and still finds a row locked has met one that was created meanwhile.
         return [
-            Appended(outcome=outcome, owner=owner, lease_until=until)
+            LOCKED
+            if outcome == LOCKED and not wait
+            else Appended(outcome="unknown" if outcome == LOCKED else outcome, owner=owner, lease_until=until)
             for outcome, owner, until in zip(outcomes, owners, untils, strict=True)
         ]
 
@@ -991,16 +1062,20 @@ class PostgresStore(Store):
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
     ) -> Stored | Busy | None:
         subject = (execution_id, owner, ttl, ",".join(statuses))
-        found: Stored | Busy | None = await self._crew()[0].submit(self._claims, subject, execution_id)
+        found: Stored | Busy | None = await self._crew().writers.submit(self._claims, subject, execution_id)
         return found
 
-    async def _write_claims(self, session: Session, claims: list[tuple[str, str, float, str]]) -> Sequence[object]:
+    async def _write_claims(
+        self, session: Session, claims: list[tuple[str, str, float, str]], wait: bool
+    ) -> Sequence[object]:
         columns = _columns(claims, 4)
         now = self._now()
-        records = await session.run(lambda connection: connection.fetch(self._claims_sql, now, *columns))
-        found: dict[str, Stored | Busy] = {}
+        records = await session.run(lambda connection: connection.fetch(self._claims_sql, wait, now, *columns))
+        found: dict[str, object] = {}
         for record in records:
-            if record["n"] is None:
+            if record["status"] is None:
+                found[record["id"]] = None if wait else LOCKED
+            elif record["n"] is None:
                 found[record["id"]] = Busy(
                     status=record["status"], owner=record["owner"], lease_until=record["lease_until"]
                 )
@@ -1008,17 +1083,17 @@ class PostgresStore(Store):
                 found[record["id"]] = _stored(record)
         return [found.get(claim[0]) for claim in claims]
 
-    async def _do(self, session: Session, works: list[tuple[Work[Any], float]]) -> Sequence[object]:
+    async def _do(self, session: Session, works: list[tuple[Work[Any], float]], wait: bool) -> Sequence[object]:
         ((work, patience),) = works
         return [await session.run(work, patience=patience)]
 
     def _write(self, sql: str, *arguments: Any, patience: float = 1.0) -> asyncio.Future[Any]:
         work: Work[Any] = lambda connection: connection.fetchrow(sql, *arguments)  # noqa: E731
-        return self._crew()[0].submit(self._single, (work, patience))
+        return self._crew().patient.submit(self._single, (work, patience))
 
     def _read(self, sql: str, *arguments: Any) -> asyncio.Future[Any]:
         work: Work[Any] = lambda connection: connection.fetch(sql, *arguments)  # noqa: E731
-        return self._crew()[1].submit(self._reads, (work, 1.0))
+        return self._crew().readers.submit(self._reads, (work, 1.0))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return dict(await self._read(f"SELECT * FROM {self._s}.renew($1, $2, $3)", self._now(), owner, ttl))

@@ -19,11 +19,12 @@
 """
 
 from durable_flow.testing.clock import FakeClock, SkippingLoop, run
-from durable_flow.testing.crash import FILE, MEMORY, Case, Explorer, Report, explore
+from durable_flow.testing.crash import Case, Explorer, Report, explore
+from durable_flow.testing.ground import FILE, MEMORY
 from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Effect, Ledger
 from durable_flow.testing.oracle import judge
-from durable_flow.testing.points import CANCELS, ERRORS, KILLS, Gate, Killed, Mode, Plan, Point
+from durable_flow.testing.points import CANCELS, ERRORS, KILLS, NETWORK, Gate, Killed, Mode, Plan, Point
 from durable_flow.testing.scenario import Answer, Cancel, Expire, Pass, Scenario, answer
 from durable_flow.testing.services import Door, Reply, Scripted
 from durable_flow.testing.store import Watch, WatchedStore
@@ -37,6 +38,7 @@ __all__ = [
     "FILE",
     "KILLS",
     "MEMORY",
+    "NETWORK",
     "Answer",
     "Cancel",
     "Case",

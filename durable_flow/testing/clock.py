@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import selectors
-from collections.abc import Callable, Coroutine, Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -148,20 +151,21 @@ class _Watching(selectors.DefaultSelector):
     """A selector that knows when its loop has nothing to do."""
 
     on_turn: Callable[[], None] | None = None
-    on_idle: Callable[[], bool] | None = None
+    on_idle: Callable[[bool], bool] | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if self.on_turn is not None:
             self.on_turn()
         if timeout == 0 or self.on_idle is None:
             return super().select(timeout)
-        return super().select(0) or ([] if timeout is None and self.on_idle() else super().select(timeout))
+        return super().select(0) or ([] if self.on_idle(timeout is not None) else super().select(timeout))
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
     """An event loop that moves a `FakeClock` to its next timer when there is nothing else to do.
 
     `turns` counts its rounds, and `on_turn` is called before each: the places where a task may be interrupted.
+    While `heedless`, timers of the loop itself (those of a connection that lies idle, say) are not waited for either.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -170,13 +174,58 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         self.clock = clock
         self.turns = 0
         self.on_turn: Callable[[int], None] | None = None
+        self.heedless = False
+        self.apart: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        """The tasks that were made in `apart_from_here`, and by these."""
+        self._resting: deque[asyncio.Future[None]] = deque()
         watching.on_turn = self._turn
-        watching.on_idle = lambda: not clock.busy and clock.skip()
+        watching.on_idle = self._idle
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: object = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[T]:
+        """As every loop does it, and notes whose task it is."""
+        task = super().create_task(coro, name=name, context=context)
+        if APART.get():
+            self.apart.add(task)
+        return task
+
+    def _idle(self, timed: bool) -> bool:
+        """Whether there is something to do again, where there was nothing."""
+        while self._resting:
+            waiting = self._resting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return True
+        return (not timed or self.heedless) and not self.clock.busy and self.clock.skip()
+
+    async def rest(self) -> None:
+        """Returns when everybody else has come as far as they can without waiting."""
+        waiting = self.create_future()
+        self._resting.append(waiting)
+        await waiting
 
     def _turn(self) -> None:
         self.turns += 1
         if self.on_turn is not None:
             self.on_turn(self.turns)
+
+
+@contextmanager
+def apart_from_here() -> Iterator[None]:
+    """Tasks that are made in it, and by these, do not belong to who makes them but to a store it uses."""
+    token = APART.set(True)
+    try:
+        yield
+    finally:
+        APART.reset(token)
+
+
+APART = contextvars.ContextVar("APART", default=False)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]], clock: FakeClock) -> T:

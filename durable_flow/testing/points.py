@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import anyio.lowlevel
 import msgspec
 
-from durable_flow import StoreUnavailable
+from durable_flow import Clock, StoreUnavailable, SystemClock
 
 
 class Killed(BaseException):
@@ -24,6 +24,10 @@ class Mode(StrEnum):
     fails and did not happen, or happened and its answer is lost; *error-late* (commits only) happens after the first
     attempt to find out whether it did. *cancel*, *scope*, *both*: the caller's task is cancelled, the anyio scope
     around it, or both at once.
+
+    *duplicate*: a change arrives at the store twice, as a request does whose sender did not wait for the answer; the
+    first answer counts. *delay*: the answer comes late, after others could go on. *stall*: the network is gone, with
+    this operation not done or done; it and everything after it is given no answer, which a store reports after a while.
     """
 
     KILL_BEFORE = "kill-before"
@@ -37,10 +41,14 @@ class Mode(StrEnum):
     SCOPE_AFTER = "scope-after"
     BOTH_BEFORE = "both-before"
     BOTH_AFTER = "both-after"
+    DUPLICATE = "duplicate"
+    DELAY = "delay"
+    STALL_BEFORE = "stall-before"
+    STALL_AFTER = "stall-after"
 
     @property
     def kind(self) -> str:
-        """kill, error, cancel, scope or both."""
+        """kill, error, cancel, scope, both, duplicate, delay or stall."""
         return self.value.partition("-")[0]
 
     @property
@@ -48,6 +56,21 @@ class Mode(StrEnum):
         """Whether it comes before the operation is done."""
         return self.value.endswith("before")
 
+    def fits(self, point: Point) -> bool:
+        """Whether it can happen at a point."""
+        match self:
+            case Mode.ERROR_LATE:
+                return point.name == "commit"
+            case Mode.DUPLICATE:
+                return point.kind == "store" and point.name not in READS
+            case Mode.STALL_BEFORE | Mode.STALL_AFTER:
+                return point.kind == "store"
+            case _:
+                return True
+
+
+READS = frozenset({"mail", "inbox", "row", "fetch", "read", "search", "definition"})
+"""The operations of a store that change nothing."""
 
 KILLS = (Mode.KILL_BEFORE, Mode.KILL_AFTER)
 ERRORS = (Mode.ERROR_BEFORE, Mode.ERROR_AFTER, Mode.ERROR_LATE)
@@ -59,6 +82,13 @@ CANCELS = (
     Mode.BOTH_BEFORE,
     Mode.BOTH_AFTER,
 )
+NETWORK = (Mode.DUPLICATE, Mode.DELAY, Mode.STALL_BEFORE, Mode.STALL_AFTER)
+
+LATE = 0.04
+"""Seconds by which an answer is delayed."""
+
+UNANSWERED = 10.0
+"""Seconds after which a store reports that it has no answer."""
 
 Life = Mapping[int, Mode]
 """The faults of one process: at which of its points which one."""
@@ -135,22 +165,25 @@ class Gate:
     dead process could not have written. With `guard=False` only the first is told (to show what that is good for).
     """
 
-    def __init__(self, faults: Life, *, guard: bool = True) -> None:
+    def __init__(self, faults: Life, *, guard: bool = True, clock: Clock | None = None) -> None:
         self.faults = faults
+        self.clock = clock or SystemClock()
         self.guard = guard
         self.dead = False
+        self.stalled = False
+        """Whether the network is gone: no operation on the store reaches it, or gives an answer."""
         self.points: list[Point] = []
         self.cancel: Callable[[str], bool] = lambda kind: False
         self.on_kill: list[Callable[[], None]] = []
         self.met: list[Point] = []
 
-    def enter(self, kind: str, name: str, where: str, *, modes: Sequence[Mode] | None = None) -> Point:
+    def enter(self, kind: str, name: str, where: str) -> Point:
         """Numbers an operation. Raises Killed where the process is dead."""
         self.check()
         point = Point(len(self.points) + 1, kind, name, where)
         self.points.append(point)
         mode = self.faults.get(point.number)
-        if mode is not None and (modes is None or mode in modes):
+        if mode is not None and mode.fits(point) and not self.stalled:
             point.mode = mode
             self.met.append(point)
         return point
@@ -170,14 +203,25 @@ class Gate:
     async def before(self, point: Point) -> None:
         """What happens before the operation."""
         self.start(point)
-        if point.mode is not None and point.mode.before and point.mode.kind in ("cancel", "scope", "both"):
+        if point.mode is not None and point.mode.before and point.mode.kind in INTERRUPTIONS:
             await anyio.lowlevel.checkpoint()
+        await self.silence(point)
 
     async def after(self, point: Point) -> None:
         """What happens after the operation."""
+        if point.mode is Mode.DELAY:
+            await self.clock.sleep(LATE)
         self.end(point)
-        if point.mode is not None and not point.mode.before and point.mode.kind in ("cancel", "scope", "both"):
+        if point.mode is not None and not point.mode.before and point.mode.kind in INTERRUPTIONS:
             await anyio.lowlevel.checkpoint()
+        await self.silence(point)
+
+    async def silence(self, point: Point) -> None:
+        """Where the network is gone, waits for an answer that never comes. Raises StoreUnavailable."""
+        if self.stalled and point.kind == "store":
+            await self.clock.sleep(UNANSWERED)
+            self.check()
+            raise StoreUnavailable(f"no answer at point {point.number}")
 
     def start(self, point: Point) -> None:
         """`before` for an operation that starts at once."""
@@ -199,8 +243,15 @@ class Gate:
                 raise StoreUnavailable(f"injected at point {point.number}")
             case "error":
                 raise ConnectionError(f"injected at point {point.number}")
-            case kind:
+            case "stall":
+                self.stalled = True
+            case "cancel" | "scope" | "both" as kind:
                 self.cancel(kind)
+            case _:  # what arrives twice or late is a matter of who does the operation
+                return
+
+
+INTERRUPTIONS = ("cancel", "scope", "both")
 
 
 def first_error(error: BaseException) -> BaseException:

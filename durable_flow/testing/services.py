@@ -145,11 +145,15 @@ class Door(Mapping[str, Callable[..., Any]]):
         return result
 
     async def _answered(self, effect: Effect, point: Point, failing: bool) -> None:
-        self.ledger.returned(effect)
         if failing:
             self.ledger.injected[effect.identity] += 1
             self.ledger.licences[effect.identity] += 1
-        await self.gate.after(point)
+        if point.mode is Mode.DELAY:
+            await self.gate.after(point)
+            self.ledger.returned(effect)
+        else:
+            self.ledger.returned(effect)
+            await self.gate.after(point)
 
     async def _perform(self, target: Callable[..., Any], call: Callable[[], Any]) -> Any:
         if isinstance(self.service, Scripted):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from durable_flow import LeaseLost, Store, StoreUnavailable
-from durable_flow.testing.clock import FakeClock
+from durable_flow import ConflictError, LeaseLost, Store, StoreUnavailable
+from durable_flow.testing.clock import FakeClock, SkippingLoop, apart_from_here
 from durable_flow.testing.ledger import Ledger
-from durable_flow.testing.points import Gate, Killed, Mode, Point
+from durable_flow.testing.points import LATE, UNANSWERED, Gate, Killed, Mode, Point
 from durable_flow.testing.trail import Fold, Seen, decoded
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class Watch:
 
 
 class WatchedStore(Store):
-    """A store for one process of a crash test. `inline` says that the inner one answers at once (it has no threads)."""
+    """A store for one process of a crash test. `inline` says that the inner one answers at once (it has no threads and
+    no connections). Any other does one operation at a time, and its answer is told when everybody else waits: so that
+    the order in which things happen does not depend on how long they take."""
 
     def __init__(self, inner: Store, *, gate: Gate, watch: Watch, clock: FakeClock, inline: bool) -> None:
         self.inner = inner
@@ -73,6 +75,8 @@ class WatchedStore(Store):
         self.watch = watch
         self.fake = clock
         self.inline = inline
+        self._unanswered: set[asyncio.Future[Committed]] = set()
+        gate.on_kill.append(self._forget)
         self._turn = asyncio.Lock()
         self._late: tuple[int, Commit] | None = None
 
@@ -85,9 +89,12 @@ class WatchedStore(Store):
     # -- the gate -----------------------------------------------------------------------------------------------------
 
     async def _pass(self, name: str, where: str, work: Callable[[], Awaitable[T]]) -> T:
-        point = self.gate.enter("store", name, where, modes=MODES)
+        point = self.gate.enter("store", name, where)
         await self.gate.before(point)
         result = await self._alone(work)
+        if point.mode is Mode.DUPLICATE:
+            with suppress(ConflictError):
+                await self._alone(work)
         await self.gate.after(point)
         return result
 
@@ -98,9 +105,14 @@ class WatchedStore(Store):
             return await work()
         async with self._turn:
             self.gate.check()
-            with self.fake.held():
+            with self.fake.held(), apart_from_here():
                 await self._catch_up()
-                return await work()
+                try:
+                    return await work()
+                finally:
+                    loop = asyncio.get_running_loop()
+                    if isinstance(loop, SkippingLoop):
+                        await loop.rest()
 
     async def _catch_up(self) -> None:
         """A commit whose answer was lost lands after the first look whether it did."""
@@ -132,22 +144,61 @@ class WatchedStore(Store):
         answer: asyncio.Future[Committed] = self.watch.future(loop=loop)
         if self.inline:
             try:
-                answer.set_result(_at_once(self._commit(commit, point)))
+                outcome: Committed | Exception = _at_once(self._commit(commit, point))
             except Exception as error:
-                answer.set_exception(error)
+                outcome = error
+            if self.gate.stalled or point.mode is Mode.DELAY:
+                self._unanswered.add(answer)
+                pause = UNANSWERED if self.gate.stalled else LATE
+                self.fake.call_later(pause, lambda: self._answer(answer, outcome))
+            else:
+                self._answer(answer, outcome)
         else:
-            task = loop.create_task(self._commit(commit, point), name="commit")
+            task = loop.create_task(self._answered_later(commit, point), name="commit")
             task.add_done_callback(lambda done: _hand_on(done, answer))
         return answer
+
+    async def _answered_later(self, commit: Commit, point: Point) -> Committed:
+        try:
+            return await self._commit(commit, point)
+        finally:
+            if self.gate.stalled or point.mode is Mode.DELAY:
+                await self.fake.sleep(UNANSWERED if self.gate.stalled else LATE)
+
+    def _answer(self, answer: asyncio.Future[Committed], outcome: Committed | BaseException) -> None:
+        self._unanswered.discard(answer)
+        if answer.done():
+            return
+        if isinstance(outcome, BaseException):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+    def _forget(self) -> None:
+        for answer in list(self._unanswered):
+            self._answer(answer, Killed())
 
     async def _commit(self, commit: Commit, point: Point) -> Committed:
         self.gate.start(point)
         if point.mode is Mode.ERROR_LATE:
             self._late = (1, commit)
             raise StoreUnavailable(f"injected at point {point.number}; it lands later")
+        if self.gate.stalled:
+            raise StoreUnavailable(f"no answer at point {point.number}")
         committed = await self._alone(lambda: self._land(commit))
+        if point.mode is Mode.DUPLICATE:
+            await self._alone(lambda: self._land_again(commit))
         self.gate.end(point)
+        if self.gate.stalled:
+            raise StoreUnavailable(f"no answer at point {point.number}")
         return committed
+
+    async def _land_again(self, commit: Commit) -> None:
+        try:
+            await self.inner.commit(commit)
+        except (LeaseLost, ConflictError):
+            return
+        self.watch.wrong.append(f"O2 version {commit.version + 1} of {commit.execution_id} was committed twice")
 
     async def append(self, message: Message, body: Blob) -> Appended:
         where = f"{message.execution_id} {message.kind}"
@@ -218,9 +269,6 @@ class WatchedStore(Store):
         return await self._pass(
             "purge_rows", "", lambda: self.inner.purge_rows(before=before, statuses=statuses, limit=limit)
         )
-
-
-MODES = tuple(mode for mode in Mode if mode is not Mode.ERROR_LATE)
 
 
 def _about(commit: Commit) -> str:

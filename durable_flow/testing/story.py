@@ -6,7 +6,6 @@ import asyncio
 import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,14 +15,15 @@ from durable_flow import (
     ConflictError,
     ExecutionNotFound,
     ExecutionResult,
+    LeaseLost,
     Runner,
     Runtime,
     Store,
     StoreError,
     StoreUnavailable,
-    open_store,
 )
 from durable_flow.testing.clock import SkippingLoop
+from durable_flow.testing.ground import Ground
 from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Lanes, Ledger
 from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
@@ -47,7 +47,7 @@ REPAIR = 3600.0
 
 
 class Over(Exception):
-    """This process is dead; the next one may begin."""
+    """This process is dead, or cut off; the next one may begin."""
 
 
 class Story(msgspec.Struct):
@@ -77,11 +77,10 @@ class Story(msgspec.Struct):
 class Teller:
     """Plays one case. Must run on a `SkippingLoop`."""
 
-    def __init__(self, scenario: Scenario, plan: Plan, *, url: str, folder: Path | None, guard: bool = True) -> None:
+    def __init__(self, scenario: Scenario, plan: Plan, *, ground: Ground, guard: bool = True) -> None:
         self.scenario = scenario
         self.plan = plan
-        self.url = url
-        self.folder = folder
+        self.ground = ground
         self.guard = guard
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SkippingLoop)
@@ -103,7 +102,6 @@ class Teller:
         self.retried = self.mended = 0
         self.moves: dict[str, list[Move]] = {}
         self.unsure: set[str] = set()
-        self.store: Store | None = None
         self.workflow = scenario.workflow
         self.runtime: Runtime
         # of the call that is under way
@@ -124,8 +122,7 @@ class Teller:
                 self.problems.append(f"O9 not over after {LIVES} processes")
             await self._leftovers()
         finally:
-            if self.store is not None:
-                await self._close()
+            await self._close()
         return Story(
             plan=self.plan,
             lives=self.lives,
@@ -144,12 +141,12 @@ class Teller:
     async def _live(self) -> bool:
         number = len(self.lives) + 1
         faults = self.plan.lives[number - 1] if number <= len(self.plan.lives) else {}
-        self.gate = gate = Gate(faults, guard=self.guard)
+        self.gate = gate = Gate(faults, guard=self.guard, clock=self.clock)
         self.lives.append(gate.points)
         gate.on_kill.append(self.ledger.license)
         gate.cancel = self._cancel
         inner = await self._open()
-        store = WatchedStore(inner, gate=gate, watch=self.watch, clock=self.clock, inline=":memory:" in self.url)
+        store = WatchedStore(inner, gate=gate, watch=self.watch, clock=self.clock, inline=self.ground.inline)
         scenario = self.scenario
         workflow = scenario.later if scenario.later is not None and self.watch.folds else scenario.workflow
         options: dict[str, Any] = {"lease_ttl": TTL, "grace": 0.0, **scenario.options}
@@ -184,13 +181,26 @@ class Teller:
                 self.turns = self.loop.turns - first
             self.met += gate.met
             self.faults += len(gate.met) + (len(self.plan.turns) if number == 1 else 0)
-        if not dead:
-            await runtime.close()
+        if not gate.dead:
+            await self._quit(runtime)
+        if dead:
+            self.ledger.license()
         await self._bury(dead)
         if dead:
             await self._close(died=True)
             self.clock.jump(TTL + 1)
         return not dead
+
+    async def _quit(self, runtime: Runtime) -> None:
+        """The process ends in order, also where the store gives no answer."""
+        closing = self.loop.create_task(runtime.close(), name="close")
+        watchdog = self.clock.call_later(PATIENCE, lambda: self._hang(closing))
+        try:
+            await asyncio.wait([closing])
+        finally:
+            watchdog.cancel()
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            self.problems.append(f"O1 closing the runtime raised {type(error).__name__}: {error}")
 
     async def _bury(self, dead: bool) -> None:
         """No task of a dead process may be left; one that ended well leaves none by itself."""
@@ -199,7 +209,7 @@ class Teller:
         if writes := [task for task in asyncio.all_tasks() if task.get_name() == "commit"]:
             await asyncio.wait(writes)
         for _ in range(100):
-            left = [task for task in asyncio.all_tasks() if task is not here]
+            left = [task for task in asyncio.all_tasks() - set(self.loop.apart) if task is not here]
             if not left:
                 break
             if not dead:
@@ -207,24 +217,18 @@ class Teller:
                 dead = True
             for task in left:
                 task.cancel()
-            await asyncio.wait(left, timeout=0.01)
+            with self.clock.held():
+                await asyncio.wait(left, timeout=0.01)
         else:
             self.problems.append("O8 tasks cannot be ended")
         self.clock.forget()
 
     async def _open(self) -> Store:
-        if self.store is None:
-            self.store = open_store(self.url.replace("{folder}", str(self.folder)))
-            self.store.clock = self.clock
-            with self.clock.held():
-                await self.store.open()
-        return self.store
+        return await self.ground.enter(self.clock)
 
     async def _close(self, *, died: bool = False) -> None:
-        if self.store is not None and not (died and ":memory:" in self.url):
-            with self.clock.held():
-                await self.store.close()
-            self.store = None
+        with self.clock.held():
+            await self.ground.leave(died=died)
 
     def _secrets(self, source: Any) -> Any:
         async def secret(name: str) -> Any:
@@ -298,6 +302,11 @@ class Teller:
             if not task.cancelled():
                 task.exception()
             raise Over
+        if self.gate.stalled and not gave:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(first_error(error), StoreError | LeaseLost):
+                self.problems.append(f"O1 cut off from the store a call raised {type(error).__name__}: {error}")
+            raise Over
         if self.asked is not None:
             self.ledger.license()
             await self._check_cancelled(task, bool(gave))
@@ -335,10 +344,10 @@ class Teller:
 
     async def _check_free(self, when: str) -> None:
         """Nobody drives anything: no lease may be held, except of children that outlive their parents."""
-        assert self.store is not None
+        store = await self._open()
         for name in self.watch.folds:
             with self.clock.held():
-                row = await self.store.row(name)
+                row = await store.row(name)
             held = row is not None and row.owner is not None and (row.lease_until or 0) > self.clock.now()
             if held and name not in self.watch.apart:
                 self.problems.append(f"O8 {name} is still owned {when}")

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -34,8 +35,7 @@ class Proxy:
         self.requests = 0
         """How many requests were counted."""
         self._counting = counting
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = True
         self._links: set[_Link] = set()
         self._losses: dict[int, tuple[bool, asyncio.Event]] = {}
         self._listener: asyncio.Server | None = None
@@ -81,11 +81,19 @@ class Proxy:
     def black_hole(self) -> None:
         """From now on nothing arrives, in either direction, and nothing is reset. New connections are taken, and never
         answered."""
-        self._flowing.clear()
+        self._flowing = False
+        self.hold()
+
+    def hold(self) -> None:
+        """A black hole for the connections there are; new ones are as good as ever."""
+        for link in self._links:
+            link.flowing.clear()
 
     def flow(self) -> None:
-        """Ends the black hole: what was sent meanwhile arrives late, as after a partition."""
-        self._flowing.set()
+        """Ends black holes: what was sent meanwhile arrives late, as after a partition; also from who has left."""
+        self._flowing = True
+        for link in self._links:
+            link.flowing.set()
 
     def lose_answer(self, number: int = 1) -> asyncio.Event:
         """The server gets the `number`-th request from now and answers it; the client sees its connection reset
@@ -119,6 +127,8 @@ class Proxy:
         self.accepted += 1
         link = _Link(self, reader, writer, None if self._counting is None else self._counting())
         self._links.add(link)
+        if self._flowing:
+            link.flowing.set()
         try:
             await link.run()
         finally:
@@ -141,6 +151,7 @@ class _Link:
         self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counter: Counter | None
     ) -> None:
         self.over = asyncio.Event()
+        self.flowing = asyncio.Event()
         self._proxy = proxy
         self._client = (reader, writer)
         self._counter = counter
@@ -159,18 +170,19 @@ class _Link:
             task.cancel()
         await asyncio.gather(cut, work, return_exceptions=True)
         client, *server = self._writers
-        _reset(client)
-        for writer in server:
-            if self._losing is None:
+        if self._cut.is_set() or self._losing is not None:
+            _reset(client)
+        if self._cut.is_set():
+            for writer in server:
                 _reset(writer)
-            else:
-                writer.close()  # in order: what the server got, it works off
+        # Whatever else ended it, ends in order: what the other side was sent before, it gets.
+        await asyncio.gather(*[_close(writer) for writer in self._writers])
         if self._losing is not None:
             self._losing.set()
 
     async def _pass_on(self) -> None:
-        """Ends when either side is closed: the other is then reset, which no client here minds."""
-        await self._proxy._flowing.wait()
+        """Ends when either side is closed: the other is closed then, which no client here minds."""
+        await self.flowing.wait()
         try:
             server = await asyncio.open_connection(self._proxy.host, self._proxy.server_port)
         except OSError:
@@ -209,13 +221,20 @@ class _Link:
     async def _on_the_way(self) -> None:
         if self._proxy.delay:
             await asyncio.sleep(self._proxy.delay)
-        await self._proxy._flowing.wait()
+        await self.flowing.wait()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     connection = writer.get_extra_info("socket")
     if connection is not None and connection.fileno() >= 0:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError, TimeoutError):
+        await asyncio.wait_for(writer.wait_closed(), 1.0)
     writer.transport.abort()
 
 

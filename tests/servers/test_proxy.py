@@ -136,6 +136,33 @@ async def test_connections_in_a_black_hole_can_be_cut(client: Client, proxy: Pro
     await wait_until(lambda: proxy.open == 0)
 
 
+async def test_what_was_sent_into_a_black_hole_arrives_late_also_from_who_has_left(
+    client: Client, proxy: Proxy, echo: tuple[Echo, int]
+) -> None:
+    await client.ask(b"hello\n")
+    proxy.black_hole()
+    await client.say(b"commit\n")
+    client.writer.close()
+    await client.writer.wait_closed()
+    proxy.flow()
+    await wait_until(lambda: echo[0].heard[:2] == [b"hello\n", b"commit\n"])
+    await wait_until(lambda: proxy.open == 0)
+
+
+async def test_connections_that_are_held_hold_up_no_new_ones(
+    client: Client, proxy: Proxy, echo: tuple[Echo, int]
+) -> None:
+    await client.ask(b"hello\n")
+    proxy.hold()
+    await client.say(b"late\n")
+    later = await another(proxy)
+    assert await later.ask(b"in time\n") == b"in time\n"
+    proxy.flow()
+    assert await client.reader.readline() == b"late\n"
+    assert echo[0].heard == [b"hello\n", b"in time\n", b"late\n"]
+    later.writer.close()
+
+
 async def test_what_is_delayed_arrives_later_and_whole(client: Client, proxy: Proxy) -> None:
     loop = asyncio.get_running_loop()
     proxy.delay = 0.05

@@ -45,6 +45,18 @@ def postgresql(get: Get, **options: Any) -> Subject:
     return Subject(lambda: open_store(url, schema=schema, **options), wakes=True, newer=newer)
 
 
+def redis(get: Get, **options: Any) -> Subject:
+    url, prefix = get("redis_url"), get("redis_prefix")
+
+    async def newer() -> None:
+        from redis.asyncio import Redis
+
+        async with Redis.from_url(url) as client:
+            await client.set(f"{{{prefix}}}:schema", 99)
+
+    return Subject(lambda: open_store(url, prefix=prefix, **options), wakes=True, newer=newer)
+
+
 STORES: dict[str, Callable[[Get], Subject]] = {
     "sqlite-memory": lambda get: Subject(lambda: open_store("sqlite://:memory:"), shared=False, wakes=True),
     "sqlite-file": lambda get: file(get("tmp_path")),
@@ -53,6 +65,7 @@ STORES: dict[str, Callable[[Get], Subject]] = {
     ),
     "sealed-file": lambda get: file(get("tmp_path"), codec=codec()),
     "postgresql": postgresql,
+    "redis": redis,
 }
 
 

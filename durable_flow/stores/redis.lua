@@ -1,0 +1,720 @@
+-- What the Redis store does to its keys: every verb that reads or writes executions, applied to a batch.
+--
+-- KEYS[1]  the prefix of every key: one hash tag and a colon
+-- ARGV[1]  the present in epoch seconds, or "" for the server's own time
+-- ARGV[2]  who calls: goes with what is published, so that a store does not hear itself
+-- ARGV[3…] the members of the batch, each one msgpack array: the verb, then its arguments (false where there is none)
+--
+-- Gives one array per member: a word that says what became of it, and what belongs to that word. A script is atomic
+-- but is not rolled back, so every verb looks first and writes when nothing can be refused any more. Running out of
+-- memory needs no care: Redis refuses the first write of a script for it, and never a later one.
+--
+-- Keys, behind the prefix:
+--   schema            the version of this layout
+--   x:<id>            an execution (hash): v version, g generation, s status, h head, i info, f facts, d definition's
+--                     hash, t created_at, x its indexes; where it has them: e end, r result's entry, o owner, l end of
+--                     the lease, c recoveries, u last number of its inbox; F<path> a frame, V<path>\0<name> a variable
+--   n:<id>            the frames and variables below a path (sorted set, all of score 0): path, or path\0name
+--   e:<id>            entries (list): number n is at n - 1
+--   w:<id>            open waits (hash): "seq remaining deadline body"
+--   a:<id>            who voted (hash): wait -> msgpack list of keys
+--   i:<id>, m:<id>    the inbox: its keys by number (sorted set), their bodies (hash)
+--   owner:<owner>     what somebody drives (set)
+--   mail              executions with unread messages (set)
+--   by:<status>:<…>   indexes (sorted sets, by created_at)
+--   ended:<status>    what is over, by its end (sorted set)
+--   definitions, uses documents by hash, and how many executions have them (hashes)
+
+local call, unpack_message, pack_message = redis.call, cmsgpack.unpack, cmsgpack.pack
+local prefix, sender = KEYS[1], ARGV[2]
+local X, N, E, W = prefix .. 'x:', prefix .. 'n:', prefix .. 'e:', prefix .. 'w:'
+local A, I, M = prefix .. 'a:', prefix .. 'i:', prefix .. 'm:'
+local OWNER, MAIL, ENDED, BY = prefix .. 'owner:', prefix .. 'mail', prefix .. 'ended:', prefix .. 'by:'
+local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
+local OVER = {completed = true, failed = true, cancelled = true}
+local heard, anything_heard = {}, false
+
+local moment
+local function now()
+  if not moment then
+    if ARGV[1] ~= '' then
+      moment = tonumber(ARGV[1])
+    else
+      local time = call('TIME')
+      moment = tonumber(time[1]) + tonumber(time[2]) / 1000000
+    end
+  end
+  return moment
+end
+
+local function exact(number)
+  return string.format('%.17g', number)
+end
+
+local function hear(id)
+  heard[id], anything_heard = true, true
+end
+
+-- A command with any number of arguments behind its key: there is an end to what fits on Lua's stack.
+local function many(command, key, list)
+  local size = #list
+  for first = 1, size, 1000 do
+    call(command, key, unpack(list, first, math.min(first + 999, size)))
+  end
+end
+
+-- Whether one text is before another by its bytes. Lua's own < goes by the locale of the server.
+local function before(one, other)
+  local shorter = math.min(#one, #other)
+  for i = 1, shorter do
+    local left, right = string.byte(one, i), string.byte(other, i)
+    if left ~= right then
+      return left < right
+    end
+  end
+  return #one < #other
+end
+
+-- indexes --------------------------------------------------------------------------------------------------------------
+
+local function enlist(id, status, created_at, indexes)
+  for i = 1, #indexes do
+    call('ZADD', BY .. status .. ':' .. indexes[i], created_at, id)
+  end
+end
+
+local function strike(id, status, indexes)
+  for i = 1, #indexes do
+    call('ZREM', BY .. status .. ':' .. indexes[i], id)
+  end
+end
+
+-- inboxes --------------------------------------------------------------------------------------------------------------
+
+local function is_open(kind, remaining, deadline)
+  if remaining <= 0 then
+    return false
+  end
+  local late = deadline ~= '-' and now() >= tonumber(deadline)
+  if kind == 'timeout' then
+    return late
+  end
+  return not late
+end
+
+local function put(id, kind, key, wait_id, takes, body)
+  local meta, remaining, answered
+  if wait_id then
+    meta = call('HGET', W .. id, wait_id)
+    local seq, left, deadline, rest
+    if meta then
+      seq, left, deadline, rest = string.match(meta, '^(%d+) (%d+) (%S+) ()')
+      left = tonumber(left)
+    end
+    -- A child may end before the commit that opens the wait for it.
+    if kind ~= 'child' and not (meta and is_open(kind, left, deadline)) then
+      return 'closed'
+    end
+    answered = call('HGET', A .. id, wait_id)
+    answered = answered and unpack_message(answered) or {}
+    for i = 1, #answered do
+      if answered[i] == key then
+        return 'duplicate'
+      end
+    end
+    if meta then
+      remaining = takes > 0 and math.max(0, left - takes) or 0
+      meta = seq .. ' ' .. string.format('%d', remaining) .. ' ' .. deadline .. ' ' .. string.sub(meta, rest)
+    end
+  end
+  if call('HEXISTS', M .. id, key) == 1 then
+    return 'duplicate'
+  end
+  local number = call('HINCRBY', X .. id, 'u', 1)
+  call('ZADD', I .. id, number, key)
+  call('HSET', M .. id, key, body)
+  call('SADD', MAIL, id)
+  if meta then
+    call('HSET', W .. id, wait_id, meta)
+    if remaining > 0 then -- the message will be consumed while the wait is still open
+      answered[#answered + 1] = key
+      call('HSET', A .. id, wait_id, pack_message(answered))
+    end
+  end
+  hear(id)
+  return 'accepted'
+end
+
+local function append(job)
+  local id = job[2]
+  local row = call('HMGET', X .. id, 's', 'o', 'l')
+  if not row[1] then
+    return {'unknown', false, false}
+  end
+  if OVER[row[1]] then
+    return {'closed', row[2], row[3]}
+  end
+  return {put(id, job[3], job[4], job[5], job[6], job[7]), row[2], row[3]}
+end
+
+local function consume(id, numbers)
+  for i = 1, #numbers do
+    local key = call('ZRANGEBYSCORE', I .. id, numbers[i], numbers[i])[1]
+    if key then
+      call('ZREM', I .. id, key)
+      call('HDEL', M .. id, key)
+    end
+  end
+  if call('EXISTS', I .. id) == 0 then
+    call('SREM', MAIL, id)
+  end
+end
+
+-- commits --------------------------------------------------------------------------------------------------------------
+
+local function close(id, waits)
+  many('HDEL', W .. id, waits)
+  many('HDEL', A .. id, waits)
+end
+
+local function drop(id, paths)
+  for i = 1, #paths do
+    local path = paths[i]
+    -- "\" follows "[" and "0" follows "/", so these bounds enclose what begins with "path[" and "path/".
+    for _, bounds in ipairs({{'[' .. path .. '[', '(' .. path .. '\\'}, {'[' .. path .. '/', '(' .. path .. '0'}}) do
+      local found = call('ZRANGEBYLEX', N .. id, bounds[1], bounds[2])
+      if #found > 0 then
+        call('ZREMRANGEBYLEX', N .. id, bounds[1], bounds[2])
+        for j = 1, #found do
+          found[j] = (string.find(found[j], '\0', 1, true) and 'V' or 'F') .. found[j]
+        end
+        many('HDEL', X .. id, found)
+      end
+    end
+  end
+end
+
+-- The parts of a commit that most commits do not have.
+local function rare(id, parts)
+  if parts.dropped then
+    drop(id, parts.dropped)
+  end
+  if parts.gone then
+    many('HDEL', X .. id, parts.gone)
+  end
+  if parts.gone_below then
+    many('ZREM', N .. id, parts.gone_below)
+  end
+  if parts.closed then
+    close(id, parts.closed)
+  end
+  if parts.opened then
+    for _, wait in ipairs(parts.opened) do
+      local deadline = wait[4] and exact(wait[4]) or '-'
+      call('HDEL', A .. id, wait[1])
+      call('HSET', W .. id, wait[1], string.format('%d %d %s ', wait[2], wait[3], deadline) .. wait[5])
+    end
+  end
+  if parts.rewritten then
+    for _, wait in ipairs(parts.rewritten) do
+      local found = call('HGET', W .. id, wait[1])
+      if found then
+        call('HSET', W .. id, wait[1], string.match(found, '^%d+ %d+ %S+ ') .. wait[2])
+      end
+    end
+  end
+  if parts.consumed then
+    consume(id, parts.consumed)
+  end
+end
+
+local function write(id, entries, fields, below, parts)
+  if parts then -- what is dropped goes before anything of this commit is set
+    rare(id, parts)
+  end
+  many('HSET', X .. id, fields)
+  if #entries > 0 then
+    many('RPUSH', E .. id, entries)
+  end
+  if below then
+    many('ZADD', N .. id, below)
+  end
+end
+
+-- The end of a commit: its messages, who hears of it, and whether the lease goes back.
+local function finish(id, status, parts, owner, release)
+  if parts and parts.messages then
+    for _, message in ipairs(parts.messages) do
+      local found = call('HGET', X .. message[1], 's')
+      if found and not OVER[found] then
+        put(unpack(message))
+      end
+    end
+  end
+  if OVER[status] or status == 'halted' then
+    hear(id)
+  end
+  if not release or call('EXISTS', I .. id) == 1 then
+    return {'kept'}
+  end
+  if owner then
+    call('HDEL', X .. id, 'o', 'l')
+    call('SREM', OWNER .. owner, id)
+  end
+  return {'released'}
+end
+
+local function commit(job)
+  local id, generation, version, status, ended = job[2], job[3], job[4], job[5], job[7]
+  local release, first, entries, fields, parts = job[8], job[9], job[10], job[11], job[13]
+  local key = X .. id
+  local row = call('HMGET', key, 'v', 'g', 's', 'e', 'o', 'c', 'x', 't')
+  if tonumber(row[1]) ~= version or tonumber(row[2]) ~= generation then
+    return {'lost', row[5]}
+  end
+  if #entries > 0 then
+    local last = call('LLEN', E .. id)
+    if last + 1 ~= first then
+      return {'order', last}
+    end
+  end
+  write(id, entries, fields, job[12], parts)
+  if not job[6] then
+    call('HDEL', key, 'r')
+  end
+  if row[6] then
+    call('HDEL', key, 'c')
+  end
+  local old, old_end = row[3], row[4]
+  if status ~= old then
+    local indexes = unpack_message(row[7])
+    strike(id, old, indexes)
+    enlist(id, status, row[8], indexes)
+  end
+  if ended or old_end then
+    if old_end then
+      call('ZREM', ENDED .. old, id)
+    end
+    if ended then
+      call('ZADD', ENDED .. status, exact(ended), id)
+      call('HSET', key, 'e', exact(ended))
+    else
+      call('HDEL', key, 'e')
+    end
+  end
+  return finish(id, status, parts, row[5], release)
+end
+
+local function create(job)
+  local id, generation, status, ended = job[2], job[3], job[5], job[7]
+  local release, first, entries, new = job[8], job[9], job[10], job[14]
+  local facts, hash, definition, created_at, indexes, owner, ttl = unpack(new)
+  local key = X .. id
+  if call('EXISTS', key) == 1 then
+    return {'exists'}
+  end
+  if #entries > 0 and first ~= 1 then
+    return {'order', 0}
+  end
+  call('HSET', key, 'g', generation, 'f', facts, 'd', hash, 't', exact(created_at), 'x',
+    pack_message(indexes))
+  if call('HINCRBY', USES, hash, 1) == 1 then
+    call('HSET', DEFINITIONS, hash, definition)
+  end
+  enlist(id, status, exact(created_at), indexes)
+  if ended then
+    call('HSET', key, 'e', exact(ended))
+    call('ZADD', ENDED .. status, exact(ended), id)
+  end
+  if ttl and owner then
+    call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
+    call('SADD', OWNER .. owner, id)
+  end
+  write(id, entries, job[11], job[12], job[13])
+  return finish(id, status, job[13], ttl and owner, release)
+end
+
+-- reading --------------------------------------------------------------------------------------------------------------
+
+local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'r', 'f'}
+
+local function whole(id, values)
+  local result = values[10] and call('LINDEX', E .. id, tonumber(values[10]) - 1)
+  local size = #FIELDS
+  values[size + 1], values[size + 2], values[size + 3] = result or false, call('HGETALL', W .. id), id
+  return values
+end
+
+local function row(job)
+  local values = call('HMGET', X .. job[2], unpack(FIELDS))
+  if not values[1] then
+    return {'none'}
+  end
+  return {'row', whole(job[2], values)}
+end
+
+local function unread(id)
+  local found = call('ZRANGE', I .. id, 0, -1, 'WITHSCORES')
+  local list = {}
+  for i = 1, #found, 2 do
+    list[#list + 1] = found[i + 1]
+    list[#list + 1] = call('HGET', M .. id, found[i])
+  end
+  return list
+end
+
+-- Entries by their numbers, in order. What lies close together is read at once: finding a place in a list takes longer
+-- than passing over a few that nobody asked for.
+local function pick(id, wanted)
+  local list, i = {}, 1
+  table.sort(wanted)
+  while i <= #wanted do
+    local first, last = wanted[i], wanted[i]
+    local j = i
+    while j < #wanted and wanted[j + 1] - last <= 8 and wanted[j + 1] - first < 1000 do
+      j = j + 1
+      last = wanted[j]
+    end
+    local found = call('LRANGE', E .. id, first - 1, last - 1)
+    for k = i, j do
+      local body = found[wanted[k] - first + 1]
+      if body and wanted[k] ~= wanted[k - 1] then
+        list[#list + 1] = wanted[k]
+        list[#list + 1] = body
+      end
+    end
+    i = j + 1
+  end
+  return list
+end
+
+local function stored(id)
+  local all = call('HGETALL', X .. id)
+  local named, frames, sets, seen, wanted = {}, {}, {}, {}, {}
+  for i = 1, #all, 2 do
+    local field, value, seq = all[i], all[i + 1], nil
+    local kind = string.byte(field)
+    if kind == 70 then -- F
+      frames[#frames + 1] = string.sub(field, 2)
+      frames[#frames + 1] = value
+      seq = tonumber(string.match(value, '^(%d+):'))
+    elseif kind == 86 then -- V
+      sets[#sets + 1] = string.sub(field, 2)
+      sets[#sets + 1] = value
+      seq = tonumber(value)
+    else
+      named[field] = value
+    end
+    if seq and not seen[seq] then
+      seen[seq] = true
+      wanted[#wanted + 1] = seq
+    end
+  end
+  local values = {}
+  for i = 1, #FIELDS do
+    values[i] = named[FIELDS[i]] or false
+  end
+  return {'stored', whole(id, values), frames, sets, pick(id, wanted), unread(id)}
+end
+
+local function fetch(job)
+  if call('EXISTS', X .. job[2]) == 0 then
+    return {'none'}
+  end
+  return stored(job[2])
+end
+
+-- Entries from one index to another, or fewer where they are large; and whether there may be more of them.
+local function entries_between(job)
+  local id, first, last = job[2], job[3], job[4]
+  local list, bytes = {}, 0
+  while first <= last and bytes < 4000000 do
+    local stop = math.min(first + 49, last)
+    local found = call('LRANGE', E .. id, first, stop)
+    for i = 1, #found do
+      list[#list + 1] = found[i]
+      bytes = bytes + #found[i]
+    end
+    if #found < stop - first + 1 then
+      return {'entries', list, 0}
+    end
+    first = stop + 1
+  end
+  return {'entries', list, 1}
+end
+
+local function entries_of(job)
+  return {'entries', pick(job[2], job[3])}
+end
+
+local function inbox(job)
+  return {'inbox', unread(job[2])}
+end
+
+local function mail(job)
+  return {'mail', call('SINTER', OWNER .. job[2], MAIL)}
+end
+
+local function definition(job)
+  return {'definition', call('HGET', DEFINITIONS, job[2])}
+end
+
+-- leases ---------------------------------------------------------------------------------------------------------------
+
+local function claim(job)
+  local id, owner, ttl, statuses = job[2], job[3], job[4], job[5]
+  local key = X .. id
+  local found = call('HMGET', key, 's', 'o', 'l')
+  local status, holder, ends = found[1], found[2], found[3]
+  if not status then
+    return {'none'}
+  end
+  local wanted = false
+  for i = 1, #statuses do
+    wanted = wanted or statuses[i] == status
+  end
+  if not wanted or (holder and tonumber(ends) > now()) then
+    return {'busy', status, holder, ends}
+  end
+  call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
+  call('HINCRBY', key, 'g', 1)
+  if holder and holder ~= owner then
+    call('SREM', OWNER .. holder, id)
+    if status == 'running' then
+      call('HINCRBY', key, 'c', 1)
+    end
+  end
+  call('SADD', OWNER .. owner, id)
+  return stored(id)
+end
+
+local function renew(job)
+  local ends, list = exact(now() + job[3]), {}
+  for _, id in ipairs(call('SMEMBERS', OWNER .. job[2])) do
+    call('HSET', X .. id, 'l', ends)
+    list[#list + 1] = id
+    list[#list + 1] = call('HGET', X .. id, 'g')
+  end
+  return {'renewed', list}
+end
+
+local function release(job)
+  local id, owner, generation = job[2], job[3], job[4]
+  local found = call('HMGET', X .. id, 'o', 'g')
+  if found[1] == owner and tonumber(found[2]) == generation then
+    call('HDEL', X .. id, 'o', 'l')
+    call('SREM', OWNER .. owner, id)
+  end
+  return {'done'}
+end
+
+-- deleting -------------------------------------------------------------------------------------------------------------
+
+local function delete(id)
+  local found = call('HMGET', X .. id, 's', 'o', 'd', 'x')
+  local status, owner, hash = found[1], found[2], found[3]
+  strike(id, status, unpack_message(found[4]))
+  call('ZREM', ENDED .. status, id)
+  call('SREM', MAIL, id)
+  if owner then
+    call('SREM', OWNER .. owner, id)
+  end
+  if call('HINCRBY', USES, hash, -1) == 0 then
+    call('HDEL', USES, hash)
+    call('HDEL', DEFINITIONS, hash)
+  end
+  call('UNLINK', X .. id, N .. id, E .. id, W .. id, A .. id, I .. id, M .. id)
+end
+
+local function held(id)
+  local found = call('HMGET', X .. id, 'o', 'l')
+  return found[1] and tonumber(found[2]) > now() and found[1]
+end
+
+local function remove(job)
+  local id = job[2]
+  if call('EXISTS', X .. id) == 0 then
+    return {'none'}
+  end
+  local owner = held(id)
+  if owner then
+    return {'held', owner}
+  end
+  delete(id)
+  return {'done'}
+end
+
+local function purge(job)
+  local ends, statuses, limit = '(' .. exact(job[2]), job[3], job[4]
+  local count = 0
+  for _, status in ipairs(statuses) do
+    local offset = 0 -- past those that somebody drives
+    while count < limit do
+      local found = call('ZRANGEBYSCORE', ENDED .. status, '-inf', ends, 'LIMIT', offset, limit - count)
+      for _, id in ipairs(found) do
+        if held(id) then
+          offset = offset + 1
+        else
+          delete(id)
+          count = count + 1
+        end
+      end
+      if #found == 0 then
+        break
+      end
+    end
+  end
+  return {'done', count}
+end
+
+-- searching ------------------------------------------------------------------------------------------------------------
+
+local BUDGET = 4000 -- how many members of indexes one call looks at: others wait meanwhile
+
+-- How many members of an index come before the first one that is older than a position.
+local function rank(index, score, id)
+  if not score then
+    return 0
+  end
+  if id == '' then
+    return call('ZCOUNT', index, score, '+inf')
+  end
+  local low = call('ZCOUNT', index, '(' .. score, '+inf')
+  local high = low + call('ZCOUNT', index, score, score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if before(call('ZREVRANGE', index, middle, middle)[1], id) then
+      high = middle
+    else
+      low = middle + 1
+    end
+  end
+  return low
+end
+
+local function newer(one, other)
+  if one[1] ~= other[1] then
+    return one[1] > other[1]
+  end
+  return before(other[2], one[2])
+end
+
+-- Appends what matches in one status, newest first, at most `limit`. Gives the place where it stopped, if it did.
+local function scan(found, status, conditions, after, score, id, limit, budget)
+  local sizes, least = {}, 1
+  for i = 1, #conditions do
+    conditions[i] = BY .. status .. ':' .. conditions[i]
+    sizes[i] = call('ZCARD', conditions[i])
+    if sizes[i] < sizes[least] then
+      least = i
+    end
+  end
+  local index = conditions[least]
+  if sizes[least] == 0 then
+    return nil
+  end
+  local first, matches, seen = rank(index, score, id), 0, 0
+  local slice = math.min(limit, 200)
+  while true do
+    local members = call('ZREVRANGE', index, first, first + slice - 1, 'WITHSCORES')
+    for i = 1, #members, 2 do
+      local member, created_at = members[i], tonumber(members[i + 1])
+      if after and created_at <= after then
+        return nil
+      end
+      local fits = true
+      for j = 1, #conditions do
+        fits = fits and (j == least or call('ZSCORE', conditions[j], member) ~= false)
+      end
+      local place = {created_at, member, members[i + 1]}
+      if fits then
+        found[#found + 1] = place
+        matches = matches + 1
+      end
+      seen = seen + 1
+      if matches >= limit or seen >= budget then
+        return place
+      end
+    end
+    if #members < 2 * slice then
+      return nil
+    end
+    first = first + slice
+    slice = 200
+  end
+end
+
+local function search(job)
+  local statuses, conditions, after, score, id, limit = job[2], job[3], job[4], job[5], job[6], job[7]
+  local found, horizon = {}, nil
+  local budget = math.ceil(BUDGET / math.max(1, #statuses))
+  for _, status in ipairs(statuses) do
+    local own = {}
+    for i = 1, #conditions do
+      own[i] = conditions[i]
+    end
+    local stopped = scan(found, status, own, after, score, id, limit + 1, budget)
+    if stopped and (not horizon or newer(stopped, horizon)) then
+      horizon = stopped
+    end
+  end
+  table.sort(found, newer)
+  local rows, known = {}, 0
+  for i = 1, #found do
+    local place = found[i]
+    -- Behind the newest place where a search in one status stopped, more may lie between what was found.
+    if horizon and newer(horizon, place) then
+      break
+    end
+    known = i
+    if i > limit then
+      break
+    end
+    rows[i] = whole(place[2], call('HMGET', X .. place[2], unpack(FIELDS)))
+  end
+  if known > limit then
+    local last = limit > 0 and found[limit]
+    return {'more', rows, last and last[3] or score, last and last[2] or id}
+  end
+  if horizon then
+    return {'unknown', rows, horizon[3], horizon[2]}
+  end
+  return {'end', rows}
+end
+
+-- the schema -----------------------------------------------------------------------------------------------------------
+
+local function schema(job)
+  local version, allowed = job[2], job[3]
+  local found = call('GET', prefix .. 'schema')
+  if not found and allowed then
+    call('SET', prefix .. 'schema', version)
+    return {'made'}
+  end
+  return {'schema', found}
+end
+
+-- the batch ------------------------------------------------------------------------------------------------------------
+
+local VERBS = {
+  commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
+  purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
+  definition = definition, search = search, schema = schema,
+}
+local answers = {}
+for i = 3, #ARGV do
+  local job = unpack_message(ARGV[i])
+  local well, answer = pcall(VERBS[job[1]], job)
+  if not well then
+    answer = {'error', type(answer) == 'table' and answer.err or tostring(answer)}
+  end
+  answers[i - 2] = answer
+end
+if anything_heard then -- not allowed, it changes nothing: what is heard is a hint
+  local ids = {sender}
+  for id in pairs(heard) do
+    ids[#ids + 1] = id
+  end
+  redis.pcall('PUBLISH', prefix .. 'heard', pack_message(ids))
+end
+return answers

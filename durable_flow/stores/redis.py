@@ -1,0 +1,1061 @@
+"""Executions in Redis (6.2 or newer) or Valkey.
+
+*Keys.* All begin with the prefix as a hash tag, ``{durable_flow}:``, so on a cluster a store occupies one slot, and one
+node carries its load. Give several stores several prefixes to spread them. Nothing ever expires: what has ended goes
+with `purge`. Which keys there are is written in ``redis.lua``.
+
+*Writing.* Every verb is a function of one Lua script, which takes a batch of them: while one batch is under way all
+commits, claims and messages of this process collect for the next one, without a timer. A batch is atomic, and so is
+each of its members, with an answer of its own. Two batches are in flight at most, on one connection, so the order in
+which things were submitted is the order in which they happen, and Python encodes while Redis writes.
+
+*Durability.* It is what the server's ``appendfsync`` promises; opening a store says so where that is not everything.
+A replica is no backup of that: Redis answers before its replicas have anything.
+
+*Connections.* Three: writing, reading, listening for wake-ups. Nothing is ever sent twice by itself. A batch whose
+answer is lost is StoreUnavailable for all its members, and its connection is thrown away with whatever still arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from durable_flow.clock import SystemClock
+from durable_flow.errors import (
+    ConfigError,
+    ConflictError,
+    DurableFlowError,
+    LeaseLost,
+    MissingExtraError,
+    SchemaTooNew,
+    StoreError,
+    StoreUnavailable,
+    ValidationError,
+)
+from durable_flow.ids import token_hex
+from durable_flow.model.execution import Status
+from durable_flow.model.frame import Message
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Landing, New, Row, Store, Stored
+
+try:
+    from redis.asyncio import ConnectionPool
+    from redis.asyncio.connection import AbstractConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        MovedError,
+        NoPermissionError,
+        NoScriptError,
+        RedisError,
+        ResponseError,
+    )
+except ImportError as error:
+    raise MissingExtraError("redis", "redis") from error
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SCHEMA = 1
+"""The version of the layout of the keys."""
+
+OLDEST = (6, 2)
+"""The first release of Redis that has everything the script uses."""
+
+SCRIPT = (files("durable_flow.stores") / "redis.lua").read_bytes()
+SCRIPT_HASH = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
+
+BATCH, BATCH_BYTES = 256, 1024 * 1024
+"""Where a batch ends: nobody else is served while the server works on one."""
+
+IN_FLIGHT = 2
+"""Batches on one connection that have no answer yet."""
+
+ROWS, ENTRIES = 200, 1000
+"""How much one call of the script reads at most; what is asked for beyond that is read in several."""
+
+STATUSES = tuple(str(status) for status in Status)
+
+UNAVAILABLE = re.compile(
+    r"(?:^|[:\s]-?)(OOM|READONLY|LOADING|MISCONF|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|BUSY|ASK|MOVED|"
+    r"max number of clients reached)\b"
+)
+"""Errors of a server that say nothing about what was asked, only that it cannot be done there or now."""
+
+OWN = frozenset({
+    "decode_responses", "encoding", "encoding_errors", "health_check_interval", "legacy_responses", "parser_class",
+    "protocol", "retry", "retry_on_error", "retry_on_timeout", "socket_connect_timeout", "socket_timeout",
+    "himport_registry", "event_dispatcher",
+})  # fmt: skip
+"""Settings of a connection that are the store's own, whatever the client that it was made from has."""
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder().decode
+decode_heard = msgspec.msgpack.Decoder(list[str]).decode
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _packed(blob: Blob, *, prefix: str = "") -> str | msgspec.Raw:
+    """Lua knows only bytes: the first one says what they were."""
+    return f"{prefix}s{blob}" if isinstance(blob, str) else _raw(prefix.encode() + b"b" + blob)
+
+
+def _raw(data: bytes) -> msgspec.Raw:
+    """Bytes as a text of msgpack, whatever they are: the servers' decoder is older than the type of bytes."""
+    return msgspec.Raw(b"\xdb%b%b" % (len(data).to_bytes(4), data))
+
+
+def _blob(value: bytes) -> Blob:
+    return value[1:].decode() if value[:1] == b"s" else value[1:]
+
+
+def _float(value: bytes | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+def _pairs(values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(values[::2], values[1::2], strict=True)
+
+
+def _part(value: str) -> str:
+    """A text as a part of the name of an index: its length keeps it apart from what follows."""
+    return f"{len(value.encode())}:{value}"
+
+
+def _label(key: str, value: str, workflow_id: str | None) -> str:
+    kind = "l:" if workflow_id is None else f"m:{_part(workflow_id)}"
+    return f"{kind}{_part(key)}{value}"
+
+
+def _indexes(new: New) -> list[str]:
+    """The names of the indexes an execution is in, behind its status."""
+    indexes = ["", f"w:{new.workflow_id}"]
+    if new.parent_id is not None:
+        indexes.append(f"p:{new.parent_id}")
+    for key, value in new.labels.items():
+        indexes += (_label(key, value, None), _label(key, value, new.workflow_id))
+    return indexes
+
+
+def _conditions(filter: Filter) -> list[str]:
+    """The names of the indexes that together hold what a filter lets through."""
+    conditions = [_label(key, value, filter.workflow_id) for key, value in filter.labels.items()]
+    if filter.workflow_id is not None and not conditions:
+        conditions.append(f"w:{filter.workflow_id}")
+    if filter.parent_id is not None:
+        conditions.append(f"p:{filter.parent_id}")
+    return conditions or [""]
+
+
+def _row(values: Sequence[Any]) -> Row:
+    version, generation, status, ended, owner, lease, recoveries, head, info, result_seq, facts, result, waits, name = (
+        values
+    )
+    nonce, seq, current_step, updated_at, wake_at, root = decode(head)
+    (
+        workflow_id, workflow_version, definition_hash, given, created_at, parent_id, root_id, labels, trigger, queue,
+        priority, concurrency_key,
+    ) = decode(facts)  # fmt: skip
+    return Row(
+        id=name.decode(),
+        workflow_id=workflow_id,
+        workflow_version=workflow_version,
+        definition_hash=definition_hash,
+        status=status.decode(),
+        version=int(version),
+        generation=int(generation),
+        nonce=nonce,
+        seq=seq,
+        current_step=current_step,
+        owner=_text(owner),
+        lease_until=_float(lease),
+        wake_at=wake_at,
+        recoveries=0 if recoveries is None else int(recoveries),
+        input=given,
+        root=root,
+        info="" if info is None else _blob(info),
+        result_seq=None if result_seq is None else int(result_seq),
+        result=None if result is None else _blob(result),
+        waits=_waits(waits) if waits else [],
+        parent_id=parent_id,
+        root_id=root_id,
+        labels=labels,
+        trigger=trigger,
+        queue=queue,
+        priority=priority,
+        concurrency_key=concurrency_key,
+        created_at=created_at,
+        updated_at=updated_at,
+        finished_at=_float(ended),
+    )
+
+
+def _waits(values: Sequence[bytes]) -> list[Blob]:
+    """Bodies of waits (id, "seq remaining deadline body"), in the order of `Row.waits`."""
+    found = []
+    for name, value in _pairs(values):
+        seq, _, _, body = value.split(b" ", 3)
+        found.append((int(seq), name, body))
+    return [_blob(body) for _, _, body in sorted(found)]
+
+
+def _inbox(values: Sequence[bytes]) -> list[tuple[int, Blob]]:
+    return [(int(number), _blob(body)) for number, body in _pairs(values)]
+
+
+def _entries(values: Sequence[Any]) -> list[tuple[int, Blob]]:
+    return [(seq, _blob(body)) for seq, body in _pairs(values)]
+
+
+def _stored(row: Sequence[Any], frames: Sequence[bytes], sets: Sequence[bytes], entries: Any, inbox: Any) -> Stored:
+    named = [(*name.decode().split("\0", 1), int(seq)) for name, seq in _pairs(sets)]
+    return Stored(
+        row=_row(row),
+        frames=sorted((path.decode(), _blob(value.partition(b":")[2])) for path, value in _pairs(frames)),
+        sets=sorted((path, name, seq) for path, name, seq in named),
+        entries=dict(_entries(entries)),
+        inbox=_inbox(inbox),
+    )
+
+
+# -- members of a batch -----------------------------------------------------------------------------------------------
+
+
+def _committing(commit: Commit) -> list[Any]:
+    """A commit as the script takes it. Raises StoreError for what it would have to refuse half-way."""
+    name, new = commit.execution_id, commit.new
+    head = (commit.nonce, commit.seq, commit.current_step, commit.updated_at, commit.wake_at, commit.root)
+    fields: list[Any] = ["v", commit.version + 1, "s", commit.status, "h", _raw(encode(head))]
+    if commit.result_seq is not None:
+        fields += ("r", commit.result_seq)
+    if commit.info is not None:
+        fields += ("i", _packed(commit.info))
+    parts: dict[str, Any] = {}
+    below: list[str] = []
+    gone: list[str] = []
+    gone_below: list[str] = []
+    for path, out, body in commit.frames:
+        _check_path(path)
+        if body is None:
+            gone.append(f"F{path}")
+            gone_below.append(path)
+        else:
+            fields += (f"F{path}", _packed(body, prefix=f"{out or ''}:"))
+            if path:
+                below += ("0", path)
+    for path, variable, seq in commit.sets:
+        if path:
+            _check_path(path)
+        place = f"{path}\0{variable}"
+        if not seq:
+            gone.append(f"V{place}")
+            gone_below.append(place)
+        else:
+            fields += (f"V{place}", seq)
+            if path:
+                below += ("0", place)
+    if gone:
+        parts.update(gone=gone, gone_below=gone_below)
+    if commit.dropped:
+        parts["dropped"] = commit.dropped
+    if commit.closed:
+        parts["closed"] = commit.closed
+    if commit.opened:
+        parts["opened"] = [
+            (wait_id, seq, needed, False if deadline is None else float(deadline), _packed(body))
+            for wait_id, seq, needed, deadline, body in commit.opened
+        ]
+    if commit.rewritten:
+        parts["rewritten"] = [(wait_id, _packed(body)) for wait_id, body in commit.rewritten]
+    if commit.consumed:
+        parts["consumed"] = commit.consumed
+    if commit.messages:
+        parts["messages"] = [_told(message, body) for message, body in commit.messages]
+    first = 0
+    entries: list[str | msgspec.Raw] = []
+    if commit.entries:
+        first = commit.entries[0][0]
+        for expected, (seq, body) in enumerate(commit.entries, first):
+            if seq != expected:
+                raise StoreError(f"entry {seq} of execution {name!r} comes where entry {expected} belongs")
+            entries.append(_packed(body))
+    ended = False if commit.finished_at is None else float(commit.finished_at)
+    job: list[Any] = [
+        "commit" if new is None else "create", name, commit.generation, commit.version, commit.status,
+        commit.result_seq is not None, ended, commit.release, first, entries, fields, below or False, parts or False,
+    ]  # fmt: skip
+    if new is not None:
+        facts = (
+            new.workflow_id, new.workflow_version, new.definition_hash, new.input, new.created_at, new.parent_id,
+            new.root_id, new.labels, new.trigger, new.queue, new.priority, new.concurrency_key,
+        )  # fmt: skip
+        job.append((
+            _raw(encode(facts)), new.definition_hash, _packed(new.definition), float(new.created_at), _indexes(new),
+            False if commit.owner is None else commit.owner,
+            False if commit.lease_ttl is None else float(commit.lease_ttl),
+        ))  # fmt: skip
+        fields += ("g", commit.generation)
+    return job
+
+
+def _check_path(path: str) -> None:
+    if "\0" in path:
+        raise StoreError(f"the path of a frame cannot have a null character: {path!r}")
+
+
+def _told(message: Message, body: Blob) -> tuple[Any, ...]:
+    wait_id = False if message.wait_id is None else message.wait_id
+    return message.execution_id, message.kind, message.key, wait_id, message.takes, _packed(body)
+
+
+RELEASED, KEPT = Committed(released=True), Committed(released=False)
+
+
+def _committed(commit: Commit, answer: Sequence[Any]) -> Committed:
+    match answer:
+        case [b"kept"]:
+            return KEPT
+        case [b"released"]:
+            return RELEASED
+        case [b"lost", owner]:
+            holder = _text(owner)
+            raise LeaseLost(commit.execution_id, owner=None if holder == commit.owner else holder)
+        case [b"exists"]:
+            raise ConflictError(f"there is already an execution {commit.execution_id!r} in this store")
+        case [b"order", last]:
+            raise StoreError(
+                f"execution {commit.execution_id!r} has {last} entries: number {commit.entries[0][0]} cannot be next"
+            )
+    raise _strange(answer)
+
+
+def _claimed(answer: Sequence[Any]) -> Stored | Busy | None:
+    match answer:
+        case [b"none"]:
+            return None
+        case [b"busy", status, owner, lease]:
+            return Busy(status=status.decode(), owner=_text(owner), lease_until=_float(lease))
+        case [b"stored", *found]:
+            return _stored(*found)
+    raise _strange(answer)
+
+
+def _strange(answer: Sequence[Any]) -> StoreError:
+    return StoreError(f"the server gave an answer that means nothing here: {answer!r:.200}")
+
+
+# -- cursors ----------------------------------------------------------------------------------------------------------
+
+
+def _cursor(created_at: float, name: str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, name])).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[float, str]:
+    try:
+        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=tuple[float, str])
+    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
+        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+def _translated(error: BaseException, where: str) -> DurableFlowError:
+    """What a caller hears of an exception that came out of the client or the server."""
+    match error:
+        case DurableFlowError():
+            return error
+        case NoPermissionError() | AuthorizationError():
+            return StoreError(
+                f"{where} does not allow what durable_flow does: {_words(error)}. The user needs the commands of data, "
+                "of scripts and of pub/sub for keys and channels that begin with the prefix"
+            )
+        case AuthenticationError():
+            return StoreError(
+                f"{where} let nobody in: {_words(error)}. Give user and password in the URL or the client"
+            )
+        case ResponseError() if not UNAVAILABLE.search(_words(error)):
+            return StoreError(f"{where}: {_words(error)}")
+        case RedisError() | OSError():
+            return StoreUnavailable(f"{where}: {_words(error)}")
+    return StoreError(f"{where}: {error}")
+
+
+def _words(error: BaseException) -> str:
+    """What the server said. The client keeps the first word apart where it knows it."""
+    code = getattr(error, "status_code", None)
+    text = str(error) or type(error).__name__
+    return f"{code} {text}" if code and code != "ERR" else text
+
+
+def _command(*words: bytes) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+class Job(NamedTuple):
+    """A member of a batch: what the script is given, who waits for it, and what its answer means."""
+
+    data: bytes
+    future: asyncio.Future[Any]
+    read: Callable[[Sequence[Any]], Any]
+
+
+class Server:
+    """Where connections go to, and how: what a URL says, or what a client was made with."""
+
+    def __init__(self, kind: type[AbstractConnection], settings: Mapping[str, Any], *, timeout: float) -> None:
+        self.kind = kind
+        self.settings = {
+            name: value
+            for name, value in settings.items()
+            if name not in OWN and not name.startswith(("maint", "orig_", "oss_cluster_"))
+        }
+        self.timeout = timeout
+
+    @property
+    def name(self) -> str:
+        settings = self.settings
+        if "path" in settings:
+            return f"Redis at {settings['path']}"
+        if "host" not in settings:
+            return "Redis"
+        return f"Redis at {settings['host']}:{settings.get('port', 6379)}"
+
+    def connection(self) -> AbstractConnection:
+        """A new one, not yet connected. It repeats nothing and has no deadlines of its own."""
+        return self.kind(
+            **self.settings,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,
+            socket_connect_timeout=self.timeout,
+        )
+
+    async def connected(self) -> AbstractConnection:
+        connection = self.connection()
+        try:
+            async with asyncio.timeout(self.timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except TimeoutError as error:
+            await connection.disconnect(nowait=True)
+            raise StoreUnavailable(f"{self.name}: no connection within {self.timeout:g} s") from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    def moved(self, host: str, port: int) -> None:
+        """The node of a cluster that has our slot is another one."""
+        self.settings |= {"host": host, "port": port}
+
+
+class Wire:
+    """One connection, and whose turn it is to read from it: answers come in the order in which was asked."""
+
+    def __init__(self, connection: AbstractConnection, server: Server) -> None:
+        self.connection = connection
+        self.server = server
+        self.last: asyncio.Future[None] | None = None
+        self.stale = False
+
+    async def ask(self, packed: bytes) -> Any:
+        """What the server answers. After a failure that is not the server's own word nobody can use this wire."""
+        before = self.last
+        turn = self.last = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self.server.timeout):
+                await self.connection.send_packed_command(packed, check_health=False)
+                if before is not None and not before.done():
+                    await before
+                if not self.connection.is_connected:
+                    raise StoreUnavailable(f"{self.server.name}: the connection broke")
+                return await self.connection.read_response()
+        except ResponseError:
+            raise
+        except TimeoutError as error:
+            await self.cut()
+            raise StoreUnavailable(f"{self.server.name} did not answer within {self.server.timeout:g} s") from error
+        except BaseException:
+            await self.cut()
+            raise
+        finally:
+            if not turn.done():
+                turn.set_result(None)
+            if self.stale and self.last is turn:
+                await self.cut()
+
+    async def cut(self) -> None:
+        self.stale = True
+        with suppress(RedisError, OSError):
+            await self.connection.disconnect(nowait=True)
+
+
+class Line:
+    """Jobs for one connection: whatever waits goes to the server together."""
+
+    def __init__(self, store: RedisStore, *, batch: int) -> None:
+        self.store = store
+        self.server = store.server
+        self.batch = batch
+        self.loop = asyncio.get_running_loop()
+        self.waiting: deque[Job] = deque()
+        self.idle: list[asyncio.Future[None]] = []
+        self.awake = False
+        self.closing = False
+        self.wire: Wire | None = None
+        self.connecting = asyncio.Lock()
+        self.tasks = [self.loop.create_task(self._serve(), name="durable_flow redis") for _ in range(IN_FLIGHT)]
+
+    def submit(self, data: bytes, future: asyncio.Future[T], read: Callable[[Sequence[Any]], T]) -> asyncio.Future[T]:
+        self.waiting.append(Job(data, future, read))
+        self._wake()
+        return future
+
+    def _wake(self) -> None:
+        if not self.awake and self.idle:
+            self.awake = True
+            self.idle.pop().set_result(None)
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                while not self.waiting:
+                    if self.closing:
+                        return
+                    waiter = self.loop.create_future()
+                    self.idle.append(waiter)
+                    await waiter
+                    self.awake = False
+                jobs = self._take()
+                if self.waiting:
+                    self._wake()
+                await self._deal(jobs)
+        except BaseException:
+            # The loop is being torn down. Who waits for a commit cannot be cancelled, so it must be told.
+            self.closing = True
+            while self.waiting:
+                _fail([self.waiting.popleft()], StoreUnavailable(f"{self.server.name}: the event loop is ending"))
+            raise
+
+    def _take(self) -> list[Job]:
+        jobs: list[Job] = []
+        size = 0
+        while self.waiting and len(jobs) < self.batch:
+            size += len(self.waiting[0].data)
+            if jobs and size > BATCH_BYTES:
+                break
+            job = self.waiting.popleft()
+            if not job.future.cancelled():
+                jobs.append(job)
+        return jobs
+
+    async def _deal(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        try:
+            answers = await self.run([job.data for job in jobs])
+        except Exception as error:
+            failure = _translated(error, self.server.name)
+            if isinstance(failure, StoreUnavailable):
+                log.warning("a batch of %d failed: %s", len(jobs), failure)
+            _fail(jobs, failure)
+            return
+        except BaseException:
+            _fail(jobs, StoreUnavailable(f"{self.server.name}: the event loop is ending"))
+            raise
+        for job, answer in zip(jobs, answers, strict=True):
+            if job.future.done():
+                continue
+            try:
+                job.future.set_result(job.read(self._checked(answer)))
+            except DurableFlowError as refused:
+                job.future.set_exception(refused)
+            except Exception as error:
+                job.future.set_exception(StoreError(f"{self.server.name}: an answer cannot be read: {error!r}"))
+
+    def _checked(self, answer: Sequence[Any]) -> Sequence[Any]:
+        if answer[0] != b"error":
+            return answer
+        words = answer[1].decode("utf-8", "replace")
+        if not UNAVAILABLE.search(words):
+            raise StoreError(f"{self.server.name}: {words}")
+        if "READONLY" in words and self.wire is not None:
+            self.wire.stale = True  # the master is another one now; connecting anew may lead to it
+        raise StoreUnavailable(f"{self.server.name}: {words}")
+
+    async def run(self, members: Sequence[bytes]) -> Sequence[Any]:
+        """The answers of the script, one for each member."""
+        arguments = (self.store.key, self.store.time(), self.store.token, *members)
+        for _ in range(5):
+            wire = await self.connected()
+            try:
+                return await wire.ask(_command(b"EVALSHA", SCRIPT_HASH.encode(), b"1", *arguments))  # type: ignore[no-any-return]
+            except NoScriptError:  # it never had it, or was restarted; nothing has happened
+                pass
+            except MovedError as error:
+                self._move(wire, error)
+                continue
+            try:
+                return await wire.ask(_command(b"EVAL", SCRIPT, b"1", *arguments))  # type: ignore[no-any-return]
+            except MovedError as error:
+                self._move(wire, error)
+        raise StoreUnavailable(f"{self.server.name}: the cluster sends us from node to node")
+
+    def _move(self, wire: Wire, error: MovedError) -> None:
+        wire.stale = True
+        self.server.moved(error.host, int(error.port))
+
+    async def connected(self) -> Wire:
+        async with self.connecting:
+            if self.wire is None or self.wire.stale or not self.wire.connection.is_connected:
+                self.wire = Wire(await self.server.connected(), self.server)
+            return self.wire
+
+    async def close(self) -> None:
+        """Finishes what was submitted, then lets go of the connection."""
+        self.closing = True
+        while self.idle:
+            self.idle.pop().set_result(None)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.wire is not None:
+            await self.wire.cut()
+
+
+def _fail(jobs: Sequence[Job], failure: DurableFlowError) -> None:
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_exception(type(failure)(*failure.args))
+
+
+class Ear:
+    """Listens for what other stores say, and connects again for as long as it is open."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.server = store.server
+        self.clock = SystemClock()
+        self.task: asyncio.Task[None] | None = None
+        self.connection: AbstractConnection | None = None
+
+    async def open(self) -> None:
+        try:
+            await self._subscribe()
+        except (NoPermissionError, AuthorizationError) as error:
+            log.warning("%s: no wake-ups from other processes, which are looked for instead: %s", self.server.name,
+                        _words(error))  # fmt: skip
+        else:
+            self.task = asyncio.get_running_loop().create_task(self._listen(), name="durable_flow redis wake-ups")
+
+    async def _subscribe(self) -> AbstractConnection:
+        connection = self.connection = await self.server.connected()
+        try:
+            async with asyncio.timeout(self.server.timeout):
+                await connection.send_packed_command(_command(b"SUBSCRIBE", self.store.key + b"heard"))
+                await connection.read_response()
+        except BaseException:
+            await self._hang_up()
+            raise
+        self.store.wakes = True
+        return connection
+
+    async def _listen(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                connection = self.connection or await self._subscribe()
+                pause = 0.1
+                await self._hear(connection)
+            except (RedisError, OSError, StoreError) as error:
+                log.info("%s: wake-ups from other processes are interrupted: %s", self.server.name, error)
+            finally:
+                await self._hang_up()
+            await self.clock.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    async def _hang_up(self) -> None:
+        self.store.wakes = False
+        if self.connection is not None:
+            with suppress(RedisError, OSError):
+                await self.connection.disconnect(nowait=True)
+            self.connection = None
+
+    async def _hear(self, connection: AbstractConnection) -> None:
+        silent = False
+        while True:
+            answer = await connection.read_response(timeout=self.server.timeout)
+            match answer:
+                case None if silent:
+                    raise OSError(f"no answer within {self.server.timeout:g} s")
+                case None:
+                    silent = True
+                    await connection.send_packed_command(_command(b"PING"))
+                    continue
+                case [b"message", _, said]:
+                    self._tell(said)
+            silent = False
+
+    def _tell(self, said: bytes) -> None:
+        try:
+            sender, *names = decode_heard(said)
+        except msgspec.DecodeError:
+            return  # not one of ours
+        if sender.encode() == self.store.token:
+            return
+        for name in names:
+            try:
+                self.store.heard(name)
+            except Exception:
+                log.exception("a listener failed")
+
+    async def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+        await self._hang_up()
+
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+class RedisStore(Store):
+    """Executions in the Redis or Valkey server that `url` or `client` names.
+
+    A `client` (a `redis.asyncio.Redis`, of a Sentinel too, or `RedisCluster`) is only asked how to connect: the store
+    makes connections of its own like those of the client, never closes it, and its `decode_responses` does not matter.
+    All keys begin with ``{prefix}:``, a hash tag: on a cluster a store is one slot on one node. `timeout` is how many
+    seconds to wait for a connection or an answer. With ``auto_migrate=False`` opening a prefix where no store was
+    created before is an error.
+
+    >>> RedisStore("redis://user:password@cache.example.com/2", prefix="shop")
+    RedisStore('redis://cache.example.com:6379/2', prefix='shop')
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: Any = None,
+        prefix: str = "durable_flow",
+        timeout: float = 10.0,
+        auto_migrate: bool = True,
+    ) -> None:
+        if (url is None) == (client is None):
+            raise ConfigError("RedisStore takes a url or a client")
+        if not prefix or not prefix.isprintable() or set("{} ") & set(prefix):
+            raise ConfigError(f"a prefix is printable text without blanks and braces, not {prefix!r}")
+        if not timeout > 0:
+            raise ConfigError(f"timeout is a number of seconds above 0, not {timeout!r}")
+        kind, settings = _of_url(url) if url is not None else _of_client(client)
+        self.server = Server(kind, settings, timeout=timeout)
+        self.prefix = prefix
+        self.auto_migrate = auto_migrate
+        self.key = f"{{{prefix}}}:".encode()
+        self.token = token_hex(8).encode()
+        self._writes: Line | None = None
+        self._reads: Line | None = None
+        self._ear: Ear | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+
+    def __repr__(self) -> str:
+        settings = self.server.settings
+        place = settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}"
+        scheme = "unix" if "path" in settings else "redis"
+        return f"RedisStore('{scheme}://{place}/{settings.get('db') or 0}', prefix={self.prefix!r})"
+
+    def time(self) -> bytes:
+        """What the script takes for the present: nothing, so the server's own time, unless a test's clock rules."""
+        return b"" if type(self.clock) is SystemClock else repr(self.clock.now()).encode()
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        if self._loop is not None:
+            raise StoreError(f"{self!r} is open already")
+        writes = Line(self, batch=BATCH)
+        reads = Line(self, batch=BATCH // 4)
+        ear = Ear(self)
+        try:
+            await self._prepare(writes)
+            await ear.open()
+        except BaseException as error:
+            await ear.close()
+            await reads.close()
+            await writes.close()
+            if isinstance(error, Exception):
+                raise _translated(error, self.server.name) from error
+            raise
+        self._writes, self._reads, self._ear = writes, reads, ear
+        self._loop, self._process = asyncio.get_running_loop(), os.getpid()
+
+    async def _prepare(self, line: Line) -> None:
+        # First a look at what is there: in a cluster that finds the node whose settings matter.
+        found = await self._schema(line, allowed=False)
+        facts = await self._facts(line)
+        version = tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", ""))[:2])
+        if version and version < OLDEST:
+            raise StoreError(f"{self.server.name} is version {facts['redis_version']}; Redis 6.2 or Valkey is needed")
+        if found is None:
+            if not self.auto_migrate:
+                raise StoreError(
+                    f"{self.server.name} has no store with prefix {self.prefix!r}: open it once with auto_migrate=True"
+                )
+            await self._schema(line, allowed=True)
+            log.info("%s: schema %d created with prefix %r", self.server.name, SCHEMA, self.prefix)
+        await self._warn(line, facts)
+
+    async def _schema(self, line: Line, *, allowed: bool) -> int | None:
+        (answer,) = await line.run([encode(("schema", SCHEMA, allowed))])
+        match answer:
+            case [b"made"]:
+                return SCHEMA
+            case [b"schema", None]:
+                return None
+            case [b"schema", version]:
+                if int(version) > SCHEMA:
+                    raise SchemaTooNew(int(version), SCHEMA)
+                return int(version)
+            case [b"error", words]:
+                raise ResponseError(words.decode())
+        raise _strange(answer)
+
+    async def _facts(self, line: Line) -> dict[str, str]:
+        wire = await line.connected()
+        try:
+            told = await wire.ask(_command(b"INFO"))
+        except NoPermissionError:
+            return {}
+        return dict(text.split(":", 1) for text in told.decode().splitlines() if ":" in text)
+
+    async def _warn(self, line: Line, facts: Mapping[str, str]) -> None:
+        """Says what the server may lose. What it does not tell is said, too."""
+        name = self.server.name
+        settings: dict[str, str] = {}
+        wire = await line.connected()
+        for asked in (b"append*", b"maxmemory-policy"):
+            with suppress(ResponseError):  # a managed service, or a user with few rights
+                told = await wire.ask(_command(b"CONFIG", b"GET", asked))
+                settings |= {key.decode(): value.decode() for key, value in _pairs(told)}
+        written = settings.get("appendonly") or {"0": "no", "1": "yes"}.get(facts.get("aof_enabled", ""))
+        match written, settings.get("appendfsync"):
+            case "no", _:
+                log.warning(
+                    "%s writes no append-only file (appendonly is off): when it restarts, everything since its last "
+                    "snapshot is lost, or all there is. Set appendonly yes",
+                    name,
+                )
+            case "yes", "always":
+                pass
+            case "yes", "everysec":
+                log.warning(
+                    "%s syncs its file once a second (appendfsync everysec): when the machine fails, up to a second "
+                    "of acknowledged work is lost. Set appendfsync always where that matters",
+                    name,
+                )
+            case "yes", "no":
+                log.warning(
+                    "%s never syncs its file (appendfsync no): when the machine fails, whatever the operating system "
+                    "had not written is lost. Set appendfsync always",
+                    name,
+                )
+            case _:
+                log.warning(
+                    "%s does not tell how it keeps its data (CONFIG is not allowed): what survives its restart cannot "
+                    "be found out here. Work is safe with appendonly yes and appendfsync always",
+                    name,
+                )
+        policy = settings.get("maxmemory-policy") or facts.get("maxmemory_policy", "")
+        if policy.startswith("allkeys-"):
+            log.warning(
+                "%s throws keys away when its memory is full (maxmemory-policy %s): executions would be lost. "
+                "Set maxmemory-policy noeviction",
+                name,
+                policy,
+            )
+
+    async def close(self) -> None:
+        if self._process and os.getpid() != self._process:
+            return  # after a fork: the connections are the other process's
+        writes, reads, ear = self._writes, self._reads, self._ear
+        self._loop = self._writes = self._reads = self._ear = None
+        for part in (ear, reads, writes):
+            if part is not None:
+                await part.close()
+
+    def _write(self, job: Callable[[], Sequence[Any]], read: Callable[[Sequence[Any]], T]) -> asyncio.Future[T]:
+        return self._submit(self._open(self._writes), job, Landing(loop=self._loop), read)
+
+    def _read(self, job: Sequence[Any], read: Callable[[Sequence[Any]], T]) -> asyncio.Future[T]:
+        return self._submit(self._open(self._reads), lambda: job, asyncio.Future(loop=self._loop), read)
+
+    def _open(self, line: Line | None) -> Line:
+        if line is None or line.closing:
+            raise StoreError(f"{self!r} is not open; use it inside 'async with'")
+        if os.getpid() != self._process:
+            raise StoreError(f"{self!r} was opened by another process; open a store of its own after a fork")
+        return line
+
+    def _submit(
+        self,
+        line: Line,
+        job: Callable[[], Sequence[Any]],
+        future: asyncio.Future[Any],
+        read: Callable[[Sequence[Any]], Any],
+    ) -> asyncio.Future[Any]:
+        try:
+            data = encode(job())
+        except StoreError as error:
+            future.set_exception(error)
+        except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
+            future.set_exception(StoreError(f"{self.server.name}: this cannot be stored: {error}"))
+        else:
+            line.submit(data, future, read)
+        return future
+
+    # -- the contract -------------------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return self._write(lambda: _committing(commit), lambda answer: _committed(commit, answer))
+
+    async def append(self, message: Message, body: Blob) -> Appended:
+        def read(answer: Sequence[Any]) -> Appended:
+            outcome, owner, lease = answer
+            return Appended(outcome=outcome.decode(), owner=_text(owner), lease_until=_float(lease))
+
+        return await self._write(lambda: ("append", *_told(message, body)), read)
+
+    async def claim(
+        self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
+    ) -> Stored | Busy | None:
+        job = ("claim", execution_id, owner, float(ttl), [str(status) for status in statuses])
+        return await self._write(lambda: job, _claimed)
+
+    async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
+        def read(answer: Sequence[Any]) -> dict[str, int]:
+            return {name.decode(): int(generation) for name, generation in _pairs(answer[1])}
+
+        return await self._write(lambda: ("renew", owner, float(ttl)), read)
+
+    async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
+        await self._write(lambda: ("release", execution_id, owner, generation), lambda answer: None)
+
+    async def remove(self, execution_id: str) -> bool:
+        def read(answer: Sequence[Any]) -> bool:
+            if answer[0] == b"held":
+                owner = answer[1].decode()
+                raise ConflictError(f"execution {execution_id!r} cannot be deleted: {owner} is driving it")
+            return bool(answer[0] == b"done")
+
+        return await self._write(lambda: ("remove", execution_id), read)
+
+    async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
+        job = ("purge", float(before), list(dict.fromkeys(str(status) for status in statuses)), limit)
+        return await self._write(lambda: job, lambda answer: int(answer[1]))
+
+    async def mail(self, owner: str) -> Sequence[str]:
+        return await self._read(("mail", owner), lambda answer: [name.decode() for name in answer[1]])
+
+    async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
+        return await self._read(("inbox", execution_id), lambda answer: _inbox(answer[1]))
+
+    async def row(self, execution_id: str) -> Row | None:
+        return await self._read(("row", execution_id), lambda answer: None if answer[0] == b"none" else _row(answer[1]))
+
+    async def fetch(self, execution_id: str) -> Stored | None:
+        return await self._read(
+            ("fetch", execution_id), lambda answer: None if answer[0] == b"none" else _stored(*answer[1:])
+        )
+
+    async def read(
+        self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
+    ) -> Sequence[tuple[int, Blob]]:
+        found: list[tuple[int, Blob]] = []
+        if seqs is not None:
+            wanted = sorted({seq for seq in seqs if seq > 0})
+            for first in range(0, len(wanted), ENTRIES):
+                part = wanted[first : first + ENTRIES]
+                found += await self._read(("entries", execution_id, part), lambda answer: _entries(answer[1]))
+            return found
+        after = max(0, after)
+        end = None if limit is None else after + max(0, limit)
+        while end is None or after < end:
+            count = ENTRIES if end is None else min(ENTRIES, end - after)
+            bodies, more = await self._read(
+                ("between", execution_id, after, after + count - 1),
+                lambda answer: ([_blob(body) for body in answer[1]], bool(answer[2])),
+            )
+            found += enumerate(bodies, after + 1)
+            after += len(bodies)
+            if not more:
+                break
+        return found
+
+    async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
+        position = None if cursor is None else _position(cursor)
+        if filter.created_before is not None and (position is None or filter.created_before <= position[0]):
+            position = (filter.created_before, "")
+        score, name = (None, "") if position is None else (repr(position[0]), position[1])
+        statuses = STATUSES if filter.statuses is None else list(dict.fromkeys(map(str, filter.statuses)))
+        conditions = _conditions(filter)
+        after = False if filter.created_after is None else float(filter.created_after)
+        rows: list[Row] = []
+        while True:
+            wanted = min(ROWS, limit - len(rows))
+            word, page, *place = await self._read(
+                ("search", statuses, conditions, after, score or False, name, wanted), lambda answer: answer
+            )
+            rows += [_row(values) for values in page]
+            if word == b"end":
+                return rows, None
+            score, name = _text(place[0]), _text(place[1]) or ""
+            if word == b"more" and len(rows) == limit:
+                return rows, _cursor(rows[-1].created_at, rows[-1].id)
+
+    async def definition(self, definition_hash: str) -> Blob | None:
+        return await self._read(
+            ("definition", definition_hash), lambda answer: None if answer[1] is None else _blob(answer[1])
+        )
+
+
+def _of_url(url: str) -> tuple[type[AbstractConnection], Mapping[str, Any]]:
+    try:
+        pool = ConnectionPool.from_url(url)
+    except (ValueError, TypeError, RedisError) as error:
+        raise ConfigError(f"this is no URL of a Redis server: {error}") from error
+    return pool.connection_class, {"host": "localhost", **pool.connection_kwargs}
+
+
+def _of_client(client: Any) -> tuple[type[AbstractConnection], Mapping[str, Any]]:
+    nodes = getattr(client, "nodes_manager", None)
+    if nodes is not None and getattr(nodes, "startup_nodes", None):  # a cluster: any node knows where our slot is
+        source = next(iter(nodes.startup_nodes.values()))
+        settings = {name: value for name, value in source.connection_kwargs.items() if name != "redis_connect_func"}
+    else:
+        source = getattr(client, "connection_pool", None)
+        settings = getattr(source, "connection_kwargs", {})
+    kind = getattr(source, "connection_class", None)
+    if not (isinstance(kind, type) and issubclass(kind, AbstractConnection)):
+        raise ConfigError(f"client is a redis.asyncio.Redis or RedisCluster, not {type(client).__name__}")
+    return kind, settings
