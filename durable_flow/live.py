@@ -98,12 +98,12 @@ class Run:
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages",
         "_opened", "_records", "_rewritten", "_sets", "_steps", "active", "cancelled_for", "child_memos",
-        "created", "created_at", "definition", "delayed", "durable", "ending", "farewells", "finished_at",
+        "created", "created_at", "definition", "delayed", "draining", "durable", "ending", "farewells", "finished_at",
         "frames", "generation", "history", "id", "inflight", "inflight_commit", "inflight_records", "info",
         "input", "kept", "lease_ttl", "lives", "loose_mail", "mailbox", "masks", "new", "over", "owner",
-        "parent_id", "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id",
-        "scope", "seq", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records",
-        "stored_sets", "taken_over", "updated_at", "version", "waiting", "woken",
+        "parent_id", "parked", "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id",
+        "scope", "seq", "signals", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records",
+        "stored_sets", "taken_over", "task", "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
