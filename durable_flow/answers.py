@@ -10,7 +10,17 @@ import msgspec
 
 from durable_flow.errors import ConflictError, NotAllowed, OutputError, ValidationError
 from durable_flow.limits import Limits
-from durable_flow.model.execution import AnyWait, ApprovalWait, HaltWait, SignalWait, TimerWait
+from durable_flow.model.execution import (
+    AnyWait,
+    ApprovalWait,
+    Blocked,
+    ErrorWait,
+    HaltWait,
+    RetryWait,
+    SignalWait,
+    TimerWait,
+    UncertainWait,
+)
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 
@@ -92,22 +102,31 @@ def message_for(wait: AnyWait, answer: Answer, *, now: float, limits: Limits) ->
         case ApprovalWait():
             return _vote(wait, answer, now, limits)
         case HaltWait():
-            return _response(wait, answer, now, limits)
+            return _response(wait, answer, now, limits, {})
+        case ErrorWait() | UncertainWait():
+            return _response(wait, answer, now, limits, {"decision": "skip"})
         case SignalWait():
             raise ConflictError(f"wait {wait.wait_id!r} is for the signal {wait.name!r}; send that with signal()")
-        case TimerWait():
+        case TimerWait() | RetryWait():
             raise ConflictError(f"wait {wait.wait_id!r} is ended by time and by nobody else")
         case _:
             raise ConflictError(f"wait {wait.wait_id!r} is for a child execution; answer the child's own wait")
 
 
-def _response(wait: HaltWait, answer: Answer, now: float, limits: Limits) -> Message:
+def decision(wait: Blocked, what: str, *, now: float, by: str | None, reason: str | None = None) -> Message:
+    """The message by which a person has a blocked step repeated (`retry`) or failed (`fail`)."""
+    body = {"decision": what} if reason is None else {"decision": what, "reason": reason}
+    return _message(wait, Answer(by=person(by)), body, now, key=f"answer:{wait.wait_id}", takes=0)
+
+
+def _response(wait: HaltWait | Blocked, answer: Answer, now: float, limits: Limits, decided: dict[str, Any]) -> Message:
     if answer.approved is not GIVEN or answer.selections is not None:
+        kind = wait.__struct_config__.tag
         raise ValidationError(
-            [f"wait {wait.wait_id!r} is a halt: answer it with response=, not with approved= or selections="]
+            [f"wait {wait.wait_id!r} is of type {kind!r}: answer it with response=, not with approved= or selections="]
         )
     response = None if answer.response is GIVEN else answer.response
-    body: dict[str, Any] = {"response": _value(response, "response", limits)}
+    body: dict[str, Any] = {**decided, "response": _value(response, "response", limits)}
     if answer.comment is not None:
         body["comment"] = answer.comment
     return _message(wait, answer, body, now, key=f"answer:{wait.wait_id}", takes=0)

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import msgspec
 from msgspec.structs import replace
 
 from durable_flow import machine
@@ -50,14 +51,25 @@ from durable_flow.ids import Ids
 from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, LiveFrame, Run, timeout_of
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
-from durable_flow.model.execution import Action, AnyWait, ChildWait, ErrorInfo, Event, SignalWait, Status
+from durable_flow.model.execution import (
+    Action,
+    AnyWait,
+    ChildWait,
+    ErrorInfo,
+    ErrorWait,
+    Event,
+    RetryWait,
+    SignalWait,
+    Status,
+    UncertainWait,
+)
 from durable_flow.model.frame import FrameState, Message, Record
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Services
-from durable_flow.steps.base import KEEP, ChildEnd, Done, Failed, Outcome, Suspend, every_step
+from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
 from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored, result_of
 
 logger = logging.getLogger("durable_flow.engine")
@@ -75,6 +87,8 @@ BACKSTOP = 2.0
 HISTORY = 1000
 
 MINUTE, HOUR = 60.0, 3600.0
+
+UNCERTAIN = "it was under way when its process died, and nobody knows whether it happened"
 
 LINGER = 1.0
 """Seconds that an execution of which all waits for time is kept in memory for, instead of being halted."""
@@ -257,7 +271,10 @@ class Engine:
                             await self.store.release(execution_id, owner=self.owner, generation=generation)
                 for execution_id in await self.store.mail(self.owner):
                     if (found := self.runs.get(execution_id)) is not None:
-                        await self.collect(found)
+                        try:
+                            await self.collect(found)
+                        except CorruptState as error:
+                            logger.warning("%s", error)
             except StoreError as error:
                 logger.warning("renewing leases failed: %s", error)
             except Exception:
@@ -490,8 +507,10 @@ class Engine:
             return
         self._conclude(run, live, step, visit, outcome)
 
-    def _normal(self, done: Done) -> Done:
+    def _normal(self, done: Outcome) -> Outcome:
         """The outcome with values as they will be after a restart. (What services return was made so already.)"""
+        if type(done) is not Done:
+            return done
         output = done.output
         if output is not KEEP and not done.normal:
             output = normalise(output, limits=self.limits)
@@ -504,11 +523,15 @@ class Engine:
         """Attempts of a step that does something outside, until it completes or fails for good."""
         policy = step.retry
         while True:
+            if live.record.state is FrameState.WAITING and not await self._decided(run, live, step):
+                return
             if run.durable < run.seq:
                 await self.flush(run)
             if run.draining:
                 await self._stand_still(run)
             record = live.record
+            if step.at_most_once and not await self._mark(run, live, step):
+                continue
             if record.due is not None:
                 left = record.due - self.clock.now()
                 if left > 0:
@@ -552,22 +575,113 @@ class Engine:
                     jitter=self.ids.jitter() if policy.jitter else 0.0,
                     not_before=cause.seconds if isinstance(cause, RetryAfter) else None,
                 )
+            if delay is None and policy is not None and policy.halts and not failure.fatal:
+                wait = ErrorWait(
+                    **self._wait(visit), error=failure, data={"type": "error", "error": msgspec.to_builtins(failure)}
+                )
+                run.emit(
+                    machine.blocked(
+                        live.record, step, wait, path=visit.path, now=self.clock.now(), ms=ms, shown=visit.shown
+                    )
+                )
+                continue
             if delay is None:
                 self.fail(run, live, step, visit, failure, ms=ms)
                 return
+            now = self.clock.now()
             run.emit(
                 machine.retried(
                     live.record,
                     step,
                     failure,
                     path=visit.path,
-                    now=self.clock.now(),
+                    now=now,
                     began=began,
                     delay=delay,
                     ms=ms,
                     shown=visit.shown,
+                    wait=None
+                    if delay <= LINGER
+                    else RetryWait(
+                        **self._wait(visit),
+                        deadline=moment(now + delay),
+                        attempt=live.record.tries + 2,
+                        error=failure,
+                        data={"type": "retry", "error": failure.text, "attempt": live.record.tries + 2},
+                    ),
                 )
             )
+
+    def _wait(self, visit: StepVisit) -> dict[str, Any]:
+        """What every wait says of its step."""
+        return {
+            "wait_id": visit.wait_id,
+            "path": visit.path,
+            "step_id": visit.step_id,
+            "since": moment(self.clock.now()),
+        }
+
+    async def _mark(self, run: Run, live: LiveFrame, step: StepDef) -> bool:
+        """Notes durably that an attempt begins. False where one had begun before, in a process that is gone: then the
+        step is blocked until a person says what became of it."""
+        record = live.record
+        visit = StepVisit(self, run, live, step)
+        if record.memo is not None:
+            wait = UncertainWait(**self._wait(visit), data={"type": "uncertain", "attempt": record.tries + 1})
+            run.emit(machine.blocked(record, step, wait, path=visit.path, now=self.clock.now()))
+            return False
+        visit.remember({"attempt": record.tries + 1})
+        await self.flush(run)
+        return True
+
+    async def _decided(self, run: Run, live: LiveFrame, step: StepDef) -> bool:
+        """A working step that waits takes its next message. True if it makes an attempt now, False if it is over."""
+        wait = live.record.wait
+        number, message = await self._word(run, live, step)
+        visit = StepVisit(self, run, live, step)
+        told = {name: value for name, value in message.body.items() if name not in OUTPUTS}
+        answered: dict[str, Any] = {"actor": message.actor, "consumed": (number,), "metadata": {"answer": told}}
+        anew = False
+        try:
+            match wait, message.body.get("decision"):
+                case RetryWait(), _:
+                    pass
+                case ErrorWait() | UncertainWait(), "retry":
+                    anew = True
+                case ErrorWait() | UncertainWait(), "skip":
+                    outcome = self._normal(step.type.replaced(step.config, message.body.get("response")))
+                    self._conclude(run, live, step, visit, outcome, action=Action.ANSWERED, **answered)
+                    return False
+                case ErrorWait() | UncertainWait(), _:
+                    reason = message.body.get("reason")
+                    if isinstance(wait, ErrorWait):
+                        error = wait.error
+                    else:
+                        error = self.describe(run, step, visit, StepError(UNCERTAIN, kind="Uncertain"))
+                    if reason:
+                        error = replace(error, message=f"{error.message} ({reason})")
+                    self.fail(run, live, step, visit, error, **answered)
+                    return False
+                case _:
+                    given = step.type.answered(visit, step.config, wait, message)
+                    if type(given) is not Again:
+                        self._conclude(run, live, step, visit, self._normal(given), action=Action.ANSWERED, **answered)
+                        return False
+        except Exception as error:
+            self.fail(run, live, step, visit, self.describe(run, step, visit, error), **answered)
+            return False
+        run.emit(
+            machine.resumed(
+                live.record,
+                step,
+                path=visit.path,
+                now=self.clock.now(),
+                actor=message.actor,
+                consumed=(number,),
+                anew=anew,
+            )
+        )
+        return True
 
     async def _timed(self, step: StepDef, visit: StepVisit, began: float) -> Outcome:
         """One attempt under the step's timeout. What a timed-out attempt still returns is ignored, and one that does
@@ -849,28 +963,13 @@ class Engine:
     async def _answered(self, run: Run, live: LiveFrame, step: StepDef) -> None:
         """A waiting frame takes its next message, when there is one."""
         wait = live.record.wait
-        assert wait is not None
-        queue = run.mailbox.get(wait.wait_id)
-        if not queue:
-            start = self.clock.monotonic()
-            try:
-                await self.park(run, live)
-            except asyncio.CancelledError:
-                self._cut(run, live, step, StepVisit(self, run, live, step), start, in_flight=False)
-                raise
-            queue = run.mailbox[wait.wait_id]
-        self._wakes(run)
-        number, message = queue.pop(0)
-        if not queue:
-            del run.mailbox[wait.wait_id]
+        number, message = await self._word(run, live, step)
         visit = StepVisit(self, run, live, step)
         told = dict(message.body) or None
         if message.kind == "timeout":
             told = {"timeout": True}
         try:
-            outcome = step.type.answered(visit, step.config, wait, message)
-            if type(outcome) is Done:
-                outcome = self._normal(outcome)
+            outcome = self._normal(step.type.answered(visit, step.config, wait, message))
         except Exception as error:
             self.fail(
                 run,
@@ -896,6 +995,25 @@ class Engine:
             if type(outcome) is Done
             else told,
         )
+
+    async def _word(self, run: Run, live: LiveFrame, step: StepDef) -> tuple[int, Message]:
+        """The next message to the wait of a frame, when there is one."""
+        wait = live.record.wait
+        assert wait is not None
+        queue = run.mailbox.get(wait.wait_id)
+        if not queue:
+            start = self.clock.monotonic()
+            try:
+                await self.park(run, live)
+            except asyncio.CancelledError:
+                self._cut(run, live, step, StepVisit(self, run, live, step), start, in_flight=False)
+                raise
+            queue = run.mailbox[wait.wait_id]
+        self._wakes(run)
+        first = queue.pop(0)
+        if not queue:
+            del run.mailbox[wait.wait_id]
+        return first
 
     async def park(self, run: Run, live: LiveFrame) -> None:
         """Returns when the wait of this frame has a message. Unwinds the run if everything waits."""
@@ -1351,10 +1469,15 @@ class Engine:
         """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more)."""
         now = self.clock.now()
         memos: dict[str, dict[str, Any]] = {}
+        forgotten: list[str] = []
 
         async def see_children(run: Run) -> None:
             for frame in (run.root.record, *run.frames.values()):
-                if frame.memo is None or "child" not in frame.memo or frame.state is FrameState.RUNNING:
+                if frame.memo is None or frame.state is FrameState.RUNNING:
+                    continue
+                if "attempt" in frame.memo:
+                    forgotten.append(frame.path)  # whoever retries takes it on themselves that it may have happened
+                if "child" not in frame.memo:
                     continue
                 changes = memos[frame.path] = {}
                 if frame.memo.get("timeout") is not None:
@@ -1369,7 +1492,7 @@ class Engine:
         frames = [run.root.record, *run.frames.values()]
         if run.definition.timeout is not None:
             run.change_info(deadline=now + run.definition.timeout)
-        run.emit(machine.revived(frames, now=now, memos=memos, actor=actor))
+        run.emit(machine.revived(frames, now=now, memos=memos, forgotten=forgotten, actor=actor))
         return run
 
     async def execute(self, run: Run) -> None:

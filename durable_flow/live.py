@@ -22,7 +22,7 @@ from durable_flow.model.codec import (
     value_of,
 )
 from durable_flow.model.execution import AnyWait, Status
-from durable_flow.model.frame import Frame, Message, Record, Transition
+from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
 from durable_flow.stores.base import Commit, New, Stored
@@ -202,7 +202,7 @@ class Run:
         for record in (run.root.record, *run.frames.values()):
             if record.wait is not None:
                 waiting[record.wait.wait_id] = record
-            if record.due is not None:
+            if record.due is not None and record.state is FrameState.RUNNING:
                 run.delayed[record.path] = record.due
             run._note_child(record)
         for blob in row.waits:  # in the order in which they were opened
@@ -312,7 +312,7 @@ class Run:
             self._frames[path] = frame
         if frame.wait is not (known := self.waiting.get(path)):
             self._wait(path, known, frame.wait, needed)
-        if frame.due is not None:
+        if frame.due is not None and frame.state is FrameState.RUNNING:
             self.delayed[path] = frame.due
         elif path in self.delayed:
             del self.delayed[path]

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from durable_flow.limits import Limits
-from durable_flow.model.execution import Action, AnyWait, ErrorInfo, Status
+from durable_flow.model.execution import Action, AnyWait, Blocked, ErrorInfo, ErrorWait, RetryWait, Status
 from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
 from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 
@@ -207,8 +207,9 @@ def retried(
     delay: float,
     ms: float,
     shown: Any,
+    wait: RetryWait | None,
 ) -> Transition:
-    """An attempt failed and another one will follow, not before `now + delay`."""
+    """An attempt failed and another one will follow, not before `now + delay`: the frame waits, if that is long."""
     record = Record(
         action=Action.RETRIED,
         time=now,
@@ -221,10 +222,65 @@ def retried(
         frame=frame.path,
         at=frame.at,
         error=error,
-        metadata={"next_attempt_in": delay},
+        metadata={"next_attempt_in": delay} | ({} if wait is None else {"wait_id": wait.wait_id}),
     )
     first = frame.first_try if frame.first_try is not None else began
-    return Transition(record=record, frame=replace(frame, tries=frame.tries + 1, first_try=first, due=now + delay))
+    after = replace(frame, tries=frame.tries + 1, first_try=first, due=now + delay)
+    if wait is not None:
+        after = replace(after, state=FrameState.WAITING, wait=wait, due=None)
+    return Transition(record=record, frame=after)
+
+
+def resumed(
+    frame: Frame,
+    step: StepDef,
+    *,
+    path: str,
+    now: float,
+    actor: str | None,
+    consumed: tuple[int, ...],
+    anew: bool,
+) -> Transition:
+    """A step that waited goes on with an attempt; `anew`: as if none had been made."""
+    memo = None if anew else frame.memo
+    record = Record(
+        action=Action.RESUMED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        attempt=1 if anew else frame.tries + 1,
+        frame=frame.path,
+        at=frame.at,
+        actor=actor,
+        metadata={"anew": True} if anew else None,
+    )
+    after = replace(frame, state=FrameState.RUNNING, wait=None, memo=memo)
+    if anew:
+        after = replace(after, tries=0, first_try=None, due=None)
+    return Transition(record=record, frame=after, consumed=consumed)
+
+
+def blocked(
+    frame: Frame, step: StepDef, wait: Blocked, *, path: str, now: float, ms: float | None = None, shown: Any = None
+) -> Transition:
+    """A step cannot go on without a person."""
+    record = Record(
+        action=Action.HALTED,
+        time=now,
+        step=step.id,
+        path=path,
+        type=step.type.name,
+        attempt=frame.tries + 1,
+        ms=ms,
+        input=shown,
+        output=wait.data,
+        frame=frame.path,
+        at=frame.at,
+        error=wait.error if isinstance(wait, ErrorWait) else None,
+        metadata={"wait_id": wait.wait_id},
+    )
+    return Transition(record=record, frame=replace(frame, state=FrameState.WAITING, wait=wait, due=None))
 
 
 def failed(
@@ -295,7 +351,7 @@ def waiting(frame: Frame, step: StepDef, wait: AnyWait, *, path: str, now: float
         at=frame.at,
         metadata={"wait_id": wait.wait_id},
     )
-    return Transition(record=record, frame=replace(frame, state=FrameState.WAITING, wait=wait))
+    return Transition(record=record, frame=replace(frame, state=FrameState.WAITING, wait=wait, due=None))
 
 
 def voted(
@@ -399,13 +455,19 @@ def finished(
 
 
 def revived(
-    frames: Sequence[Frame], *, now: float, memos: Mapping[str, dict[str, Any]], actor: str | None = None
+    frames: Sequence[Frame],
+    *,
+    now: float,
+    memos: Mapping[str, dict[str, Any]],
+    forgotten: Sequence[str] = (),
+    actor: str | None = None,
 ) -> Transition:
     """A failed execution is taken up again: every frame on the failing path, every cancelled one, and every one whose
     wait was closed when the execution ended, runs again.
 
     `memos` are changes of what steps remember, by frame: of a step with a child, when that child ended (it is taken up
     as well, from that end and from no later one, however often the process dies meanwhile) and its new deadline.
+    `forgotten` are frames whose step remembers nothing any more.
     """
     again = tuple(
         replace(
@@ -417,14 +479,20 @@ def revived(
             first_try=None,
             due=None,
             settled=False,
-            memo={**(frame.memo or {}), **memos[frame.path]} if frame.path in memos else frame.memo,
+            memo={**(frame.memo or {}), **memos[frame.path]}
+            if frame.path in memos
+            else None
+            if frame.path in forgotten
+            else frame.memo,
         )
         for frame in frames
         if frame.state in (FrameState.FAILED, FrameState.CANCELLED, FrameState.WAITING)
     )
-    metadata = {"memos": dict(memos)} if memos else None
+    metadata: dict[str, Any] = {"memos": dict(memos)} if memos else {}
+    if forgotten:
+        metadata["forgotten"] = list(forgotten)
     return Transition(
-        record=Record(action=Action.RETRIED, time=now, actor=actor, metadata=metadata),
+        record=Record(action=Action.RETRIED, time=now, actor=actor, metadata=metadata or None),
         others=again,
         status=Status.RUNNING,
     )

@@ -66,6 +66,7 @@ class RetryKeys(msgspec.Struct, frozen=True, kw_only=True):
     jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     retry_on: list[str] = []
     no_retry_on: list[str] = []
+    on_exhausted: Literal["fail", "halt"] = "fail"
 
 
 class StepKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -332,6 +333,10 @@ class _Parser(Reader):
             config = build(kind.Config, fields, read_fields(self, node, fields))
             if not self.doubtful:
                 self._check_config(node, kind, config)
+        retry = self._retry(node, kind, config, common.get("retry"))
+        once = config is not BAD and config is not None and kind.at_most_once(config)
+        if once and retry is not None and retry.max_attempts > 1:
+            self.problem(node, "what is delivered at most once is not tried again: give it no more than one attempt")
         goes_on = _text(common.get("next"))
         step = StepDef(
             id=identifier,
@@ -342,7 +347,8 @@ class _Parser(Reader):
             on_error=_text(common.get("on_error")),
             description=common.get("description", ""),
             timeout=_seconds(common.get("timeout")),
-            retry=self._retry(node, kind, config, common.get("retry")),
+            retry=retry,
+            at_most_once=once,
             position=StepPosition(line=node.at.line, column=node.at.column),
             needs_history=not self.doubtful and _reads_history(kind, config),
         )
@@ -436,6 +442,7 @@ class _Parser(Reader):
             jitter=keys.jitter,
             retry_on=tuple(keys.retry_on),
             no_retry_on=tuple(keys.no_retry_on),
+            halts=keys.on_exhausted == "halt",
         )
 
 

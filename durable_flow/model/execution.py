@@ -129,7 +129,34 @@ class SignalWait(Wait, tag="signal", frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
-AnyWait = HaltWait | ApprovalWait | ChildWait | TimerWait | SignalWait
+class RetryWait(Wait, tag="retry", frozen=True, kw_only=True):
+    """A failed attempt is made again at `deadline`: `attempt` is its number, `error` what the last one came to."""
+
+    by_time: ClassVar[bool] = True
+
+    attempt: int
+    error: ErrorInfo
+    data: dict[str, Any] = {}
+
+
+class ErrorWait(Wait, tag="error", frozen=True, kw_only=True):
+    """A step failed, and its `retry` leaves it to a person what becomes of it (`on_exhausted: halt`)."""
+
+    error: ErrorInfo
+    data: dict[str, Any] = {}
+
+
+class UncertainWait(Wait, tag="uncertain", frozen=True, kw_only=True):
+    """A process died in a step that must not run twice (`delivery: at_most_once`): only a person can find out whether
+    it happened."""
+
+    data: dict[str, Any] = {}
+
+
+AnyWait = HaltWait | ApprovalWait | ChildWait | TimerWait | SignalWait | RetryWait | ErrorWait | UncertainWait
+
+Blocked = ErrorWait | UncertainWait
+"""Waits for a person who repeats the step, answers in its place, or lets it fail."""
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a failed attempt is tried again. Intervals are seconds; `max_attempts` counts the first try.
 
     The n-th retry waits `initial_interval * backoff ** (n - 1)`, at most `max_interval`, reduced by up to `jitter`
-    (a share of it, 0 to 1). `max_elapsed` bounds the time since the first attempt began.
+    (a share of it, 0 to 1). `max_elapsed` bounds the time since the first attempt began. `halts`: when all attempts
+    failed, the execution waits for a person instead of failing.
     """
 
     max_attempts: int = 3
@@ -48,6 +49,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     jitter: float = 0.1
     retry_on: tuple[str, ...] = ()
     no_retry_on: tuple[str, ...] = ()
+    halts: bool = False
 
 
 class StepDef(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +66,7 @@ class StepDef(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy | None = None
     position: Position = Position()
     needs_history: bool = False
+    at_most_once: bool = False
 
 
 class Body:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from durable_flow.answers import GIVEN, Answer, choose, message_for, person, remark
+from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, OutputError, ValidationError
@@ -22,16 +22,22 @@ from durable_flow.model.execution import (
     AnyWait,
     ApprovalWait,
     ChildWait,
+    ErrorWait,
     ExecutionResult,
     Halt,
     HaltWait,
+    RetryWait,
     SignalWait,
     Status,
+    UncertainWait,
 )
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
+
+ANSWERED = frozenset({"halt", "approval", "error", "uncertain"})
+"""The waits that `resume` answers."""
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,14 +162,16 @@ class Runner:
         execution_id: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> ExecutionResult:
-        """`run`, with `on_halt` (plain or async) answering every wait.
+        """`run`, with `on_halt` (plain or async) answering every wait that a person can answer.
 
         For a halt it returns the response. For an approval it returns True, False, or a mapping of the arguments of
         `resume`, such as `{"approved": True, "by": "alice"}`. Without `on_halt` a waiting execution is returned.
         """
         result = await self.run(input, execution_id=execution_id, labels=labels)
-        while result.halted and on_halt is not None and result.halt is not None:
-            halt = result.halt
+        while result.halted and on_halt is not None:
+            halt = next((halt for halt in result.halts if halt.type in ANSWERED), None)
+            if halt is None:
+                break
             answer = on_halt(halt)
             if inspect.isawaitable(answer):
                 answer = await answer
@@ -196,16 +204,42 @@ class Runner:
 
     async def retry(self, execution_id: str, *, by: str | None = None) -> ExecutionResult:
         """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
-        key of the step stays the same. ConflictError if it is not failed."""
+        key of the step stays the same. So it does with one that waits for a person to decide about a step that failed,
+        or may have happened. ConflictError for any other."""
         self._check_open()
         person(by)
         row = await self._row(execution_id)
         run = None
+        if row.status == Status.HALTED:
+            return await self._decide(row, "retry", by=by)
         if row.status == Status.FAILED:
             run = await self._engine.revive(execution_id, actor=by)
         if run is None:
             raise ConflictError(f"execution {execution_id!r} is {row.status}; only a failed one can be retried")
         return await self._drive(run)
+
+    async def fail(self, execution_id: str, *, reason: str | None = None, by: str | None = None) -> ExecutionResult:
+        """Lets the step fail about which an execution waits for a person to decide: its `on_error` follows, or the
+        execution has failed. ConflictError if it does not wait for that."""
+        self._check_open()
+        return await self._decide(await self._row(execution_id), "fail", by=by, reason=remark(reason, "reason"))
+
+    async def _decide(self, row: Row, what: str, *, by: str | None, reason: str | None = None) -> ExecutionResult:
+        engine = self._engine
+        blocked = [wait for wait in await self._open_waits(row) if isinstance(wait, ErrorWait | UncertainWait)]
+        if not blocked:
+            raise ConflictError(
+                f"execution {row.id!r} is {row.status} and no step of it waits for somebody to decide; "
+                "only a failed one can be retried"
+            )
+        outcomes = []
+        for wait in blocked:
+            message = decision(wait, what, now=engine.clock.now(), by=by, reason=reason)
+            outcomes.append((await engine.store.append(message, encode(message))).outcome)
+            await self._nudge(message.execution_id)
+        if "accepted" not in outcomes:
+            raise ConflictError(f"somebody else decided about execution {row.id!r} already")
+        return await self._follow(row.id)
 
     async def recover(self, execution_id: str) -> ExecutionResult:
         """Goes on with an execution whose process died, and fires what timed out meanwhile.
@@ -489,6 +523,12 @@ def _why(wait: AnyWait) -> tuple[str, str]:
         return f"a response{f': {reason}' if reason else ''}", "resume it with a response"
     if isinstance(wait, SignalWait):
         return f"the signal {wait.name!r}", f"signal it: {wait.name}"
+    if isinstance(wait, RetryWait):
+        return f"attempt {wait.attempt}, after {wait.error.text}", "nothing to do: it is made when its time comes"
+    if isinstance(wait, ErrorWait):
+        return f"somebody to decide about {wait.error.text}", "retry it, resume it with a response, or fail it"
+    if isinstance(wait, UncertainWait):
+        return "somebody to find out whether it happened", "retry it, resume it with a response, or fail it"
     if wait.by_time:
         return "time to go by", "nothing to do: it goes on by itself where a worker or a caller drives it"
     return "a child execution", "see the child"

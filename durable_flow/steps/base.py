@@ -108,6 +108,10 @@ class Failed(msgspec.Struct, frozen=True):
 Outcome = Done | Suspend | Failed
 
 
+class Again(msgspec.Struct, frozen=True):
+    """What `answered` of a working type gives when its `run` is to be called again."""
+
+
 class BodyDef(msgspec.Struct, frozen=True, kw_only=True):
     """A body of a step and how the validator has to see it.
 
@@ -280,6 +284,10 @@ class StepType(Generic[ConfigT]):
         """What else is wrong with a config whose keys are right, as (key, message)."""
         return ()
 
+    def at_most_once(self, config: ConfigT) -> bool:
+        """Whether an attempt that may have happened must never be repeated by itself."""
+        return False
+
     def needs(self, config: ConfigT) -> Iterable[tuple[str, str]]:
         """What its host must have for it, as (kind, name): a `service`, a `workflow`, a `gate`."""
         return ()
@@ -298,7 +306,11 @@ class StepType(Generic[ConfigT]):
         """The outcome of a working or composite step. Any exception is a step error."""
         raise NotImplementedError(f"step type {self.name!r} has no run()")
 
-    def answered(self, visit: Visit, config: ConfigT, wait: Any, message: Message) -> Outcome:
+    def replaced(self, config: ConfigT, response: Any) -> Outcome:
+        """The outcome of a working step that a person answers for, after it failed. Raises StepError."""
+        return Done(response)
+
+    def answered(self, visit: Visit, config: ConfigT, wait: Any, message: Message) -> Outcome | Again:
         """What a message to its wait makes of it: Done, an exception, or a new Suspend with the same wait_id."""
         raise NotImplementedError(f"step type {self.name!r} does not wait")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -24,7 +24,11 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`retries`, `retry_delay` and `retry_backoff` are the short form of `retry`; one of the two may be used."""
+    """`retries`, `retry_delay` and `retry_backoff` are the short form of `retry`; one of the two may be used.
+
+    `delivery`: what becomes of a call that was under way when its process died. It is made again, or, at most once,
+    a person is asked.
+    """
 
     service: str
     method: str
@@ -33,6 +37,7 @@ class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
     retries: Annotated[int, msgspec.Meta(ge=0)] | None = None
     retry_delay: Interval | None = None
     retry_backoff: Annotated[float, msgspec.Meta(ge=1)] | None = None
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
 
 
 class Call(StepType[CallConfig]):
@@ -40,6 +45,9 @@ class Call(StepType[CallConfig]):
     summary = "Calls a method of a registered service."
     Config = CallConfig
     works_outside = True
+
+    def at_most_once(self, config: CallConfig) -> bool:
+        return config.delivery == "at_most_once"
 
     def needs(self, config: CallConfig) -> Iterable[tuple[str, str]]:
         yield "service", config.service
@@ -56,7 +64,9 @@ class Call(StepType[CallConfig]):
         )
 
     async def run(self, visit: Visit, config: CallConfig) -> Outcome:
-        value = await visit.call(config.service, config.method, config.input)
+        return self.replaced(config, await visit.call(config.service, config.method, config.input))
+
+    def replaced(self, config: CallConfig, value: Any) -> Outcome:
         output = config.output
         if output is None:
             return Done(value)

@@ -51,7 +51,7 @@ class Fold:
         self.seq = seq
         self.values[seq] = entry
         if not entry.get("step"):
-            self._of_workflow(entry)
+            self._of_workflow(seq, entry)
         elif is_settlement(entry):
             self._settled(seq, entry)
         elif entry["action"] == "started":
@@ -59,7 +59,7 @@ class Fold:
         else:
             self._of_step(seq, entry)
 
-    def _of_workflow(self, entry: Seen) -> None:
+    def _of_workflow(self, seq: int, entry: Seen) -> None:
         match entry["action"]:
             case "started" | "resumed" | "recovered":
                 self.status = "running"
@@ -69,10 +69,15 @@ class Fold:
                 for path, place in self.frames.items():
                     if place.state in ("failed", "cancelled", "waiting"):
                         place.state, place.tries, place.wait_id = "running", 0, None
+                        if path in (entry.get("metadata") or {}).get("forgotten", ()):
+                            place.memo = None
                         if path in memos:
                             place.memo = {**(place.memo or {}), **memos[path]}
             case "halted":
                 self.status = "halted"
+            case "noted" if entry.get("frame"):
+                for name in entry["changes"]:
+                    self.sets[entry["frame"], name] = seq
             case "finished":
                 self.status, self.finished = entry["metadata"]["status"], True
 
@@ -113,6 +118,12 @@ class Fold:
                 place.state, place.wait_id = "waiting", entry["metadata"]["wait_id"]
             case "retried":
                 place.tries += 1
+                if "wait_id" in entry["metadata"]:
+                    place.state, place.wait_id = "waiting", entry["metadata"]["wait_id"]
+            case "resumed":
+                place.state, place.wait_id = "running", None
+                if (entry.get("metadata") or {}).get("anew"):
+                    place.tries, place.memo = 0, None
             case "cancelled":
                 place.state, place.wait_id = "cancelled", None
             case "failed" if not entry.get("changes"):
@@ -120,6 +131,7 @@ class Fold:
             case "answered" if place.wait_id is not None and entry.get("at") == step_of(entry) and is_vote(entry):
                 pass
             case _:
+                self.sets.pop(("[signals]", (entry.get("metadata") or {}).get("signal", "")), None)
                 place.state, place.tries, place.memo, place.wait_id = "running", 0, None, None
                 self._drop(entry["path"])
 

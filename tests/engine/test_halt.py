@@ -131,7 +131,7 @@ async def test_the_trail_of_a_halt_and_its_answer(world: World) -> None:
 )
 async def test_an_approval_is_no_answer_to_a_halt(world: World, answer: dict[str, Any]) -> None:
     await world.run(ASK, execution_id="e")
-    with pytest.raises(df.ValidationError, match="is a halt: answer it with response="):
+    with pytest.raises(df.ValidationError, match="is of type 'halt': answer it with response="):
         await world.runner().resume("e", **answer)
     assert (await world.load()).status == "halted"
 

@@ -135,6 +135,7 @@ async def test_every_failed_attempt_leaves_an_entry(world: World) -> None:
     assert told == [
         ("retried", 1, "ConnectionError: no line"),
         ("retried", 2, "ValueError: b"),
+        ("resumed", 3, None),  # the second pause is long enough to be halted for
         ("completed", 3, None),
     ]
 
@@ -143,7 +144,7 @@ async def test_the_entry_says_when_the_next_attempt_comes(world: World) -> None:
     world.desk.answers["work"] = [BREAKS, "fine"]
     await attempts(world, retrying(retry={"max_attempts": 2, "initial_interval": 7, "jitter": 0}))
     assert [entry.metadata for entry in await world.entries() if entry.action == "retried"] == [
-        {"next_attempt_in": 7.0}
+        {"next_attempt_in": 7.0, "wait_id": "e:a"}
     ]
 
 
