@@ -4,7 +4,8 @@ r"""What the PostgreSQL store creates in its schema: tables, the functions that 
 commit changes, so PostgreSQL rewrites it in place (a HOT update). What never or rarely changes is in `facts`. Children
 refer to its number `n`, not to its id. `variables` and `frames` point to `entries`, which only grows. `labels` repeats
 what a search needs, so that a page is a range of one index whatever was asked. `leases` are rows of their own: renewing
-them waits for nobody who holds a row of `heads`.
+them waits for nobody who holds a row of `heads`. What runs and has no owner has a lease without an owner, from the time
+it was created: so what must be taken over is a range of one index, and giving a lease back changes nothing in `heads`.
 
 *User data* is `bytea`, because `jsonb` refuses ``\u0000`` and rewrites numbers: the UTF-8 of a text, or 0xFF (which
 begins no text) and the bytes of what a codec made. The view `executions` shows it as `jsonb`, as far as that goes.
@@ -21,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 ROW = """h.n, h.id, h.workflow_id, f.workflow_version, f.definition_hash, h.status, h.version, h.generation, h.nonce,
-    h.seq, h.current_step, l.owner, l.until AS lease_until, h.wake_at, h.recoveries, f.input, h.root, f.info,
+    h.seq, h.current_step, l.owner, CASE WHEN l.owner IS NOT NULL THEN l.until END AS lease_until, h.wake_at, h.recoveries, f.input, h.root, f.info,
     h.result_seq, r.body AS result, ARRAY(SELECT w.body FROM {s}.waits w WHERE w.n = h.n ORDER BY w.seq, w.wait_id) AS
-    waits, h.parent_id, f.root_id, f.labels, f.trigger, f.queue, f.priority, f.concurrency_key, h.created_at,
+    waits, h.parent_id, f.root_id, f.labels, f.trigger, h.queue, h.priority, f.concurrency_key, h.created_at,
     h.updated_at, h.finished_at"""
 """The columns of a `Row`, in the order of its fields, behind the number."""
 
@@ -32,7 +33,7 @@ ROW_TABLES = """{s}.heads h JOIN {s}.facts f ON f.n = h.n LEFT JOIN {s}.leases l
 
 # OFFSET 0 keeps the planner from reading all entries of an execution where a few are asked for by number.
 STORED = (
-    f"SELECT {ROW}, frames.*, sets.*, entries.*, mail.* FROM {ROW_TABLES}"
+    f"SELECT {ROW}, frames.*, sets.*, entries.*, mail.*, late.* FROM {ROW_TABLES}"
     """
     CROSS JOIN LATERAL (
         SELECT array_agg(x.path ORDER BY x.path) AS frame_paths, array_agg(x.body ORDER BY x.path) AS frame_bodies
@@ -51,6 +52,9 @@ STORED = (
     CROSS JOIN LATERAL (
         SELECT array_agg(x.id ORDER BY x.id) AS mail_ids, array_agg(x.body ORDER BY x.id) AS mail_bodies
         FROM {s}.inbox x WHERE x.n = h.n) mail
+    CROSS JOIN LATERAL (
+        SELECT array_agg(x.wait_id ORDER BY x.seq, x.wait_id) AS late
+        FROM {s}.waits x WHERE x.n = h.n AND x.remaining < 0) late
 """
 )
 """A whole execution in one row: its `Row`, then its children as arrays."""
@@ -69,6 +73,8 @@ CREATE TABLE {s}.heads (
     updated_at double precision NOT NULL,
     finished_at double precision,
     wake_at double precision,
+    queue text COLLATE "C",
+    priority integer NOT NULL,
     version bigint NOT NULL,
     generation bigint NOT NULL,
     nonce text NOT NULL,
@@ -82,6 +88,12 @@ CREATE INDEX heads_by_status ON {s}.heads (status, created_at, id);
 CREATE INDEX heads_by_workflow ON {s}.heads (workflow_id, status, created_at, id);
 CREATE INDEX heads_by_parent ON {s}.heads (parent_id, status, created_at, id) WHERE parent_id IS NOT NULL;
 CREATE INDEX heads_by_end ON {s}.heads (status, finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX heads_by_wake ON {s}.heads (wake_at) WHERE status = 'halted' AND wake_at IS NOT NULL;
+CREATE INDEX heads_by_queue_wake ON {s}.heads ((coalesce('.' || queue, '')), wake_at)
+    WHERE status = 'halted' AND wake_at IS NOT NULL;
+CREATE INDEX heads_by_turn ON {s}.heads (priority, (coalesce(wake_at, created_at))) WHERE status = 'pending';
+CREATE INDEX heads_by_queue_turn ON {s}.heads
+    ((coalesce('.' || queue, '')), priority, (coalesce(wake_at, created_at))) WHERE status = 'pending';
 
 CREATE TABLE {s}.facts (
     n bigint PRIMARY KEY,
@@ -89,8 +101,6 @@ CREATE TABLE {s}.facts (
     definition_hash text COLLATE "C" NOT NULL,
     root_id text COLLATE "C" NOT NULL,
     trigger text NOT NULL,
-    queue text,
-    priority integer NOT NULL,
     concurrency_key text,
     labels text NOT NULL,
     input bytea NOT NULL,
@@ -99,11 +109,12 @@ CREATE TABLE {s}.facts (
 
 CREATE TABLE {s}.leases (
     n bigint PRIMARY KEY,
-    owner text COLLATE "C" NOT NULL,
+    owner text COLLATE "C",
     generation bigint NOT NULL,
     until double precision NOT NULL
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX leases_by_owner ON {s}.leases (owner);
+CREATE INDEX leases_by_owner ON {s}.leases (owner) WHERE owner IS NOT NULL;
+CREATE INDEX leases_by_end ON {s}.leases (until);
 
 CREATE TABLE {s}.labels (
     n bigint NOT NULL,
@@ -174,7 +185,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'duplicate';
     END IF;
-    IF _found THEN
+    IF _found AND _remaining >= 0 THEN -- else time closed it, and it stays late
         _remaining := CASE WHEN _takes = 0 THEN 0 ELSE greatest(0, _remaining - _takes) END;
         UPDATE {s}.waits w SET remaining = _remaining WHERE w.n = _n AND w.wait_id = _wait;
         IF _remaining > 0 THEN -- the message will be consumed while the wait is still open
@@ -182,6 +193,22 @@ BEGIN
         END IF;
     END IF;
     RETURN 'accepted';
+END $body$;
+
+CREATE FUNCTION {s}.summon(_now double precision, _n bigint) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+-- An execution whose row is locked has got a message: unless somebody drives it, it is due from now on.
+BEGIN
+    UPDATE {s}.heads h SET wake_at = _now
+    WHERE h.n = _n AND coalesce(h.wake_at > _now, true)
+        AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = _n AND l.owner IS NOT NULL);
+END $body$;
+
+CREATE FUNCTION {s}.leave(_n bigint) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+-- Takes the owner away from an execution whose row is locked.
+BEGIN
+    DELETE FROM {s}.leases l WHERE l.n = _n
+        AND NOT EXISTS (SELECT 1 FROM {s}.heads h WHERE h.n = _n AND h.status = 'running');
+    UPDATE {s}.leases l SET owner = NULL, until = h.created_at FROM {s}.heads h WHERE h.n = _n AND l.n = h.n;
 END $body$;
 """
 
@@ -270,34 +297,39 @@ BEGIN
     WHERE h.n = g.n;
     IF _any_moved THEN
         UPDATE {s}.labels l SET status = h.status FROM {s}.heads h WHERE h.n = ANY (_moved) AND l.n = h.n;
+        INSERT INTO {s}.leases
+        SELECT h.n, NULL, h.generation, h.created_at
+        FROM unnest(_moved, _status) AS g (n, status) JOIN {s}.heads h ON h.n = g.n
+        WHERE g.n > 0 AND g.status = 'running' AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = g.n);
     END IF;
 
     IF cardinality(_workflow) > 0 THEN
         FOR _r IN
             INSERT INTO {s}.heads (id, workflow_id, status, parent_id, created_at, updated_at, finished_at, wake_at,
-                version, generation, nonce, seq, result_seq, current_step, root)
-            SELECT g.id, g.workflow, g.status, g.parent, g.created, g.updated, g.finished, g.wake, g.version + 1,
-                g.generation, g.nonce, g.seq, g.result, g.step, g.root
+                queue, priority, version, generation, nonce, seq, result_seq, current_step, root)
+            SELECT g.id, g.workflow, g.status, g.parent, g.created, g.updated, g.finished, g.wake, g.queue, g.priority,
+                g.version + 1, g.generation, g.nonce, g.seq, g.result, g.step, g.root
             FROM unnest(_workflow, _parent, _created, _id, _generation, _version, _nonce, _seq, _status, _step,
-                _updated, _finished, _wake, _root, _result, _outcome)
+                _updated, _finished, _wake, _queue, _priority, _root, _result, _outcome)
                 AS g (workflow, parent, created, id, generation, version, nonce, seq, status, step, updated, finished,
-                    wake, root, result, outcome)
+                    wake, queue, priority, root, result, outcome)
             WHERE g.workflow IS NOT NULL AND g.outcome = 0 ORDER BY g.id COLLATE "C"
             ON CONFLICT (id) DO NOTHING RETURNING id, n
         LOOP
             _n[array_position(_id, _r.id)] := _r.n;
         END LOOP;
         INSERT INTO {s}.facts
-        SELECT g.n, g.workflow_version, g.hash, g.root_id, g.trigger, g.queue, g.priority, g.concurrency, g.labels,
-            g.input, g.info
-        FROM unnest(_workflow_version, _n, _hash, _root_id, _trigger, _queue, _priority, _concurrency, _labels, _input,
-            _new_info) AS g (workflow_version, n, hash, root_id, trigger, queue, priority, concurrency, labels, input,
-            info)
+        SELECT g.n, g.workflow_version, g.hash, g.root_id, g.trigger, g.concurrency, g.labels, g.input, g.info
+        FROM unnest(_workflow_version, _n, _hash, _root_id, _trigger, _concurrency, _labels, _input, _new_info)
+            AS g (workflow_version, n, hash, root_id, trigger, concurrency, labels, input, info)
         WHERE g.workflow_version IS NOT NULL AND g.n > 0;
         INSERT INTO {s}.leases
-        SELECT g.n, g.owner, g.generation, _now + g.ttl
-        FROM unnest(_owner, _ttl, _n, _generation) AS g (owner, ttl, n, generation)
-        WHERE g.owner IS NOT NULL AND g.ttl IS NOT NULL AND g.n > 0;
+        SELECT g.n, CASE WHEN g.ttl IS NOT NULL THEN g.owner END, g.generation,
+            CASE WHEN g.owner IS NOT NULL THEN coalesce(_now + g.ttl, g.created) ELSE g.created END
+        FROM unnest(_owner, _ttl, _created, _n, _generation, _status)
+            AS g (owner, ttl, created, n, generation, status)
+        WHERE g.created IS NOT NULL AND g.n > 0
+            AND (g.owner IS NOT NULL AND g.ttl IS NOT NULL OR g.status = 'running');
         IF cardinality(_label_c) > 0 THEN
             INSERT INTO {s}.labels
             SELECT h.n, g.key, g.value, h.workflow_id, h.status, h.created_at, h.id
@@ -382,21 +414,30 @@ BEGIN
                 _r.n := _n[_place];
             END IF;
             PERFORM 1 FROM {s}.heads h WHERE h.n = _r.n AND h.status NOT IN ('completed', 'failed', 'cancelled');
-            IF FOUND THEN
-                PERFORM {s}.deliver(_now, _r.n, _r.kind, _r.key, _r.wait, _r.takes, _r.body);
+            IF FOUND AND {s}.deliver(_now, _r.n, _r.kind, _r.key, _r.wait, _r.takes, _r.body) = 'accepted' THEN
+                PERFORM {s}.summon(_now, _r.n);
             END IF;
         END LOOP;
     END IF;
 
     IF true = ANY (_release) THEN
         FOR _r IN
-            SELECT g.n, g.c FROM unnest(_n, _release) WITH ORDINALITY AS g (n, release, c)
+            SELECT g.n, g.c, g.status = 'running' AS runs
+            FROM unnest(_n, _release, _status) WITH ORDINALITY AS g (n, release, status, c)
             WHERE g.release AND g.n > 0 AND NOT EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = g.n)
         LOOP
             _outcome[_r.c] := 1;
-            _free := _free || _r.n;
+            IF _r.runs THEN
+                PERFORM {s}.leave(_r.n);
+            ELSE
+                _free := _free || _r.n;
+            END IF;
         END LOOP;
         DELETE FROM {s}.leases l WHERE l.n = ANY (_free);
+    END IF;
+    IF _any_moved THEN
+        DELETE FROM {s}.leases l USING unnest(_moved, _status, _outcome) AS g (n, status, outcome)
+        WHERE g.n > 0 AND g.status <> 'running' AND g.outcome = 0 AND l.n = g.n AND l.owner IS NULL;
     END IF;
     IF 0 = ANY (_n) THEN
         _holder := array_fill(NULL::text, ARRAY[_count]);
@@ -437,13 +478,16 @@ BEGIN
         LEFT JOIN {s}.heads h ON h.n = g.n LEFT JOIN {s}.leases l ON l.n = h.n ORDER BY g.c
     LOOP
         _owner[_r.c] := _r.owner;
-        _until[_r.c] := _r.until;
+        _until[_r.c] := CASE WHEN _r.owner IS NOT NULL THEN _r.until END;
         _outcome[_r.c] := CASE
             WHEN _r.status IS NULL THEN
                 CASE WHEN EXISTS (SELECT 1 FROM {s}.heads h WHERE h.id = _id[_r.c]) THEN 'locked' ELSE 'unknown' END
             WHEN _r.status IN ('completed', 'failed', 'cancelled') THEN 'closed'
             ELSE {s}.deliver(_now, _r.n, _r.kind, _r.key, _r.wait, _r.takes, _r.body)
         END;
+        IF _r.owner IS NULL AND _outcome[_r.c] = 'accepted' THEN
+            PERFORM {s}.summon(_now, _r.n);
+        END IF;
     END LOOP;
 END $body$;
 """
@@ -482,7 +526,7 @@ BEGIN
             _row := NULL;
             _row.id := _r.id;
             RETURN NEXT _row;
-        ELSIF _r.status = ANY (string_to_array(_r.statuses, ',')) AND coalesce(_r.until <= _now, true) THEN
+        ELSIF _r.status = ANY (string_to_array(_r.statuses, ',')) AND (_r.holder IS NULL OR _r.until <= _now) THEN
             _n[_r.c] := _r.n;
             _late[_r.c] := (_r.holder <> _r.owner AND _r.status = 'running')::integer;
         ELSE
@@ -490,7 +534,7 @@ BEGIN
             _row.id := _r.id;
             _row.status := _r.status;
             _row.owner := _r.holder;
-            _row.lease_until := _r.until;
+            _row.lease_until := CASE WHEN _r.holder IS NOT NULL THEN _r.until END;
             RETURN NEXT _row;
         END IF;
     END LOOP;
@@ -500,9 +544,197 @@ BEGIN
     SELECT h.n, g.owner, h.generation, _now + g.ttl
     FROM unnest(_n, _owner, _ttl) AS g (n, owner, ttl) JOIN {s}.heads h ON h.n = g.n
     ON CONFLICT (n) DO UPDATE SET owner = excluded.owner, generation = excluded.generation, until = excluded.until;
+    UPDATE {s}.waits w SET remaining = -1 WHERE w.n = ANY (_n) AND w.remaining > 0 AND w.deadline <= _now;
     RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.n = ANY (_n);
 END $body$;
 """
+
+DUE = """
+CREATE FUNCTION {s}.takes(
+    _now double precision, _owner text, _ttl double precision, _limit integer, _queues text[], _without text[]
+) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} SET enable_sort = off SET enable_bitmapscan = off AS $body$
+-- What is due is read in order from several ranges of indexes, each through a cursor that locks what it comes to and
+-- passes over what is locked, always from the one whose next is due longest. What a cursor cannot see, because it
+-- happened after it was opened, is looked for behind the lock.
+-- `_queues` has '' for no queue, and a dot before the others' names; NULL means all.
+DECLARE
+    _stage bigint := NULL; -- NULL: what began; else a priority
+    _cursors refcursor[];
+    _cursor refcursor;
+    _queue text;
+    _next bigint[]; -- the row that each cursor has come to
+    _dues double precision[];
+    _losses integer[];
+    _place integer;
+    _best integer;
+    _refill integer[];
+    _r record;
+    _n bigint[] := ARRAY[]::bigint[];
+    _lost integer[] := ARRAY[]::integer[];
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    LOOP
+        _cursor := NULL;
+        OPEN _cursor FOR
+            SELECT h.n, l.until AS due, true AS leased,
+                (l.owner IS NOT NULL AND l.owner <> _owner AND h.status = 'running')::integer AS lost
+            FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
+            WHERE l.until <= _now
+                AND CASE WHEN _stage IS NULL THEN h.status = 'running' OR h.status = 'halted' AND l.owner IS NOT NULL
+                    ELSE h.status = 'pending' AND h.priority = _stage END
+                AND (_queues IS NULL OR coalesce('.' || h.queue, '') = ANY (_queues)) AND (cardinality(_without) = 0
+                OR NOT EXISTS (SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))
+            ORDER BY l.until FOR NO KEY UPDATE OF h, l SKIP LOCKED;
+        _cursors := ARRAY[_cursor];
+        FOREACH _queue IN ARRAY coalesce(_queues, ARRAY[NULL::text]) LOOP
+            _cursor := NULL;
+            IF _stage IS NULL AND _queue IS NULL THEN
+                OPEN _cursor FOR
+                    SELECT h.n, h.wake_at AS due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'halted' AND h.wake_at <= _now AND {fit}
+                    ORDER BY h.wake_at FOR NO KEY UPDATE OF h SKIP LOCKED;
+            ELSIF _stage IS NULL THEN
+                OPEN _cursor FOR
+                    SELECT h.n, h.wake_at AS due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'halted' AND coalesce('.' || h.queue, '') = _queue AND h.wake_at <= _now AND {fit}
+                    ORDER BY h.wake_at FOR NO KEY UPDATE OF h SKIP LOCKED;
+            ELSIF _queue IS NULL THEN
+                OPEN _cursor FOR
+                    SELECT h.n, coalesce(h.wake_at, h.created_at) AS due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'pending' AND h.priority = _stage AND coalesce(h.wake_at, h.created_at) <= _now
+                        AND {fit}
+                    ORDER BY coalesce(h.wake_at, h.created_at) FOR NO KEY UPDATE OF h SKIP LOCKED;
+            ELSE
+                OPEN _cursor FOR
+                    SELECT h.n, coalesce(h.wake_at, h.created_at) AS due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                        AND coalesce(h.wake_at, h.created_at) <= _now AND {fit}
+                    ORDER BY coalesce(h.wake_at, h.created_at) FOR NO KEY UPDATE OF h SKIP LOCKED;
+            END IF;
+            _cursors := _cursors || _cursor;
+        END LOOP;
+
+        _next := array_fill(NULL::bigint, ARRAY[cardinality(_cursors)]);
+        _dues := array_fill(NULL::double precision, ARRAY[cardinality(_cursors)]);
+        _losses := array_fill(0, ARRAY[cardinality(_cursors)]);
+        _refill := ARRAY(SELECT generate_subscripts(_cursors, 1));
+        WHILE cardinality(_n) < _limit LOOP
+            FOREACH _place IN ARRAY _refill LOOP
+                _cursor := _cursors[_place];
+                _dues[_place] := NULL;
+                LOOP
+                    FETCH _cursor INTO _r;
+                    EXIT WHEN NOT FOUND;
+                    IF NOT _r.leased THEN -- somebody may have taken it and let go of the row
+                        PERFORM 1 FROM {s}.leases l WHERE l.n = _r.n;
+                        CONTINUE WHEN FOUND;
+                    END IF;
+                    _next[_place] := _r.n;
+                    _dues[_place] := _r.due;
+                    _losses[_place] := _r.lost;
+                    EXIT;
+                END LOOP;
+            END LOOP;
+            _best := NULL;
+            FOR _place IN 1 .. cardinality(_cursors) LOOP
+                IF _dues[_place] IS NOT NULL AND (_best IS NULL OR _dues[_place] < _dues[_best]) THEN
+                    _best := _place;
+                END IF;
+            END LOOP;
+            EXIT WHEN _best IS NULL;
+            IF NOT _next[_best] = ANY (_n) THEN
+                _n := _n || _next[_best];
+                _lost := _lost || _losses[_best];
+            END IF;
+            _refill := ARRAY[_best];
+        END LOOP;
+        FOREACH _cursor IN ARRAY _cursors LOOP
+            CLOSE _cursor;
+        END LOOP;
+        EXIT WHEN cardinality(_n) >= _limit;
+        _stage := {s}.next_priority(_queues, _stage);
+        EXIT WHEN _stage IS NULL;
+    END LOOP;
+
+    UPDATE {s}.heads h SET generation = h.generation + 1, recoveries = h.recoveries + g.lost
+    FROM unnest(_n, _lost) AS g (n, lost) WHERE h.n = g.n;
+    INSERT INTO {s}.leases
+    SELECT h.n, _owner, h.generation, _now + _ttl FROM unnest(_n) AS g (n) JOIN {s}.heads h ON h.n = g.n
+    ON CONFLICT (n) DO UPDATE SET owner = excluded.owner, generation = excluded.generation, until = excluded.until;
+    UPDATE {s}.waits w SET remaining = -1 WHERE w.n = ANY (_n) AND w.remaining > 0 AND w.deadline <= _now;
+    RETURN QUERY SELECT x.* FROM unnest(_n) WITH ORDINALITY AS g (n, place) JOIN {s}.stored x ON x.n = g.n
+        ORDER BY g.place;
+END $body$;
+
+CREATE FUNCTION {s}.next_priority(_queues text[], _after bigint) RETURNS bigint LANGUAGE plpgsql {settings} AS $body$
+-- The first priority behind another that anything pending in these queues has.
+DECLARE
+    _found bigint;
+    _least bigint;
+    _queue text;
+BEGIN
+    _after := coalesce(_after, -2147483649);
+    IF _queues IS NULL THEN
+        SELECT h.priority INTO _least FROM {s}.heads h WHERE h.status = 'pending' AND h.priority > _after
+        ORDER BY h.priority LIMIT 1;
+        RETURN _least;
+    END IF;
+    FOREACH _queue IN ARRAY _queues LOOP
+        SELECT h.priority INTO _found FROM {s}.heads h
+        WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority > _after
+        ORDER BY h.priority LIMIT 1;
+        _least := least(_least, _found);
+    END LOOP;
+    RETURN _least;
+END $body$;
+
+CREATE FUNCTION {s}.next_due(_now double precision, _queues text[], _without text[]) RETURNS double precision
+LANGUAGE plpgsql STABLE {settings} SET enable_sort = off SET enable_bitmapscan = off AS $body$
+-- In how many seconds the next execution is due; NULL: none ever is.
+DECLARE
+    _stage bigint := NULL;
+    _queue text;
+    _found double precision;
+    _least double precision;
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    SELECT l.until INTO _least FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
+    WHERE (h.status IN ('pending', 'running') OR h.status = 'halted' AND l.owner IS NOT NULL)
+        AND (_queues IS NULL OR coalesce('.' || h.queue, '') = ANY (_queues)) AND (cardinality(_without) = 0
+        OR NOT EXISTS (SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))
+    ORDER BY l.until LIMIT 1;
+    LOOP
+        FOREACH _queue IN ARRAY coalesce(_queues, ARRAY[NULL::text]) LOOP
+            IF _stage IS NULL AND _queue IS NULL THEN
+                SELECT h.wake_at INTO _found FROM {s}.heads h
+                WHERE h.status = 'halted' AND h.wake_at IS NOT NULL AND {fit} ORDER BY h.wake_at LIMIT 1;
+            ELSIF _stage IS NULL THEN
+                SELECT h.wake_at INTO _found FROM {s}.heads h
+                WHERE h.status = 'halted' AND coalesce('.' || h.queue, '') = _queue AND h.wake_at IS NOT NULL AND {fit}
+                ORDER BY h.wake_at LIMIT 1;
+            ELSIF _queue IS NULL THEN
+                SELECT coalesce(h.wake_at, h.created_at) INTO _found FROM {s}.heads h
+                WHERE h.status = 'pending' AND h.priority = _stage AND {fit}
+                ORDER BY coalesce(h.wake_at, h.created_at) LIMIT 1;
+            ELSE
+                SELECT coalesce(h.wake_at, h.created_at) INTO _found FROM {s}.heads h
+                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage AND {fit}
+                ORDER BY coalesce(h.wake_at, h.created_at) LIMIT 1;
+            END IF;
+            _least := least(_least, _found);
+        END LOOP;
+        _stage := {s}.next_priority(_queues, _stage);
+        EXIT WHEN _stage IS NULL;
+    END LOOP;
+    RETURN _least - _now;
+END $body$;
+""".replace(
+    "{fit}",
+    "NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = h.n) AND (cardinality(_without) = 0 OR NOT EXISTS "
+    "(SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))",
+)
+"""What is due: an execution with an owner when its lease ends; halted, at its time; pending, at its time or at once;
+running without an owner, since it was created. `{fit}`: nobody owns it, and its definition is wanted."""
 
 LEASES = """
 CREATE FUNCTION {s}.renew(_now double precision, _owner text, _ttl double precision)
@@ -521,7 +753,10 @@ DECLARE
     _n bigint;
 BEGIN
     SELECT h.n INTO _n FROM {s}.heads h WHERE h.id = _id AND h.generation = _generation FOR NO KEY UPDATE;
-    DELETE FROM {s}.leases l WHERE l.n = _n AND l.owner = _owner;
+    PERFORM 1 FROM {s}.leases l WHERE l.n = _n AND l.owner = _owner;
+    IF FOUND THEN
+        PERFORM {s}.leave(_n);
+    END IF;
 END $body$;
 """
 
@@ -632,14 +867,15 @@ SELECT h.id, h.status, h.workflow_id, f.workflow_version, h.current_step,
     {s}.readable(convert_to(f.labels, 'UTF8')) AS labels,
     {s}.moment(h.created_at) AS created_at, {s}.moment(h.updated_at) AS updated_at,
     {s}.moment(h.finished_at) AS finished_at, {s}.moment(h.wake_at) AS wake_at,
-    l.owner, {s}.moment(l.until) AS lease_until, h.parent_id, f.root_id, f.trigger, f.queue, f.priority,
+    l.owner, CASE WHEN l.owner IS NOT NULL THEN {s}.moment(l.until) END AS lease_until, h.parent_id, f.root_id,
+    f.trigger, h.queue, h.priority,
     f.concurrency_key, f.definition_hash, h.version, h.generation, h.recoveries, h.seq AS entries
 FROM {s}.heads h JOIN {s}.facts f ON f.n = h.n LEFT JOIN {s}.leases l ON l.n = h.n
 LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq;
 COMMENT ON VIEW {s}.executions IS 'What durable_flow executes, for reading. Everything else here is internal.';
 """
 
-MIGRATIONS: Sequence[str] = ("".join((TABLES, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),)
+MIGRATIONS: Sequence[str] = ("".join((TABLES, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),)
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 
 LOCK = 0x6475666C

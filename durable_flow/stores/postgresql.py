@@ -700,14 +700,20 @@ ROW_WIDTH = len(msgspec.structs.fields(Row)) + 1
 
 def _stored(record: Any) -> Stored:
     values = tuple(record)
-    paths, frames, parents, names, pointers, seqs, entries, numbers, messages = values[ROW_WIDTH:]
+    paths, frames, parents, names, pointers, seqs, entries, numbers, messages, late = values[ROW_WIDTH:]
     return Stored(
         row=_row(values[:ROW_WIDTH]),
         frames=[(path, unpack(frame)) for path, frame in zip(paths or (), frames or (), strict=True)],
         sets=list(zip(parents or (), names or (), pointers or (), strict=True)),
         entries={seq: unpack(entry) for seq, entry in zip(seqs or (), entries or (), strict=True)},
         inbox=[(number, unpack(message)) for number, message in zip(numbers or (), messages or (), strict=True)],
+        late=late or [],
     )
+
+
+def _queues(queues: Collection[str | None] | None) -> list[str] | None:
+    """Names of queues as the schema compares them."""
+    return None if queues is None else ["" if queue is None else f".{queue}" for queue in dict.fromkeys(queues)]
 
 
 # -- searching --------------------------------------------------------------------------------------------------------
@@ -827,6 +833,7 @@ class PostgresStore(Store):
         self._commits = Kind(self._write_commits)
         self._appends = Kind(self._write_messages)
         self._claims = Kind(self._write_claims)
+        self._takes: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._patient: Sequence[Kind[Any]] = (
@@ -880,7 +887,7 @@ class PostgresStore(Store):
         writers, readers = self._sizes
         self._process = os.getpid()
         patient = Crew("durable_flow patient", 1, door, self._name, self._patient)
-        kinds = (self._commits, self._appends, self._claims)
+        kinds = (self._commits, self._appends, self._claims, self._takes)
         self._crews = Crews(
             Crew("durable_flow writer", writers, door, self._name, kinds, patient),
             patient,
@@ -1024,7 +1031,7 @@ class PostgresStore(Store):
                 if commit.new is not None and len(self._known) < 10_000:
                     self._known.add(commit.new.definition_hash)
                 if wire is not None and wire.company:
-                    if commit.status in TOLD:
+                    if commit.status in TOLD or (commit.new is not None and commit.lease_ttl is None):
                         wire.tell(commit.execution_id)
                     for message, _ in commit.messages:
                         wire.tell(message.execution_id)
@@ -1083,6 +1090,28 @@ class PostgresStore(Store):
                 found[record["id"]] = _stored(record)
         return [found.get(claim[0]) for claim in claims]
 
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        sql, now = f"SELECT * FROM {self._s}.takes($1, $2, $3, $4, $5, $6)", self._now()
+        work: Work[Any] = lambda connection: connection.fetch(  # noqa: E731
+            sql, now, owner, ttl, limit, _queues(queues), list(without)
+        )
+        return [_stored(record) for record in await self._crew().writers.submit(self._takes, (work, 1.0))]
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        sql = f"SELECT {self._s}.next_due($1, $2, $3)"
+        ((seconds,),) = await self._read(sql, self._now(), _queues(queues), list(without))
+        return None if seconds is None else float(seconds)
+
     async def _do(self, session: Session, works: list[tuple[Work[Any], float]], wait: bool) -> Sequence[object]:
         ((work, patience),) = works
         return [await session.run(work, patience=patience)]
@@ -1100,6 +1129,8 @@ class PostgresStore(Store):
 
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
         await self._write(f"SELECT {self._s}.release($1, $2, $3)", execution_id, owner, generation)
+        if self._wire is not None:
+            self._wire.tell(execution_id)
 
     async def remove(self, execution_id: str) -> bool:
         removed, holder = await self._write(
