@@ -54,6 +54,7 @@ from durable_flow.model.execution import (
     Event,
     Execution,
     ExecutionResult,
+    Gate,
     Halt,
     Status,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "ExecutionResult",
     "Extension",
     "Failed",
+    "Gate",
     "Halt",
     "InputError",
     "KEEP",

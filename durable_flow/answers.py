@@ -15,6 +15,7 @@ from durable_flow.model.execution import (
     ApprovalWait,
     Blocked,
     ErrorWait,
+    GateWait,
     HaltWait,
     RetryWait,
     SignalWait,
@@ -107,7 +108,7 @@ def message_for(wait: AnyWait, answer: Answer, *, now: float, limits: Limits) ->
             return _response(wait, answer, now, limits, {"decision": "skip"})
         case SignalWait():
             raise ConflictError(f"wait {wait.wait_id!r} is for the signal {wait.name!r}; send that with signal()")
-        case TimerWait() | RetryWait():
+        case TimerWait() | RetryWait() | GateWait():
             raise ConflictError(f"wait {wait.wait_id!r} is ended by time and by nobody else")
         case _:
             raise ConflictError(f"wait {wait.wait_id!r} is for a child execution; answer the child's own wait")

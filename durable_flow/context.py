@@ -18,7 +18,7 @@ from durable_flow.errors import StepError
 from durable_flow.expr.reference import MISSING, Scope, Template
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
-from durable_flow.model.execution import ErrorInfo
+from durable_flow.model.execution import ErrorInfo, Gate
 from durable_flow.model.frame import FrameState
 from durable_flow.model.mask import MASK, redact, secret_texts
 from durable_flow.model.value import copy_value, encode, normalise
@@ -204,6 +204,15 @@ class StepVisit:
             deadline=self.deadline,
             logger=logging.LoggerAdapter(logger, {"execution_id": run.id, "step": self.path}),
         )
+
+    async def gate(self, resolver: str, params: Template | None) -> tuple[Gate, Any]:
+        engine = self._engine
+        value = None
+        if params is not None:
+            value = await self._resolve_input(params)
+        verdict, output = await engine.gates.ask(resolver, value, self.context())
+        output = normalise(output, limits=engine.limits)
+        return verdict, redact(output, self.scrub) if self.scrub else output
 
     async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
         return await self._engine.child(self._run, self._live, self, workflow_id, input, wait=wait, timeout=timeout)

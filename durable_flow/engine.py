@@ -68,7 +68,7 @@ from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
-from durable_flow.services import Services
+from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
 from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored, result_of
 
@@ -115,6 +115,7 @@ class Engine:
         self,
         store: Store,
         services: Services,
+        gates: Gates,
         *,
         find_workflow: Callable[[str], WorkflowDef | None],
         load_definition: Callable[[str, str], Awaitable[WorkflowDef]],
@@ -127,6 +128,7 @@ class Engine:
     ) -> None:
         self.store = PatientStore(store, clock, patience=lease_ttl * 0.8)
         self.services = services
+        self.gates = gates
         self.find_workflow = find_workflow
         self.load_definition = load_definition
         self.secrets = secrets
@@ -155,7 +157,11 @@ class Engine:
 
     def lacks(self, definition: WorkflowDef) -> list[str]:
         """What a definition needs and this process does not have, as texts."""
-        has: dict[str, Callable[[str], object]] = {"service": self.services.may_have, "workflow": self.find_workflow}
+        has: dict[str, Callable[[str], object]] = {
+            "service": self.services.may_have,
+            "gate": self.gates.has,
+            "workflow": self.find_workflow,
+        }
         needed = {need for step in every_step(definition.body) for need in step.type.needs(step.config)}
         return [f"{kind} {name!r}" for kind, name in sorted(needed) if kind in has and not has[kind](name)]
 
@@ -557,10 +563,13 @@ class Engine:
             else:
                 if run.stop_reason == "lease_lost":
                     raise Stopped
+                if run.status is Status.HALTED and type(outcome) is not Suspend:
+                    self._wakes(run)
                 ms = (self.clock.monotonic() - start) * 1000
                 self._conclude(run, live, step, visit, outcome, ms=ms)
                 return
             ms = (self.clock.monotonic() - start) * 1000
+            self._wakes(run)
             delay: float | None
             if policy is None or _unrepeatable(cause):
                 delay = None
@@ -664,9 +673,10 @@ class Engine:
                     return False
                 case _:
                     given = step.type.answered(visit, step.config, wait, message)
-                    if type(given) is not Again:
-                        self._conclude(run, live, step, visit, self._normal(given), action=Action.ANSWERED, **answered)
-                        return False
+                    if type(given) is Again:
+                        return True  # it still waits, unless it learns something
+                    self._conclude(run, live, step, visit, self._normal(given), action=Action.ANSWERED, **answered)
+                    return False
         except Exception as error:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error), **answered)
             return False
@@ -836,6 +846,9 @@ class Engine:
         elif type(outcome) is Suspend:
             wait = outcome.wait
             if live.record.wait is not None and live.record.wait.wait_id == wait.wait_id:
+                if outcome.quietly:
+                    run.wait_on(live.record, wait)
+                    return
                 run.emit(
                     machine.voted(
                         live.record,
@@ -1009,7 +1022,8 @@ class Engine:
                 self._cut(run, live, step, StepVisit(self, run, live, step), start, in_flight=False)
                 raise
             queue = run.mailbox[wait.wait_id]
-        self._wakes(run)
+        if not wait.polls:
+            self._wakes(run)
         first = queue.pop(0)
         if not queue:
             del run.mailbox[wait.wait_id]
@@ -1059,7 +1073,7 @@ class Engine:
                 await self.collect(run)
                 continue
             soon = min((wait.deadline.timestamp() for wait in waits if wait.deadline), default=None)
-            if soon is not None and soon - now <= LINGER and all(wait.by_time for wait in waits):
+            if soon is not None and soon - now <= LINGER and not any(wait.outside for wait in waits):
                 await self.flush(run)  # parked as it is: its alarm will ring
                 return
             if run.status is not Status.HALTED:
@@ -1116,7 +1130,8 @@ class Engine:
         if not live.wake.is_set() and wait_id not in run.woken:
             run.woken[wait_id] = True
             run.active += 1
-            self._wakes(run)
+            if live.record.wait is not None and not live.record.wait.polls:
+                self._wakes(run)
             live.wake.set()
         return True
 
@@ -1821,7 +1836,7 @@ def events_of(run: Run, record: Record, seq: int) -> list[Event]:
             case Action.RESUMED:
                 name = "workflow.resumed"
             case Action.HALTED:
-                if all(wait.by_time for wait in run.waiting.values()):
+                if not any(wait.outside for wait in run.waiting.values()):
                     return []
                 name = "workflow.halted"
                 data["halt"] = [redact(getattr(wait, "data", None), run.masks) for wait in run.waiting.values()]

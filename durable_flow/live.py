@@ -339,6 +339,12 @@ class Run:
         else:
             self._rewritten[wait.wait_id] = wait
 
+    def wait_on(self, frame: Frame, wait: AnyWait) -> None:
+        """A frame goes on waiting for the same, until another time. This is no transition: there is no entry for it."""
+        path = frame.path
+        self.waiting.pop(path, None)
+        self._keep(replace(frame, wait=wait))
+
     def _close(self, path: str) -> None:
         wait_id = self.waiting.pop(path).wait_id
         self._opened.pop(wait_id, None)

@@ -26,7 +26,7 @@ from durable_flow.model.execution import EVENT_TYPES, Event
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.direct import Runner
-from durable_flow.services import Services
+from durable_flow.services import Gates, Services
 from durable_flow.steps.base import StepType
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Store
@@ -49,7 +49,9 @@ class Runtime:
 
     `store` is a URL (`sqlite:///flows.db`) or a store; `workflows` mixes paths of files and folders, mappings and
     WorkflowDefs; `services` maps names to objects, classes, modules or mappings of callables; `service_resolver` is
-    asked for a name that is not among them. `secrets` is a mapping, or a (plain or async) function of the name.
+    asked for a name that is not among them. `gates` maps names to resolvers: plain or async functions of (params,
+    context) that return a `Gate`, or a pair of one and an output. `secrets` is a mapping, or a (plain or async)
+    function of the name.
     `codec` encrypts user data in the store (`AesGcm`); read it through `runtime.store` then, which has the codec.
     `lease_ttl` are seconds: how long after the death of this process others may take its executions over.
     `grace` is how long leaving the runtime lets running steps go on.
@@ -74,6 +76,7 @@ class Runtime:
         workflows: Iterable[str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef] = (),
         services: Mapping[str, Any] | None = None,
         service_resolver: Callable[[str], Any] | None = None,
+        gates: Mapping[str, Callable[..., Any]] | None = None,
         secrets: Mapping[str, Any] | Callable[[str], Any] | None = None,
         extensions: Iterable[Extension] | None = None,
         codec: Codec | None = None,
@@ -107,6 +110,7 @@ class Runtime:
         self.engine = Engine(
             self.store,
             Services(services, service_resolver),
+            Gates(gates),
             find_workflow=self._workflows.get,
             load_definition=self._definition,
             secrets=secrets,

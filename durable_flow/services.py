@@ -13,6 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from durable_flow.errors import ConfigError, StepError
+from durable_flow.model.execution import Gate
 
 THREADS = 40
 """How many synchronous services run at once."""
@@ -50,6 +51,40 @@ class _Plan(msgspec.Struct, frozen=True):
     accepted: frozenset[str] | None
     single: str | None
     only: bool = False
+
+
+class Gates:
+    """The resolvers of gates of one runtime: plain or async functions of (params, context)."""
+
+    def __init__(self, registered: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        self._registered: dict[str, Callable[..., Any]] = {}
+        for name, resolver in (registered or {}).items():
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"{name!r} is not a name for a gate")
+            if not callable(resolver):
+                raise ConfigError(f"the gate {name!r} is a function of (params, context), not {resolver!r:.100}")
+            self._registered[name] = resolver
+
+    def has(self, name: str) -> bool:
+        return name in self._registered
+
+    async def ask(self, name: str, params: Any, context: StepContext) -> tuple[Gate, Any]:
+        """The verdict and its output. Raises StepError for a gate that is not there or an answer that is none."""
+        resolver = self._registered.get(name)
+        if resolver is None:
+            known = ", ".join(sorted(self._registered)) or "none"
+            raise StepError(f"no gate named {name!r} is registered (registered: {known})", kind="ServiceNotFound")
+        answer = resolver(params, context)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        verdict, output = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        try:
+            return Gate(verdict), output
+        except ValueError:
+            raise StepError(
+                f"the gate {name!r} answered {answer!r:.100}, not Gate.APPROVED, Gate.REJECTED or Gate.PENDING",
+                kind="ServiceError",
+            ) from None
 
 
 class Services:

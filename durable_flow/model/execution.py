@@ -44,6 +44,14 @@ class Action(StrEnum):
     NOTED = "noted"
 
 
+class Gate(StrEnum):
+    """What the resolver of a gate says: go on, do not, or ask again later."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    PENDING = "pending"
+
+
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Why something failed: `type` is the class name, `path` the step's place (`orders[3]/charge`).
 
@@ -76,10 +84,13 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 class Wait(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """What a frame waits for. `wait_id` names it in every call that answers it; `deadline` is when it times out.
 
-    `by_time`: only time ends it; nobody can answer.
+    `by_time`: its deadline ends it; nobody can answer. `outside`: somebody or something other than time ends it, so
+    a caller gets the execution back. `polls`: at its deadline it is only found out whether it is over.
     """
 
     by_time: ClassVar[bool] = False
+    outside: ClassVar[bool] = True
+    polls: ClassVar[bool] = False
 
     wait_id: str
     path: str
@@ -118,6 +129,7 @@ class TimerWait(Wait, tag="timer", frozen=True, kw_only=True):
     """A `wait` step lets time go by, until `deadline`."""
 
     by_time: ClassVar[bool] = True
+    outside: ClassVar[bool] = False
 
     data: dict[str, Any] = {}
 
@@ -133,9 +145,20 @@ class RetryWait(Wait, tag="retry", frozen=True, kw_only=True):
     """A failed attempt is made again at `deadline`: `attempt` is its number, `error` what the last one came to."""
 
     by_time: ClassVar[bool] = True
+    outside: ClassVar[bool] = False
 
     attempt: int
     error: ErrorInfo
+    data: dict[str, Any] = {}
+
+
+class GateWait(Wait, tag="gate", frozen=True, kw_only=True):
+    """A `gate` step asks its resolver again at `deadline`."""
+
+    by_time: ClassVar[bool] = True
+    polls: ClassVar[bool] = True
+
+    resolver: str
     data: dict[str, Any] = {}
 
 
@@ -153,7 +176,9 @@ class UncertainWait(Wait, tag="uncertain", frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
-AnyWait = HaltWait | ApprovalWait | ChildWait | TimerWait | SignalWait | RetryWait | ErrorWait | UncertainWait
+AnyWait = (
+    HaltWait | ApprovalWait | ChildWait | TimerWait | SignalWait | GateWait | RetryWait | ErrorWait | UncertainWait
+)
 
 Blocked = ErrorWait | UncertainWait
 """Waits for a person who repeats the step, answers in its place, or lets it fail."""

@@ -24,6 +24,7 @@ from durable_flow.model.execution import (
     ChildWait,
     ErrorWait,
     ExecutionResult,
+    GateWait,
     Halt,
     HaltWait,
     RetryWait,
@@ -421,7 +422,7 @@ class Runner:
                 error_info=run.info.error,
             )
         waits = list(run.waiting.values())
-        outside = not any(isinstance(wait, ChildWait) for wait in waits) and not all(wait.by_time for wait in waits)
+        outside = not any(isinstance(wait, ChildWait) for wait in waits) and any(wait.outside for wait in waits)
         if run.status is Status.HALTED and outside:
             return ExecutionResult(
                 status=run.status, execution_id=run.id, halts=[_halt(masked(wait, run.masks)) for wait in waits]
@@ -447,7 +448,7 @@ class Runner:
                     if await self._stir(row):
                         continue
                     if not await engine.store.inbox(execution_id):
-                        times = [wait.deadline if wait.by_time else None for wait in await self._open_waits(row)]
+                        times = [None if wait.outside else wait.deadline for wait in await self._open_waits(row)]
                         if None in times or not times:
                             return await self._result(execution_id)
                         ends = [time.timestamp() for time in times if time is not None]
@@ -529,6 +530,8 @@ def _why(wait: AnyWait) -> tuple[str, str]:
         return f"somebody to decide about {wait.error.text}", "retry it, resume it with a response, or fail it"
     if isinstance(wait, UncertainWait):
         return "somebody to find out whether it happened", "retry it, resume it with a response, or fail it"
+    if isinstance(wait, GateWait):
+        return f"the gate {wait.resolver!r} to open", "nothing to do: a worker asks again"
     if wait.by_time:
         return "time to go by", "nothing to do: it goes on by itself where a worker or a caller drives it"
     return "a child execution", "see the child"

@@ -11,6 +11,7 @@ from durable_flow.steps.assign import Assign
 from durable_flow.steps.base import StepType
 from durable_flow.steps.call import Call
 from durable_flow.steps.end import End
+from durable_flow.steps.gate import Gate
 from durable_flow.steps.halt import Halt
 from durable_flow.steps.loop import Loop
 from durable_flow.steps.parallel import Parallel
@@ -34,6 +35,7 @@ CORE: tuple[type[StepType[Any]], ...] = (
     Approval,
     Wait,
     Signal,
+    Gate,
     Workflow,
 )
 

@@ -39,7 +39,7 @@ from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
-from durable_flow.model.execution import AnyWait, ErrorInfo
+from durable_flow.model.execution import AnyWait, ErrorInfo, Gate
 from durable_flow.model.frame import FrameState, Message
 from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 
@@ -91,10 +91,14 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Suspend(msgspec.Struct, frozen=True):
-    """The step waits. `needed` is how many answers close the wait (any rejection or timeout closes it too)."""
+    """The step waits. `needed` is how many answers close the wait (any rejection or timeout closes it too).
+
+    `quietly`: where it waited for the same before, no entry is written that it still does.
+    """
 
     wait: AnyWait
     needed: int = 1
+    quietly: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -200,6 +204,9 @@ class Visit(Protocol):
 
     async def call(self, service: str, method: str, input: Template | None) -> Any:
         """Calls a registered service with the resolved input."""
+
+    async def gate(self, resolver: str, params: Template | None) -> tuple[Gate, Any]:
+        """What a registered resolver says to the resolved params, and its output."""
 
     async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
         """Starts (or finds) the child execution of this visit and drives it; its result (its id without `wait`)."""
