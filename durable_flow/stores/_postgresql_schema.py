@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 ROW = """h.n, h.id, h.workflow_id, f.workflow_version, f.definition_hash, h.status, h.version, h.generation, h.nonce,
-    h.seq, h.current_step, l.owner, CASE WHEN l.owner IS NOT NULL THEN l.until END AS lease_until, h.wake_at, h.recoveries, f.input, h.root, f.info,
-    h.result_seq, r.body AS result, ARRAY(SELECT w.body FROM {s}.waits w WHERE w.n = h.n ORDER BY w.seq, w.wait_id) AS
-    waits, h.parent_id, f.root_id, f.labels, f.trigger, h.queue, h.priority, f.concurrency_key, h.created_at,
-    h.updated_at, h.finished_at"""
+    h.seq, h.current_step, l.owner, CASE WHEN l.owner IS NOT NULL THEN l.until END AS lease_until, h.wake_at,
+    h.recoveries, f.input, h.root, f.info, h.result_seq, r.body AS result,
+    ARRAY(SELECT w.body FROM {s}.waits w WHERE w.n = h.n ORDER BY w.seq, w.wait_id) AS waits, h.parent_id, f.root_id,
+    f.labels, f.trigger, h.queue, h.priority, f.concurrency_key, h.created_at, h.updated_at, h.finished_at"""
 """The columns of a `Row`, in the order of its fields, behind the number."""
 
 ROW_TABLES = """{s}.heads h JOIN {s}.facts f ON f.n = h.n LEFT JOIN {s}.leases l ON l.n = h.n

@@ -12,17 +12,20 @@
 -- Keys, behind the prefix:
 --   schema            the version of this layout
 --   x:<id>            an execution (hash): v version, g generation, s status, h head, i info, f facts, d definition's
---                     hash, t created_at, x its indexes; where it has them: e end, r result's entry, o owner, l end of
---                     the lease, c recoveries, u last number of its inbox; F<path> a frame, V<path>\0<name> a variable
+--                     hash, t created_at, x its indexes, q "priority hash queue" (a dot before the name of a queue,
+--                     and nothing for none); where it has them: e end, r result's entry, o owner, l end of the lease,
+--                     k wake_at, c recoveries, u last number of its inbox; F<path> a frame, V<path>\0<name> a variable
 --   n:<id>            the frames and variables below a path (sorted set, all of score 0): path, or path\0name
 --   e:<id>            entries (list): number n is at n - 1
---   w:<id>            open waits (hash): "seq remaining deadline body"
+--   w:<id>            open waits (hash): "seq remaining deadline body"; -1 remain of one that time closed
 --   a:<id>            who voted (hash): wait -> msgpack list of keys
 --   i:<id>, m:<id>    the inbox: its keys by number (sorted set), their bodies (hash)
 --   owner:<owner>     what somebody drives (set)
 --   mail              executions with unread messages (set)
 --   by:<status>:<…>   indexes (sorted sets, by created_at)
 --   ended:<status>    what is over, by its end (sorted set)
+--   begun:<q>, pending:<q>  what is not over and has this q, by when it is due (sorted sets); what never is, is in none
+--   begun, pending    the q of these sets (sorted sets), by a time before which nothing in them is due
 --   definitions, uses documents by hash, and how many executions have them (hashes)
 
 local call, unpack_message, pack_message = redis.call, cmsgpack.unpack, cmsgpack.pack
@@ -31,7 +34,9 @@ local X, N, E, W = prefix .. 'x:', prefix .. 'n:', prefix .. 'e:', prefix .. 'w:
 local A, I, M = prefix .. 'a:', prefix .. 'i:', prefix .. 'm:'
 local OWNER, MAIL, ENDED, BY = prefix .. 'owner:', prefix .. 'mail', prefix .. 'ended:', prefix .. 'by:'
 local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
+local BEGUN, PENDING = prefix .. 'begun', prefix .. 'pending'
 local OVER = {completed = true, failed = true, cancelled = true}
+local DUE = {running = BEGUN, halted = BEGUN, pending = PENDING}
 local heard, anything_heard = {}, false
 
 local moment
@@ -89,6 +94,47 @@ local function strike(id, status, indexes)
   end
 end
 
+-- what is due ----------------------------------------------------------------------------------------------------------
+
+-- When somebody must look at an execution, as a text; nothing: never, as far as is known.
+local function due_at(status, owner, lease, wake_at, created_at)
+  if OVER[status] then
+    return nil
+  elseif owner then
+    return lease
+  elseif status == 'running' then
+    return created_at
+  elseif status == 'halted' then
+    return wake_at
+  end
+  return wake_at or created_at
+end
+
+-- Puts an execution where it belongs, after its status, its owner, its lease or its time changed.
+local function schedule(id, old_status)
+  local row = call('HMGET', X .. id, 's', 'o', 'l', 'k', 't', 'q')
+  local status, q = row[1], row[6]
+  local at = due_at(status, row[2], row[3], row[4], row[5])
+  local list, old = DUE[status], DUE[old_status]
+  if at then
+    call('ZADD', list .. ':' .. q, at, id)
+    call('ZADD', list, 'LT', at, q)
+  end
+  if old and (old ~= list or not at) and call('ZREM', old .. ':' .. q, id) == 1
+    and call('EXISTS', old .. ':' .. q) == 0 then
+    call('ZREM', old, q)
+  end
+end
+
+-- Something came for an execution: unless somebody drives it, it is due from now on.
+local function summon(id)
+  local row = call('HMGET', X .. id, 's', 'o', 'k')
+  if not row[2] and not (row[3] and tonumber(row[3]) <= now()) then
+    call('HSET', X .. id, 'k', exact(now()))
+    schedule(id, row[1])
+  end
+end
+
 -- inboxes --------------------------------------------------------------------------------------------------------------
 
 local function is_open(kind, remaining, deadline)
@@ -108,7 +154,7 @@ local function put(id, kind, key, wait_id, takes, body)
     meta = call('HGET', W .. id, wait_id)
     local seq, left, deadline, rest
     if meta then
-      seq, left, deadline, rest = string.match(meta, '^(%d+) (%d+) (%S+) ()')
+      seq, left, deadline, rest = string.match(meta, '^(%d+) (%-?%d+) (%S+) ()')
       left = tonumber(left)
     end
     -- A child may end before the commit that opens the wait for it.
@@ -122,7 +168,9 @@ local function put(id, kind, key, wait_id, takes, body)
         return 'duplicate'
       end
     end
-    if meta then
+    if meta and left < 0 then -- time closed it, and it stays late
+      meta = nil
+    elseif meta then
       remaining = takes > 0 and math.max(0, left - takes) or 0
       meta = seq .. ' ' .. string.format('%d', remaining) .. ' ' .. deadline .. ' ' .. string.sub(meta, rest)
     end
@@ -154,7 +202,11 @@ local function append(job)
   if OVER[row[1]] then
     return {'closed', row[2], row[3]}
   end
-  return {put(id, job[3], job[4], job[5], job[6], job[7]), row[2], row[3]}
+  local outcome = put(id, job[3], job[4], job[5], job[6], job[7])
+  if outcome == 'accepted' and not row[2] then
+    summon(id)
+  end
+  return {outcome, row[2], row[3]}
 end
 
 local function consume(id, numbers)
@@ -219,7 +271,7 @@ local function rare(id, parts)
     for _, wait in ipairs(parts.rewritten) do
       local found = call('HGET', W .. id, wait[1])
       if found then
-        call('HSET', W .. id, wait[1], string.match(found, '^%d+ %d+ %S+ ') .. wait[2])
+        call('HSET', W .. id, wait[1], string.match(found, '^%d+ %-?%d+ %S+ ') .. wait[2])
       end
     end
   end
@@ -242,33 +294,36 @@ local function write(id, entries, fields, below, parts)
 end
 
 -- The end of a commit: its messages, who hears of it, and whether the lease goes back.
-local function finish(id, status, parts, owner, release)
+local function finish(id, status, parts, owner, release, old_status, moved)
   if parts and parts.messages then
     for _, message in ipairs(parts.messages) do
       local found = call('HGET', X .. message[1], 's')
-      if found and not OVER[found] then
-        put(unpack(message))
+      if found and not OVER[found] and put(unpack(message)) == 'accepted' then
+        summon(message[1])
       end
     end
   end
   if OVER[status] or status == 'halted' then
     hear(id)
   end
-  if not release or call('EXISTS', I .. id) == 1 then
-    return {'kept'}
-  end
-  if owner then
+  local released = release and call('EXISTS', I .. id) == 0
+  if released and owner then
     call('HDEL', X .. id, 'o', 'l')
     call('SREM', OWNER .. owner, id)
+    moved = true
   end
-  return {'released'}
+  if moved then
+    schedule(id, old_status)
+  end
+  return {released and 'released' or 'kept'}
 end
 
 local function commit(job)
   local id, generation, version, status, ended = job[2], job[3], job[4], job[5], job[7]
   local release, first, entries, fields, parts = job[8], job[9], job[10], job[11], job[13]
+  local wake_at = job[14] and exact(job[14])
   local key = X .. id
-  local row = call('HMGET', key, 'v', 'g', 's', 'e', 'o', 'c', 'x', 't')
+  local row = call('HMGET', key, 'v', 'g', 's', 'e', 'o', 'c', 'x', 't', 'k')
   if tonumber(row[1]) ~= version or tonumber(row[2]) ~= generation then
     return {'lost', row[5]}
   end
@@ -285,8 +340,17 @@ local function commit(job)
   if row[6] then
     call('HDEL', key, 'c')
   end
-  local old, old_end = row[3], row[4]
+  local old, old_end, moved = row[3], row[4], false
+  if wake_at ~= row[9] then
+    if wake_at then
+      call('HSET', key, 'k', wake_at)
+    else
+      call('HDEL', key, 'k')
+    end
+    moved = true
+  end
   if status ~= old then
+    moved = true
     local indexes = unpack_message(row[7])
     strike(id, old, indexes)
     enlist(id, status, row[8], indexes)
@@ -302,13 +366,13 @@ local function commit(job)
       call('HDEL', key, 'e')
     end
   end
-  return finish(id, status, parts, row[5], release)
+  return finish(id, status, parts, row[5], release, old, moved)
 end
 
 local function create(job)
   local id, generation, status, ended = job[2], job[3], job[5], job[7]
-  local release, first, entries, new = job[8], job[9], job[10], job[14]
-  local facts, hash, definition, created_at, indexes, owner, ttl = unpack(new)
+  local release, first, entries, wake_at, new = job[8], job[9], job[10], job[14], job[15]
+  local facts, hash, definition, created_at, indexes, owner, ttl, q = unpack(new)
   local key = X .. id
   if call('EXISTS', key) == 1 then
     return {'exists'}
@@ -317,7 +381,10 @@ local function create(job)
     return {'order', 0}
   end
   call('HSET', key, 'g', generation, 'f', facts, 'd', hash, 't', exact(created_at), 'x',
-    pack_message(indexes))
+    pack_message(indexes), 'q', q)
+  if wake_at then
+    call('HSET', key, 'k', exact(wake_at))
+  end
   if call('HINCRBY', USES, hash, 1) == 1 then
     call('HSET', DEFINITIONS, hash, definition)
   end
@@ -329,14 +396,16 @@ local function create(job)
   if ttl and owner then
     call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
     call('SADD', OWNER .. owner, id)
+  else
+    hear(id)
   end
   write(id, entries, job[11], job[12], job[13])
-  return finish(id, status, job[13], ttl and owner, release)
+  return finish(id, status, job[13], ttl and owner, release, status, true)
 end
 
 -- reading --------------------------------------------------------------------------------------------------------------
 
-local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'r', 'f'}
+local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'r', 'f', 'k'}
 
 local function whole(id, values)
   local result = values[10] and call('LINDEX', E .. id, tonumber(values[10]) - 1)
@@ -461,6 +530,34 @@ end
 
 -- leases ---------------------------------------------------------------------------------------------------------------
 
+-- Closes the waits whose time is up.
+local function expire(id)
+  local waits = call('HGETALL', W .. id)
+  for i = 1, #waits, 2 do
+    local seq, left, deadline, rest = string.match(waits[i + 1], '^(%d+) (%-?%d+) (%S+) ()')
+    if tonumber(left) > 0 and deadline ~= '-' and tonumber(deadline) <= now() then
+      call('HSET', W .. id, waits[i], seq .. ' -1 ' .. deadline .. ' ' .. string.sub(waits[i + 1], rest))
+    end
+  end
+end
+
+-- Gives a lease that is to be had.
+local function grant(id, owner, ttl, status, holder)
+  local key = X .. id
+  call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
+  call('HINCRBY', key, 'g', 1)
+  if holder and holder ~= owner then
+    call('SREM', OWNER .. holder, id)
+    if status == 'running' then
+      call('HINCRBY', key, 'c', 1)
+    end
+  end
+  call('SADD', OWNER .. owner, id)
+  schedule(id, status)
+  expire(id)
+  return stored(id)
+end
+
 local function claim(job)
   local id, owner, ttl, statuses = job[2], job[3], job[4], job[5]
   local key = X .. id
@@ -476,34 +573,116 @@ local function claim(job)
   if not wanted or (holder and tonumber(ends) > now()) then
     return {'busy', status, holder, ends}
   end
-  call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
-  call('HINCRBY', key, 'g', 1)
-  if holder and holder ~= owner then
-    call('SREM', OWNER .. holder, id)
-    if status == 'running' then
-      call('HINCRBY', key, 'c', 1)
+  return grant(id, owner, ttl, status, holder)
+end
+
+-- A function that tells whether executions with a q are among the wanted, and their priority.
+local function wanting(queues, without)
+  local wanted, unwanted = {}, {}
+  for i = 1, queues and #queues or 0 do
+    wanted[queues[i]] = true
+  end
+  for i = 1, #without do
+    unwanted[without[i]] = true
+  end
+  return function(q)
+    local priority, hash, queue = string.match(q, '^(%S+) (%S*) (.*)$')
+    return (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority)
+  end
+end
+
+-- The first of what is due in a list, at most `limit`, as {id, due, rank}: those of a lower rank come first.
+local function longest_due(list, limit, wants, ranked)
+  local found, ends = {}, exact(now())
+  local function order(one, other)
+    if one[3] ~= other[3] then
+      return one[3] < other[3]
+    elseif one[2] ~= other[2] then
+      return one[2] < other[2]
+    end
+    return before(one[1], other[1])
+  end
+  local function cut()
+    table.sort(found, order)
+    for i = #found, limit + 1, -1 do
+      found[i] = nil
     end
   end
-  call('SADD', OWNER .. owner, id)
-  return stored(id)
+  for _, q in ipairs(call('ZRANGEBYSCORE', list, '-inf', ends)) do
+    local wanted, priority = wants(q)
+    if wanted then
+      local members = call('ZRANGEBYSCORE', list .. ':' .. q, '-inf', ends, 'WITHSCORES', 'LIMIT', 0, limit)
+      for i = 1, #members, 2 do
+        found[#found + 1] = {members[i], tonumber(members[i + 1]), ranked and priority or 0}
+      end
+      if #members == 0 then -- what was due has been taken
+        call('ZADD', list, call('ZRANGE', list .. ':' .. q, 0, 0, 'WITHSCORES')[2], q)
+      elseif #found > 10 * limit then
+        cut()
+      end
+    end
+  end
+  cut()
+  return found
+end
+
+local function take(job)
+  local owner, ttl, limit = job[2], job[3], job[4]
+  local wants, taken = wanting(job[5], job[6]), {}
+  for _, list in ipairs({BEGUN, PENDING}) do
+    if #taken < limit then
+      for _, due in ipairs(longest_due(list, limit - #taken, wants, list == PENDING)) do
+        local id = due[1]
+        local found = call('HMGET', X .. id, 's', 'o')
+        taken[#taken + 1] = grant(id, owner, ttl, found[1], found[2])
+      end
+    end
+  end
+  return {'taken', taken}
+end
+
+local function next_due(job)
+  local wants, least = wanting(job[2], job[3]), nil
+  for _, list in ipairs({BEGUN, PENDING}) do
+    local sets = call('ZRANGE', list, 0, -1, 'WITHSCORES')
+    for i = 1, #sets, 2 do
+      if least and tonumber(sets[i + 1]) >= least then
+        break
+      end
+      if wants(sets[i]) then
+        local first = tonumber(call('ZRANGE', list .. ':' .. sets[i], 0, 0, 'WITHSCORES')[2])
+        least = least and math.min(least, first) or first
+      end
+    end
+  end
+  return {'due', least and exact(least - now()) or false}
 end
 
 local function renew(job)
   local ends, list = exact(now() + job[3]), {}
   for _, id in ipairs(call('SMEMBERS', OWNER .. job[2])) do
     call('HSET', X .. id, 'l', ends)
+    local found = call('HMGET', X .. id, 'g', 's', 'q')
+    local due = DUE[found[2]]
+    if due then
+      call('ZADD', due .. ':' .. found[3], ends, id)
+    end
     list[#list + 1] = id
-    list[#list + 1] = call('HGET', X .. id, 'g')
+    list[#list + 1] = found[1]
   end
   return {'renewed', list}
 end
 
 local function release(job)
   local id, owner, generation = job[2], job[3], job[4]
-  local found = call('HMGET', X .. id, 'o', 'g')
+  local found = call('HMGET', X .. id, 'o', 'g', 's')
   if found[1] == owner and tonumber(found[2]) == generation then
     call('HDEL', X .. id, 'o', 'l')
     call('SREM', OWNER .. owner, id)
+    schedule(id, found[3])
+    if not OVER[found[3]] then
+      hear(id)
+    end
   end
   return {'done'}
 end
@@ -511,8 +690,12 @@ end
 -- deleting -------------------------------------------------------------------------------------------------------------
 
 local function delete(id)
-  local found = call('HMGET', X .. id, 's', 'o', 'd', 'x')
-  local status, owner, hash = found[1], found[2], found[3]
+  local found = call('HMGET', X .. id, 's', 'o', 'd', 'x', 'q')
+  local status, owner, hash, q = found[1], found[2], found[3], found[5]
+  local due = DUE[status]
+  if due and call('ZREM', due .. ':' .. q, id) == 1 and call('EXISTS', due .. ':' .. q) == 0 then
+    call('ZREM', due, q)
+  end
   strike(id, status, unpack_message(found[4]))
   call('ZREM', ENDED .. status, id)
   call('SREM', MAIL, id)
@@ -699,7 +882,7 @@ end
 local VERBS = {
   commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
   purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
-  definition = definition, search = search, schema = schema,
+  definition = definition, search = search, schema = schema, take = take, next_due = next_due,
 }
 local answers = {}
 for i = 3, #ARGV do

@@ -142,6 +142,14 @@ def _part(value: str) -> str:
     return f"{len(value.encode())}:{value}"
 
 
+def _queue(name: str | None) -> str:
+    return "" if name is None else f".{name}"
+
+
+def _queues(names: Collection[str | None] | None) -> list[str] | bool:
+    return False if names is None else [_queue(name) for name in names]
+
+
 def _label(key: str, value: str, workflow_id: str | None) -> str:
     kind = "l:" if workflow_id is None else f"m:{_part(workflow_id)}"
     return f"{kind}{_part(key)}{value}"
@@ -168,10 +176,11 @@ def _conditions(filter: Filter) -> list[str]:
 
 
 def _row(values: Sequence[Any]) -> Row:
-    version, generation, status, ended, owner, lease, recoveries, head, info, result_seq, facts, result, waits, name = (
-        values
-    )
-    nonce, seq, current_step, updated_at, wake_at, root = decode(head)
+    (
+        version, generation, status, ended, owner, lease, recoveries, head, info, result_seq, facts, wake_at, result,
+        waits, name,
+    ) = values  # fmt: skip
+    nonce, seq, current_step, updated_at, root = decode(head)
     (
         workflow_id, workflow_version, definition_hash, given, created_at, parent_id, root_id, labels, trigger, queue,
         priority, concurrency_key,
@@ -189,7 +198,7 @@ def _row(values: Sequence[Any]) -> Row:
         current_step=current_step,
         owner=_text(owner),
         lease_until=_float(lease),
-        wake_at=wake_at,
+        wake_at=_float(wake_at),
         recoveries=0 if recoveries is None else int(recoveries),
         input=given,
         root=root,
@@ -219,6 +228,16 @@ def _waits(values: Sequence[bytes]) -> list[Blob]:
     return [_blob(body) for _, _, body in sorted(found)]
 
 
+def _late(values: Sequence[bytes]) -> list[str]:
+    """The ids of those waits that time closed."""
+    found = []
+    for name, value in _pairs(values):
+        seq, remaining, _ = value.split(b" ", 2)
+        if remaining == b"-1":
+            found.append((int(seq), name))
+    return [name.decode() for _, name in sorted(found)]
+
+
 def _inbox(values: Sequence[bytes]) -> list[tuple[int, Blob]]:
     return [(int(number), _blob(body)) for number, body in _pairs(values)]
 
@@ -235,6 +254,7 @@ def _stored(row: Sequence[Any], frames: Sequence[bytes], sets: Sequence[bytes], 
         sets=sorted((path, name, seq) for path, name, seq in named),
         entries=dict(_entries(entries)),
         inbox=_inbox(inbox),
+        late=_late(row[-2]),
     )
 
 
@@ -244,7 +264,7 @@ def _stored(row: Sequence[Any], frames: Sequence[bytes], sets: Sequence[bytes], 
 def _committing(commit: Commit) -> list[Any]:
     """A commit as the script takes it. Raises StoreError for what it would have to refuse half-way."""
     name, new = commit.execution_id, commit.new
-    head = (commit.nonce, commit.seq, commit.current_step, commit.updated_at, commit.wake_at, commit.root)
+    head = (commit.nonce, commit.seq, commit.current_step, commit.updated_at, commit.root)
     fields: list[Any] = ["v", commit.version + 1, "s", commit.status, "h", _raw(encode(head))]
     if commit.result_seq is not None:
         fields += ("r", commit.result_seq)
@@ -303,6 +323,7 @@ def _committing(commit: Commit) -> list[Any]:
     job: list[Any] = [
         "commit" if new is None else "create", name, commit.generation, commit.version, commit.status,
         commit.result_seq is not None, ended, commit.release, first, entries, fields, below or False, parts or False,
+        False if commit.wake_at is None else float(commit.wake_at),
     ]  # fmt: skip
     if new is not None:
         facts = (
@@ -313,6 +334,7 @@ def _committing(commit: Commit) -> list[Any]:
             _raw(encode(facts)), new.definition_hash, _packed(new.definition), float(new.created_at), _indexes(new),
             False if commit.owner is None else commit.owner,
             False if commit.lease_ttl is None else float(commit.lease_ttl),
+            f"{new.priority} {new.definition_hash} {_queue(new.queue)}",
         ))  # fmt: skip
         fields += ("g", commit.generation)
     return job
@@ -951,6 +973,23 @@ class RedisStore(Store):
     ) -> Stored | Busy | None:
         job = ("claim", execution_id, owner, float(ttl), [str(status) for status in statuses])
         return await self._write(lambda: job, _claimed)
+
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        job = ("take", owner, float(ttl), limit, _queues(queues), list(without))
+        return await self._write(lambda: job, lambda answer: [_stored(*found) for _, *found in answer[1]])
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        return await self._read(("next_due", _queues(queues), list(without)), lambda answer: _float(answer[1]))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         def read(answer: Sequence[Any]) -> dict[str, int]:
