@@ -55,8 +55,12 @@ STORED = (
 )
 """A whole execution in one row: its `Row`, then its children as arrays."""
 
-SETTINGS = """SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan"""
+PLANNER = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
+"""What the planner is kept from."""
+
+SETTINGS = "SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan " + " ".join(
+    f"SET {name} = off" for name in PLANNER
+)
 
 TABLES = """
 CREATE TABLE {s}.heads (
@@ -448,9 +452,55 @@ BEGIN
 END $body$;
 """
 
-CLAIMS = """
+READS = """
+CREATE VIEW {s}.rows AS {row};
 CREATE VIEW {s}.stored AS {stored};
 
+CREATE FUNCTION {s}.row_of(_id text) RETURNS SETOF {s}.rows STABLE LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    RETURN QUERY SELECT x.* FROM {s}.rows x WHERE x.id = _id;
+END $body$;
+
+CREATE FUNCTION {s}.stored_of(_id text) RETURNS SETOF {s}.stored STABLE LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.id = _id;
+END $body$;
+
+CREATE FUNCTION {s}.page(_search text, _texts text[], _times double precision[]) RETURNS SETOF {s}.rows
+STABLE LANGUAGE plpgsql {settings} AS $body$
+-- Runs a search: its text says $1[…] and $2[…] for what is searched.
+BEGIN
+    RETURN QUERY EXECUTE _search USING _texts, _times;
+END $body$;
+
+CREATE FUNCTION {s}.inbox_of(_id text) RETURNS TABLE (number bigint, message bytea)
+STABLE LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    RETURN QUERY SELECT i.id, i.body FROM {s}.heads h JOIN {s}.inbox i ON i.n = h.n WHERE h.id = _id ORDER BY i.id;
+END $body$;
+
+CREATE FUNCTION {s}.mail_of(_owner text) RETURNS SETOF text STABLE LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    RETURN QUERY SELECT h.id FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
+    WHERE l.owner = _owner AND EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = l.n) ORDER BY h.id;
+END $body$;
+
+CREATE FUNCTION {s}.entries_of(_id text, _after bigint, _limit bigint) RETURNS TABLE (number bigint, entry bytea)
+STABLE LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    RETURN QUERY SELECT e.seq, e.body FROM {s}.entries e
+    WHERE e.n = (SELECT h.n FROM {s}.heads h WHERE h.id = _id) AND e.seq > _after ORDER BY e.seq LIMIT _limit;
+END $body$;
+
+CREATE FUNCTION {s}.entries_at(_id text, _seqs bigint[]) RETURNS TABLE (number bigint, entry bytea)
+STABLE LANGUAGE plpgsql {settings} AS $body$
+BEGIN
+    RETURN QUERY SELECT e.seq, e.body FROM {s}.entries e
+    WHERE e.n = (SELECT h.n FROM {s}.heads h WHERE h.id = _id) AND e.seq = ANY (_seqs) ORDER BY e.seq;
+END $body$;
+"""
+
+CLAIMS = """
 CREATE FUNCTION {s}.claims(
     _wait boolean, _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
 ) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} AS $body$
@@ -639,7 +689,7 @@ LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq;
 COMMENT ON VIEW {s}.executions IS 'What durable_flow executes, for reading. Everything else here is internal.';
 """
 
-MIGRATIONS: Sequence[str] = ("".join((TABLES, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),)
+MIGRATIONS: Sequence[str] = ("".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),)
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 
 LOCK = 0x6475666C
@@ -668,7 +718,7 @@ def steps_sql(schema: str, from_version: int) -> str:
     if from_version == 0:
         parts.append(f"CREATE TABLE {s}.schema_version (version integer NOT NULL);\n")
         parts.append(f"INSERT INTO {s}.schema_version VALUES (0);\n")
-    stored = STORED.format(s=s)
-    parts += [step.format(s=s, settings=SETTINGS, stored=stored) for step in MIGRATIONS[from_version:]]
+    row, stored = f"SELECT {ROW} FROM {ROW_TABLES}".format(s=s), STORED.format(s=s)
+    parts += [step.format(s=s, settings=SETTINGS, row=row, stored=stored) for step in MIGRATIONS[from_version:]]
     parts.append(f"\nUPDATE {s}.schema_version SET version = {len(MIGRATIONS)};\n")
     return "".join(parts)

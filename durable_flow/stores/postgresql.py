@@ -715,53 +715,57 @@ def _stored(record: Any) -> Stored:
 
 def search_sql(
     schema: str, filter: Filter, labels: Sequence[tuple[str, str]], position: tuple[float, str] | None, limit: int
-) -> tuple[str, list[Any]]:
-    """The statement that finds a page, newest first: a range of one index for each status, merged.
+) -> tuple[str, list[str], list[float]]:
+    """The statement that finds a page, newest first, and the texts ($1) and times ($2) it looks for.
 
-    One range per status, because a list of statuses in one condition would have to be sorted. `labels` are those of
-    the filter, the rarest first.
+    It is a range of one index for each status, merged: a list of statuses in one condition would have to be sorted.
+    `labels` are those of the filter, the rarest first.
     """
-    values: list[Any] = []
+    texts: list[str] = []
+    times: list[float] = []
     conditions: list[str] = []
 
-    def value(given: Any) -> str:
-        values.append(given)
-        return f"${len(values)}"
+    def text(given: str) -> str:
+        texts.append(str(given))
+        return f"$1[{len(texts)}]"
+
+    def time(given: float) -> str:
+        times.append(given)
+        return f"$2[{len(times)}]"
 
     table = "heads"
     if filter.parent_id is not None:
-        conditions.append(f"s.parent_id = {value(filter.parent_id)}")
+        conditions.append(f"s.parent_id = {text(filter.parent_id)}")
     elif labels:
         table = "labels"
-        (key, text), *labels = labels
-        conditions.append(f"s.key = {value(key)} AND s.value = {value(text)}")
+        (key, value), *labels = labels
+        conditions.append(f"s.key = {text(key)} AND s.value = {text(value)}")
     if filter.workflow_id is not None:
-        conditions.append(f"s.workflow_id = {value(filter.workflow_id)}")
-    for key, text in labels:  # as a value and not as EXISTS, which could become a join
+        conditions.append(f"s.workflow_id = {text(filter.workflow_id)}")
+    for key, value in labels:  # as a value and not as EXISTS, which could become a join
         conditions.append(
-            f"(SELECT l.value FROM {schema}.labels l WHERE l.n = s.n AND l.key = {value(key)}) = {value(text)}"
+            f"(SELECT l.value FROM {schema}.labels l WHERE l.n = s.n AND l.key = {text(key)}) = {text(value)}"
         )
     if filter.created_after is not None:
-        conditions.append(f"s.created_at > {value(filter.created_after)}")
+        conditions.append(f"s.created_at > {time(filter.created_after)}")
     if filter.created_before is not None:
-        conditions.append(f"s.created_at < {value(filter.created_before)}")
+        conditions.append(f"s.created_at < {time(filter.created_before)}")
     if position is not None:
-        created_at, name = map(value, position)
-        conditions.append(f"(s.created_at, s.id) < ({created_at}, {name})")
+        conditions.append(f"(s.created_at, s.id) < ({time(position[0])}, {text(position[1])})")
     runs = []
     for status in STATUSES if filter.statuses is None else dict.fromkeys(filter.statuses):
-        where = " AND ".join([f"s.status = {value(str(status))}", *conditions])
+        where = " AND ".join([f"s.status = {text(status)}", *conditions])
         runs.append(
             f"(SELECT s.created_at, s.id, s.n FROM {schema}.{table} s WHERE {where} "
             f"ORDER BY s.created_at DESC, s.id DESC LIMIT {limit})"
         )
+    row = f"SELECT {ddl.ROW} FROM {ddl.ROW_TABLES}".format(s=schema)
     sql = (
         f"SELECT rows.* FROM (SELECT * FROM ({' UNION ALL '.join(runs)}) every "
-        f"ORDER BY created_at DESC, id DESC LIMIT {limit}) page CROSS JOIN LATERAL "
-        f"({f'SELECT {ddl.ROW} FROM {ddl.ROW_TABLES}'.format(s=schema)} WHERE h.n = page.n OFFSET 0) rows "
-        "ORDER BY page.created_at DESC, page.id DESC"
+        f"ORDER BY created_at DESC, id DESC LIMIT {limit}) page "
+        f"CROSS JOIN LATERAL ({row} WHERE h.n = page.n OFFSET 0) rows ORDER BY page.created_at DESC, page.id DESC"
     )
-    return sql, values
+    return sql, texts, times
 
 
 def _cursor(row: Row) -> str:
@@ -841,7 +845,6 @@ class PostgresStore(Store):
         self._commits_sql = f"SELECT * FROM {s}.commits({marks})"
         self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7, $8)"
         self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5, $6)"
-        self._row_sql = f"SELECT {ddl.ROW} FROM {ddl.ROW_TABLES} WHERE h.id = $1".format(s=s)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._name!r}, schema={self.schema!r})"
@@ -1118,37 +1121,27 @@ class PostgresStore(Store):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def mail(self, owner: str) -> Sequence[str]:
-        found = await self._read(
-            f"SELECT h.id FROM {self._s}.leases l JOIN {self._s}.heads h ON h.n = l.n WHERE l.owner = $1 "
-            f"AND EXISTS (SELECT 1 FROM {self._s}.inbox i WHERE i.n = l.n) ORDER BY h.id",
-            owner,
-        )
-        return [name for (name,) in found]
+        return [name for (name,) in await self._read(f"SELECT {self._s}.mail_of($1)", owner)]
 
     async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
-        s = self._s
-        found = await self._read(
-            f"SELECT id, body FROM {s}.inbox WHERE n = (SELECT n FROM {s}.heads WHERE id = $1) ORDER BY id",
-            execution_id,
-        )
+        found = await self._read(f"SELECT * FROM {self._s}.inbox_of($1)", execution_id)
         return [(number, unpack(body)) for number, body in found]
 
     async def row(self, execution_id: str) -> Row | None:
-        found = await self._read(self._row_sql, execution_id)
+        found = await self._read(f"SELECT * FROM {self._s}.row_of($1)", execution_id)
         return _row(found[0].values()) if found else None
 
     async def fetch(self, execution_id: str) -> Stored | None:
-        found = await self._read(f"SELECT * FROM {self._s}.stored WHERE id = $1", execution_id)
+        found = await self._read(f"SELECT * FROM {self._s}.stored_of($1)", execution_id)
         return _stored(found[0]) if found else None
 
     async def read(
         self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
     ) -> Sequence[tuple[int, Blob]]:
-        sql = f"SELECT seq, body FROM {self._s}.entries WHERE n = (SELECT n FROM {self._s}.heads WHERE id = $1) AND "
         if seqs is not None:
-            found = await self._read(f"{sql} seq = ANY ($2::bigint[]) ORDER BY seq", execution_id, list(seqs))
+            found = await self._read(f"SELECT * FROM {self._s}.entries_at($1, $2)", execution_id, list(seqs))
         else:
-            found = await self._read(f"{sql} seq > $2 ORDER BY seq LIMIT $3", execution_id, after, limit)
+            found = await self._read(f"SELECT * FROM {self._s}.entries_of($1, $2, $3)", execution_id, after, limit)
         return [(seq, unpack(body)) for seq, body in found]
 
     async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
@@ -1159,8 +1152,9 @@ class PostgresStore(Store):
         labels = list(filter.labels.items())
         if len(labels) > 1 and filter.parent_id is None:
             labels = await self._rarest_first(labels)
-        sql, values = search_sql(self._s, filter, labels, position, limit + 1)
-        rows = [_row(record.values()) for record in await self._read(sql, *values)]
+        search = search_sql(self._s, filter, labels, position, limit + 1)
+        found = await self._read(f"SELECT * FROM {self._s}.page($1, $2, $3)", *search)
+        rows = [_row(record.values()) for record in found]
         return rows[:limit], _cursor(rows[limit - 1]) if len(rows) > limit else None
 
     async def _rarest_first(self, labels: list[tuple[str, str]]) -> list[tuple[str, str]]:
