@@ -12,8 +12,8 @@ begins no text) and the bytes of what a codec made. The view `executions` shows 
 *Functions.* One call writes a whole batch. Each begins by locking the rows of `heads` it will read or change, in the
 order of their ids, so that no two batches can wait for each other. What somebody else has locked keeps nobody waiting:
 its members are left out, and come again in a batch of those that wait. Each statement behind that sees what was
-committed until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. Their planner settings
-keep a plan that was made while the tables were empty from reading them whole when they are full.
+committed until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. They are called under
+settings that keep a plan that was made while the tables were empty from reading them whole when they are full.
 """
 
 from __future__ import annotations
@@ -55,12 +55,17 @@ STORED = (
 )
 """A whole execution in one row: its `Row`, then its children as arrays."""
 
-PLANNER = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
-"""What the planner is kept from."""
-
-SETTINGS = "SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan " + " ".join(
-    f"SET {name} = off" for name in PLANNER
-)
+SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "search_path": "pg_catalog, pg_temp",
+}
+"""Under which the functions that read and write are called. Settings of the functions themselves would be set and set
+back in each call, which costs as much as a small commit does."""
 
 TABLES = """
 CREATE TABLE {s}.heads (
@@ -153,7 +158,7 @@ CREATE TABLE {s}.definitions (hash text COLLATE "C" PRIMARY KEY, body bytea NOT 
 DELIVER = """
 CREATE FUNCTION {s}.deliver(
     _now double precision, _n bigint, _kind text, _key text, _wait text, _takes integer, _body bytea
-) RETURNS text LANGUAGE plpgsql {settings} AS $body$
+) RETURNS text LANGUAGE plpgsql AS $body$
 -- Puts a message into the inbox of an execution that is not over and whose row is locked.
 DECLARE
     _remaining integer;
@@ -216,7 +221,7 @@ CREATE FUNCTION {s}.commits(
     -- 1: written and released, 0: written, -1: refused, -2: a row it needs is locked, and `_wait` is false.
     -- `_holder` is set if any was refused: who has the leases.
     OUT _outcome integer[], OUT _holder text[]
-) LANGUAGE plpgsql {settings} AS $body$
+) LANGUAGE plpgsql AS $body$
 DECLARE
     _count integer := cardinality(_id);
     _n bigint[] := array_fill(0::bigint, ARRAY[_count]); -- the numbers of the rows that pass; 0: it does not
@@ -420,7 +425,7 @@ CREATE FUNCTION {s}.appends(
     _patient boolean, _now double precision, _id text[], _kind text[], _key text[], _wait text[], _takes integer[],
     _body bytea[],
     OUT _outcome text[], OUT _owner text[], OUT _until double precision[]
-) LANGUAGE plpgsql {settings} AS $body$
+) LANGUAGE plpgsql AS $body$
 DECLARE
     _n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_id)]);
     _r record;
@@ -456,44 +461,44 @@ READS = """
 CREATE VIEW {s}.rows AS {row};
 CREATE VIEW {s}.stored AS {stored};
 
-CREATE FUNCTION {s}.row_of(_id text) RETURNS SETOF {s}.rows STABLE LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.row_of(_id text) RETURNS SETOF {s}.rows STABLE LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN QUERY SELECT x.* FROM {s}.rows x WHERE x.id = _id;
 END $body$;
 
-CREATE FUNCTION {s}.stored_of(_id text) RETURNS SETOF {s}.stored STABLE LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.stored_of(_id text) RETURNS SETOF {s}.stored STABLE LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.id = _id;
 END $body$;
 
 CREATE FUNCTION {s}.page(_search text, _texts text[], _times double precision[]) RETURNS SETOF {s}.rows
-STABLE LANGUAGE plpgsql {settings} AS $body$
+STABLE LANGUAGE plpgsql AS $body$
 -- Runs a search: its text says $1[…] and $2[…] for what is searched.
 BEGIN
     RETURN QUERY EXECUTE _search USING _texts, _times;
 END $body$;
 
 CREATE FUNCTION {s}.inbox_of(_id text) RETURNS TABLE (number bigint, message bytea)
-STABLE LANGUAGE plpgsql {settings} AS $body$
+STABLE LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN QUERY SELECT i.id, i.body FROM {s}.heads h JOIN {s}.inbox i ON i.n = h.n WHERE h.id = _id ORDER BY i.id;
 END $body$;
 
-CREATE FUNCTION {s}.mail_of(_owner text) RETURNS SETOF text STABLE LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.mail_of(_owner text) RETURNS SETOF text STABLE LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN QUERY SELECT h.id FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
     WHERE l.owner = _owner AND EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = l.n) ORDER BY h.id;
 END $body$;
 
 CREATE FUNCTION {s}.entries_of(_id text, _after bigint, _limit bigint) RETURNS TABLE (number bigint, entry bytea)
-STABLE LANGUAGE plpgsql {settings} AS $body$
+STABLE LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN QUERY SELECT e.seq, e.body FROM {s}.entries e
     WHERE e.n = (SELECT h.n FROM {s}.heads h WHERE h.id = _id) AND e.seq > _after ORDER BY e.seq LIMIT _limit;
 END $body$;
 
 CREATE FUNCTION {s}.entries_at(_id text, _seqs bigint[]) RETURNS TABLE (number bigint, entry bytea)
-STABLE LANGUAGE plpgsql {settings} AS $body$
+STABLE LANGUAGE plpgsql AS $body$
 BEGIN
     RETURN QUERY SELECT e.seq, e.body FROM {s}.entries e
     WHERE e.n = (SELECT h.n FROM {s}.heads h WHERE h.id = _id) AND e.seq = ANY (_seqs) ORDER BY e.seq;
@@ -503,7 +508,7 @@ END $body$;
 CLAIMS = """
 CREATE FUNCTION {s}.claims(
     _wait boolean, _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
-) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} AS $body$
+) RETURNS SETOF {s}.stored LANGUAGE plpgsql AS $body$
 -- One row per execution that exists: whole where it was claimed, without a number where it is not to be had, without a
 -- status where somebody has locked it and `_wait` is false.
 DECLARE
@@ -556,7 +561,7 @@ END $body$;
 
 LEASES = """
 CREATE FUNCTION {s}.renew(_now double precision, _owner text, _ttl double precision)
-RETURNS TABLE (id text, generation bigint) LANGUAGE plpgsql {settings} AS $body$
+RETURNS TABLE (id text, generation bigint) LANGUAGE plpgsql AS $body$
 -- A lease whose row somebody else has locked is being given back, or taken over: there is no reason to wait for that.
 BEGIN
     UPDATE {s}.leases l
@@ -566,7 +571,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.release(_id text, _owner text, _generation bigint) RETURNS void
-LANGUAGE plpgsql {settings} AS $body$
+LANGUAGE plpgsql AS $body$
 DECLARE
     _n bigint;
 BEGIN
@@ -576,7 +581,7 @@ END $body$;
 """
 
 ERASE = """
-CREATE FUNCTION {s}.erase(_n bigint[]) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.erase(_n bigint[]) RETURNS void LANGUAGE plpgsql AS $body$
 BEGIN
     DELETE FROM {s}.facts WHERE n = ANY (_n);
     DELETE FROM {s}.leases WHERE n = ANY (_n);
@@ -591,7 +596,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.remove(_now double precision, _id text, OUT _removed boolean, OUT _holder text)
-LANGUAGE plpgsql {settings} AS $body$
+LANGUAGE plpgsql AS $body$
 DECLARE
     _number bigint;
 BEGIN
@@ -608,7 +613,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.purge(_now double precision, _before double precision, _statuses text[], _limit integer)
-RETURNS integer LANGUAGE plpgsql {settings} AS $body$
+RETURNS integer LANGUAGE plpgsql AS $body$
 DECLARE
     _status text;
     _found bigint[];
@@ -719,6 +724,6 @@ def steps_sql(schema: str, from_version: int) -> str:
         parts.append(f"CREATE TABLE {s}.schema_version (version integer NOT NULL);\n")
         parts.append(f"INSERT INTO {s}.schema_version VALUES (0);\n")
     row, stored = f"SELECT {ROW} FROM {ROW_TABLES}".format(s=s), STORED.format(s=s)
-    parts += [step.format(s=s, settings=SETTINGS, row=row, stored=stored) for step in MIGRATIONS[from_version:]]
+    parts += [step.format(s=s, row=row, stored=stored) for step in MIGRATIONS[from_version:]]
     parts.append(f"\nUPDATE {s}.schema_version SET version = {len(MIGRATIONS)};\n")
     return "".join(parts)

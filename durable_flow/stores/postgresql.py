@@ -157,6 +157,25 @@ class Door:
         self.timeout = timeout
         self.options = options
         self.pooled = False
+        """Whether there is a pooler on the way that may give each transaction to another connection of the server."""
+
+    @property
+    def wait(self) -> str:
+        """How long to wait for a lock: what waits longer than we wait for an answer does its work after we gave up."""
+        return f"{max(1, round(self.timeout * 500))}ms"
+
+    @property
+    def shared(self) -> bool:
+        """Whether nothing may be left on a connection between two calls."""
+        return self.pooled
+
+    @property
+    def begin(self) -> str:
+        """Begins the transaction of one call on a shared connection."""
+        settings = {"lock_timeout": f"'{self.wait}'", **ddl.SETTINGS}
+        return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
+            f"SET LOCAL {name} = {value}" for name, value in settings.items()
+        )
 
     async def get(self, **settings: str) -> Connection:
         given: dict[str, Any] = {"timeout": self.timeout, **self.options}
@@ -165,8 +184,7 @@ class Door:
             given["statement_cache_size"] = 0
         else:
             given["max_cached_statement_lifetime"] = 0
-            # What waits longer for a lock than we wait for an answer would do its work after we gave up.
-            settings = {"lock_timeout": f"{max(1, int(self.timeout * 900))}ms", **settings}
+            settings = {"lock_timeout": self.wait, **ddl.SETTINGS, **settings}
             settings["default_transaction_isolation"] = "read committed"
             named |= {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
         given["server_settings"] = {**named, **settings, **self.options.get("server_settings", {})}
@@ -191,6 +209,10 @@ class PoolDoor(Door):
     def __init__(self, pool: Any, *, timeout: float) -> None:
         super().__init__("", timeout=timeout, options={})
         self.pool = pool
+
+    @property
+    def shared(self) -> bool:
+        return True
 
     async def get(self, **settings: str) -> Connection:
         connection = await self.pool.acquire(timeout=self.timeout)
@@ -230,7 +252,7 @@ class Session:
 
         timer = asyncio.get_running_loop().call_later(self.door.timeout * patience, give_up)
         try:
-            result = await (self._transaction(connection, work) if self.door.pooled else work(connection))
+            result = await (self._transaction(connection, work) if self.door.shared else work(connection))
         except BaseException as error:
             timer.cancel()
             await self._part(connection, drop=not isinstance(error, Exception) or _in_doubt(error))
@@ -248,9 +270,8 @@ class Session:
             self.connection = connection
 
     async def _transaction(self, connection: Connection, work: Work[T]) -> T:
-        """In one transaction, because a pooler may give each one to another connection of the server."""
-        wait = max(1, int(self.door.timeout * 900))
-        await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {wait}")
+        """In one transaction, with what the connection must have for it."""
+        await connection.execute(self.door.begin)
         try:
             result = await work(connection)
         except Exception:
@@ -391,6 +412,8 @@ class Crew:
             if isinstance(heard, StoreUnavailable) and not isinstance(error, UNDONE):
                 log.warning("a batch of %d failed: %s", len(jobs), heard)
                 outcomes = [StoreUnavailable(*heard.args) for _ in jobs]
+            elif len(jobs) == 1 and not isinstance(error, RETRIED):
+                outcomes = [heard]
             else:
                 outcomes = [await self._alone(session, kind, job) for job in jobs]
         if kind.patient is not None and self.patient is not None and LOCKED in outcomes:
@@ -910,7 +933,6 @@ class PostgresStore(Store):
             """SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer AS version,
                 current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
                 current_setting('default_transaction_read_only') AS read_only,
-                current_setting('default_transaction_isolation') AS isolation,
                 current_setting('synchronous_commit') AS synchronous, current_setting('fsync') AS fsync"""
         )
         if found["version"] < OLDEST:
@@ -919,11 +941,6 @@ class PostgresStore(Store):
             raise StoreError(f"{self._name} has the encoding {found['encoding']}; a database with UTF8 is needed")
         if found["standby"] or found["read_only"] == "on":
             raise StoreUnavailable(_read_only(self._name))
-        if found["isolation"] != "read committed" and isinstance(self._door, PoolDoor):
-            raise StoreError(
-                f"{self._name}: its transactions are {found['isolation']}; give the store connections "
-                "whose default_transaction_isolation is 'read committed'"
-            )
         lax = [name for name in ("synchronous", "fsync") if found[name] == "off"]
         if lax:
             setting = "fsync" if "fsync" in lax else "synchronous_commit"
@@ -959,7 +976,7 @@ class PostgresStore(Store):
                 f"{self._name} has version {version} of the schema {self.schema!r}, this release of durable-flow needs "
                 f"{len(ddl.MIGRATIONS)}: run `durable-flow migrate`, or open it once with auto_migrate=True"
             )
-        own = not self._door.pooled
+        own = not self._door.shared
         if own:
             await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
