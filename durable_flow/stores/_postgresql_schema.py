@@ -461,14 +461,14 @@ READS = """
 CREATE VIEW {s}.rows AS {row};
 CREATE VIEW {s}.stored AS {stored};
 
-CREATE FUNCTION {s}.row_of(_id text) RETURNS SETOF {s}.rows STABLE LANGUAGE plpgsql AS $body$
+CREATE FUNCTION {s}.rows_of(_ids text[]) RETURNS SETOF {s}.rows STABLE LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN QUERY SELECT x.* FROM {s}.rows x WHERE x.id = _id;
+    RETURN QUERY SELECT x.* FROM {s}.rows x WHERE x.id = ANY (_ids);
 END $body$;
 
-CREATE FUNCTION {s}.stored_of(_id text) RETURNS SETOF {s}.stored STABLE LANGUAGE plpgsql AS $body$
+CREATE FUNCTION {s}.stored_of(_ids text[]) RETURNS SETOF {s}.stored STABLE LANGUAGE plpgsql AS $body$
 BEGIN
-    RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.id = _id;
+    RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.id = ANY (_ids);
 END $body$;
 
 CREATE FUNCTION {s}.page(_search text, _texts text[], _times double precision[]) RETURNS SETOF {s}.rows

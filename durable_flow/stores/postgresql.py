@@ -5,7 +5,8 @@ connections takes whatever waits in one of them and writes it with one call of a
 one transaction, one flush. While it is on its way the others take what came meanwhile; there is no timer. The function
 gives each member an answer of its own; where one cannot be written at all, each is written alone.
 
-*Reading* has connections of its own, and so has renewing leases: they never wait behind a write.
+*Reading* has connections of its own, and so has renewing leases: they never wait behind a write. Rows asked for at the
+same time come together, too.
 
 *Doubt.* A connection that did not answer in time, or broke, is thrown away, and whoever waited for it hears
 StoreUnavailable; the next call makes a new one. Nothing is cancelled half-way: callers wait for futures, tasks of the
@@ -170,6 +171,11 @@ class Door:
         return self.pooled
 
     @property
+    def listens(self) -> bool:
+        """Whether a connection can be kept for LISTEN."""
+        return not self.pooled
+
+    @property
     def begin(self) -> str:
         """Begins the transaction of one call on a shared connection."""
         settings = {"lock_timeout": f"'{self.wait}'", **ddl.SETTINGS}
@@ -213,6 +219,10 @@ class PoolDoor(Door):
     @property
     def shared(self) -> bool:
         return True
+
+    @property
+    def listens(self) -> bool:
+        return not self.pooled and int(self.pool.get_max_size()) >= 3  # else too few would be left for the others
 
     async def get(self, **settings: str) -> Connection:
         connection = await self.pool.acquire(timeout=self.timeout)
@@ -407,6 +417,7 @@ class Crew:
         outcomes: Sequence[object]
         try:
             outcomes = await kind.serve(session, [job.subject for job in jobs], kind.waits)
+            assert len(outcomes) == len(jobs), f"{len(outcomes)} outcomes of {len(jobs)} jobs"
         except Exception as error:
             heard = _translated(error, self.where)
             if isinstance(heard, StoreUnavailable) and not isinstance(error, UNDONE):
@@ -478,7 +489,7 @@ class Wire:
 
     def tell(self, execution_id: str) -> None:
         """Says soon that something happened to this execution, if anybody listens."""
-        if self.company and (self.connection is not None or self.door.pooled):
+        if self.company and (self.connection is not None or not self.door.listens):
             self.waiting[execution_id] = None
             self.woken.set()
 
@@ -504,7 +515,7 @@ class Wire:
         pause, told = 0.1, False
         while not self.closing:
             try:
-                await (self._only_tell() if self.door.pooled else self._listen())
+                await (self._listen() if self.door.listens else self._only_tell())
                 pause, told = 0.1, False
             except Exception as error:
                 if not told:
@@ -544,7 +555,7 @@ class Wire:
             await self.door.close(connection)
 
     async def _only_tell(self) -> None:
-        """The same without listening: what a pooler lets through."""
+        """The same without listening."""
         session = Session(self.door)
         self.company = True
         self.tried.set()
@@ -856,6 +867,8 @@ class PostgresStore(Store):
         self._claims = Kind(self._write_claims)
         self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
+        self._rows = Kind(self._read_rows)
+        self._fetches = Kind(self._read_stored)
         self._patient: Sequence[Kind[Any]] = (
             Kind(self._write_commits, before=self._commits),
             Kind(self._write_messages, before=self._appends),
@@ -897,11 +910,11 @@ class PostgresStore(Store):
         except Exception as error:
             raise _translated(error, self._name) from error
         door.pooled = pooled
-        if pooled:
+        if not door.listens:
             log.warning(
-                "%s is behind a pooler: transactions cost more round trips, and what other processes do is found by "
-                "polling, not by LISTEN",
+                "%s %s: what other processes do is found by polling, not by LISTEN",
                 self._name,
+                "is behind a pooler" if pooled else "has room for fewer than 3 connections",
             )
         writers, readers = self._sizes
         self._process = os.getpid()
@@ -910,10 +923,14 @@ class PostgresStore(Store):
         self._crews = Crews(
             Crew("durable_flow writer", writers, door, self._name, kinds, patient),
             patient,
-            Crew("durable_flow reader", readers, door, self._name, (self._reads,)),
+            Crew("durable_flow reader", readers, door, self._name, (self._reads, self._rows, self._fetches)),
         )
         self._wire = Wire(door, self.schema, self.heard)
-        await self._wire.tried.wait()
+        try:
+            await self._wire.tried.wait()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         crews, wire = self._crews, self._wire
@@ -1059,7 +1076,7 @@ class PostgresStore(Store):
 
     async def append(self, message: Message, body: Blob) -> Appended:
         subject = (message.execution_id, message.kind, message.key, message.wait_id, message.takes, body)
-        appended: Appended = await self._crew().writers.submit(self._appends, subject)
+        appended: Appended = await self._crew().writers.submit(self._appends, subject, weight=len(body))
         if appended.outcome == "accepted" and self._wire is not None:
             self._wire.tell(message.execution_id)
         return appended
@@ -1145,12 +1162,24 @@ class PostgresStore(Store):
         return [(number, unpack(body)) for number, body in found]
 
     async def row(self, execution_id: str) -> Row | None:
-        found = await self._read(f"SELECT * FROM {self._s}.row_of($1)", execution_id)
-        return _row(found[0].values()) if found else None
+        row: Row | None = await self._crew().readers.submit(self._rows, execution_id)
+        return row
+
+    async def _read_rows(self, session: Session, names: list[str], wait: bool) -> Sequence[object]:
+        sql = f"SELECT * FROM {self._s}.rows_of($1)"
+        rows = [_row(record.values()) for record in await session.run(lambda asked: asked.fetch(sql, names))]
+        found = {row.id: row for row in rows}
+        return [found.get(name) for name in names]
 
     async def fetch(self, execution_id: str) -> Stored | None:
-        found = await self._read(f"SELECT * FROM {self._s}.stored_of($1)", execution_id)
-        return _stored(found[0]) if found else None
+        stored: Stored | None = await self._crew().readers.submit(self._fetches, execution_id)
+        return stored
+
+    async def _read_stored(self, session: Session, names: list[str], wait: bool) -> Sequence[object]:
+        sql = f"SELECT * FROM {self._s}.stored_of($1)"
+        whole = [_stored(record) for record in await session.run(lambda asked: asked.fetch(sql, names))]
+        found = {stored.row.id: stored for stored in whole}
+        return [found.get(name) for name in names]
 
     async def read(
         self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None

@@ -24,6 +24,12 @@ from durable_flow.stores import open_store
 from durable_flow.stores.base import Appended, Committed, Filter, Stored
 from durable_flow.testing import wait_until
 from durable_flow.testing.contract import StoreContract, Subject
+from durable_flow.testing.contract.batches import Batches
+from durable_flow.testing.contract.commits import Committing
+from durable_flow.testing.contract.inbox import Inboxes
+from durable_flow.testing.contract.opening import Opening
+from durable_flow.testing.contract.processes import Processes
+from durable_flow.testing.contract.running import Running
 from tests.servers.binaries import NotInstalled, postgres_folder
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, Server, unprivileged
@@ -487,12 +493,14 @@ async def fill(admin: Any, schema: str, count: int) -> None:
     await admin.execute(
         f"""INSERT INTO {schema}.heads (id, workflow_id, status, parent_id, created_at, updated_at, version, generation,
                 nonce, seq, root)
-            SELECT 'x' || i, 'w' || i % 3, (ARRAY['running', 'halted', 'completed'])[i % 3 + 1], 'p' || i % 100,
+            SELECT 'x{count}-' || i, 'w' || i % 3, (ARRAY['running', 'halted', 'completed'])[i % 3 + 1], 'p' || i % 100,
                 {START} + i, 0, 1, 1, '', 0, '' FROM generate_series(1, {count}) i;
-            INSERT INTO {schema}.facts SELECT n, '', '', '', '', NULL, 5, NULL, '{{}}', '', '' FROM {schema}.heads;
+            INSERT INTO {schema}.facts SELECT n, '', '', '', '', NULL, 5, NULL, '{{}}', '', '' FROM {schema}.heads
+            ON CONFLICT DO NOTHING;
             INSERT INTO {schema}.labels
             SELECT n, key, value, workflow_id, status, created_at, id FROM {schema}.heads,
-                LATERAL (VALUES ('team', 't' || n % 10), ('kind', 'k')) AS l (key, value)"""
+                LATERAL (VALUES ('team', 't' || n % 10), ('kind', 'k')) AS l (key, value)
+            ON CONFLICT DO NOTHING"""
     )
 
 
@@ -518,7 +526,7 @@ async def test_every_search_is_a_range_of_an_index(
     if analyzed:
         for table in ("heads", "facts", "labels", "leases", "entries", "waits"):
             await admin.execute(f"ANALYZE {postgres_schema}.{table}")
-    for conditions, position in itertools.product(CONDITIONS, (None, (START + 5000, "x5000"))):
+    for conditions, position in itertools.product(CONDITIONS, (None, (START + 5000, "x"))):
         for node in nodes(await plan_of(admin, postgres_schema, conditions, position)):
             assert "Seq Scan" not in node["Node Type"], (conditions, node)
             if node.get("Relation Name") in ("heads", "labels"):
@@ -537,12 +545,10 @@ async def test_a_page_costs_the_same_however_many_executions_there_are(
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
     asked: list[dict[str, Any]] = [{}, {"workflow_id": "w1"}, {"labels": {"team": "t1"}}, {"parent_id": "p1"}]
-    await fill(admin, postgres_schema, 1_000)
-    few = [await buffers(conditions) for conditions in asked]
-    await admin.execute(f"TRUNCATE {postgres_schema}.heads, {postgres_schema}.facts, {postgres_schema}.labels")
-    await fill(admin, postgres_schema, 100_000)
-    many = [await buffers(conditions) for conditions in asked]
-    assert all(after <= before * 1.5 + 100 for before, after in zip(few, many, strict=True)), (few, many)
+    for count in (1_000, 99_000):
+        await fill(admin, postgres_schema, count)
+        read = [await buffers(conditions) for conditions in asked]
+        assert max(read) <= 51 * 15, (count, read)
     assert len(await find(store, workflow_id="w1", limit=50)) == 50
 
 
@@ -837,6 +843,17 @@ async def test_the_pool_of_a_user_stays_open_and_its_connections_are_in_good_ord
             assert await connection.fetchval("SHOW synchronous_commit") == "on"
 
 
+async def test_a_pool_with_one_connection_will_do(make: Make, postgres_url: str, other: PostgresStore) -> None:
+    heard: list[str] = []
+    other.listen(heard.append)
+    async with asyncpg.create_pool(postgres_url, min_size=0, max_size=1) as pool, make(None, pool=pool) as store:
+        assert not store.wakes
+        await asyncio.gather(*[store.commit(creation(f"e{i}")) for i in range(20)])
+        assert len(await find(store)) == 20
+        await append(store, execution_id="e7", kind="note")
+        await wait_until(lambda: heard == ["e7"])
+
+
 async def test_a_pool_whose_transactions_are_serializable_will_do(make: Make, postgres_url: str) -> None:
     settings = {"default_transaction_isolation": "serializable"}
     async with (
@@ -893,8 +910,13 @@ def pooled_url(postgres_url: str) -> Iterator[str]:
         bouncer.close()
 
 
-class TestBehindAPooler(StoreContract):
-    """The whole contract through PgBouncer, with more connections than it has."""
+class TestBehindAPooler(Batches, Committing, Inboxes, Opening, Processes, Running):
+    """The parts of the contract in which connections matter, through PgBouncer, with more connections than it has."""
+
+    clock = StoreContract.clock
+    closed_store = StoreContract.closed_store
+    store = StoreContract.store
+    other = StoreContract.other
 
     @pytest.fixture
     def subject(self, pooled_url: str, make: Make, admin: Any, postgres_schema: str) -> Subject:
