@@ -1,49 +1,12 @@
 """The short form of the crash harness; `python -m tests.crash` plays all of it."""
 
 import os
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from durable_flow.testing import Explorer, Plan
-from tests.crash.suite import (
-    BY_NAME,
-    SERVERS,
-    STORES,
-    Job,
-    Place,
-    clear,
-    exploring,
-    once_bad,
-    play,
-    short,
-    space_of_its_own,
-)
-
-Places = dict[str, Place]
-
-
-@pytest.fixture(scope="module")
-def postgresql_place(postgres_url: str) -> Iterator[Places]:
-    yield from placed("postgresql", postgres_url)
-
-
-@pytest.fixture(scope="module")
-def redis_place(redis_url: str) -> Iterator[Places]:
-    yield from placed("redis", redis_url)
-
-
-def placed(store: str, url: str) -> Iterator[Places]:
-    place = Place(url, space_of_its_own())
-    yield {store: place}
-    clear(store, place)
-
-
-@pytest.fixture
-def places(request: pytest.FixtureRequest) -> Callable[[str], Places]:
-    """The server of a store, if it has one. Where there is none, the test is skipped, or fails in CI."""
-    return lambda store: request.getfixturevalue(f"{store}_place") if store in SERVERS else {}
+from tests.crash.suite import BY_NAME, STORES, Job, exploring, once_bad, play, short
 
 
 @pytest.mark.parametrize("job", list(once_bad()), ids=lambda job: f"{job.scenario}-{job.store}-{job.plan}")
