@@ -1,4 +1,4 @@
-"""`python -m benchmarks [names…] [--short] [--family F]… [--no-peers] [--folder F]`."""
+"""`python -m benchmarks [names…] [--short] [--family F]… [--rounds N] [--no-peers] [--folder F]`."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ def main() -> int:
         choices=FAMILIES,
         help="only what keeps its data there (may be given several times)",
     )
+    parser.add_argument("--rounds", type=int, default=FULL.rounds, help="how often (default: %(default)s)")
     parser.add_argument("--no-peers", action="store_true", help="without the other libraries")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends as Ctrl-C does: in order
-    size = SHORT if options.short else replace(FULL, peers=not options.no_peers)
+    size = SHORT if options.short else replace(FULL, peers=not options.no_peers, rounds=options.rounds)
     families = tuple(family for family in FAMILIES if not options.family or family in options.family)
     lines: list[Line] = []
     begun = time.perf_counter()

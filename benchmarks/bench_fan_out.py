@@ -11,13 +11,11 @@ OF_PEERS = Asked(of_peers=10, libraries=("absurd", "dbos", "langgraph"))
 
 
 def run(session: Session) -> Iterator[Line]:
-    lines: list[tuple[int, Line]] = []
     for family in session.families:
         with team(session, family) as playing:
-            for place, branches in enumerate(session.size.branches):
+            for branches in session.size.branches:
                 results = take_turns(session, playing.playing, playing.failures, "fan_out", branches=branches)
                 asked = OF_PEERS if family == "postgresql" and branches == max(session.size.branches) else NOTHING
                 workload = f"fan-out, {branches:,} branches"
-                lines += [(place, line) for line in compare(results, playing, workload, "branches/s", 1, asked)]
-            lines += [(place, line) for line in absent(workload, playing.missing)]
-    yield from (line for _, line in sorted(lines, key=lambda numbered: numbered[0]))
+                yield from compare(results, playing, workload, "branches/s", 1, asked)
+            yield from absent(workload, playing.missing)

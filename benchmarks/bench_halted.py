@@ -71,8 +71,8 @@ def _one(subject: Subject, session: Session) -> tuple[Answer, Answer]:
     halted: Answer = {}
     resumed: Answer = {}
     for total in (min(WARM_UP, size.halted), size.halted):
-        halted = subject.ask("halt", within=size.limit, total=total, at_most=size.limit / 3)
-        resumed = subject.ask("resume", within=size.limit, at_most=size.limit / 3)
+        halted = subject.ask("halt", within=size.limit, total=total, at_most=size.halting)
+        resumed = subject.ask("resume", within=size.limit, at_most=size.halting)
     return halted, resumed
 
 

@@ -15,16 +15,14 @@ FAST_SYNC = 0.5e-3
 
 
 def run(session: Session) -> Iterator[Line]:
-    lines: list[tuple[int, Line]] = []
     for family in session.families:
         with team(session, family) as playing:
-            for place, in_flight in enumerate(session.size.in_flight):
+            for in_flight in session.size.in_flight:
                 results = take_turns(session, playing.playing, playing.failures, "sequential", in_flight=in_flight)
                 asked = _asked(session, family, in_flight)
                 workload = f"{STEPS} steps, {in_flight:,} in flight"
-                lines += [(place, line) for line in compare(results, playing, workload, "steps/s", STEPS, asked)]
-            lines += [(place, line) for line in absent(workload, playing.missing)]
-    yield from (line for _, line in sorted(lines, key=lambda numbered: numbered[0]))
+                yield from compare(results, playing, workload, "steps/s", STEPS, asked)
+            yield from absent(workload, playing.missing)
 
 
 def _asked(session: Session, family: str, in_flight: int) -> Asked:

@@ -35,12 +35,13 @@ class Line:
 class Size:
     """How much is measured. `seconds` is about how long one subject's turn lasts, `patience` how long a turn may last
     for its subject to take part in every round, `limit` after how many seconds a subject that does not answer is given
-    up; what has an end of its own ends after a third of that."""
+    up, `halting` after how many seconds no more executions are halted, or resumed."""
 
     rounds: int = 5
     seconds: float = 1.0
     patience: float = 3.0
     limit: float = 180.0
+    halting: float = 45.0
     in_flight: tuple[int, ...] = (1, 10, 100)
     chain: int = 1000
     branches: tuple[int, ...] = (100, 1000)

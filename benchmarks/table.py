@@ -16,15 +16,20 @@ def cells(line: Line) -> tuple[str, ...]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Text in columns, with a rule where the workload changes.
+    """Text in columns, the lines of a workload together below a rule.
 
-    >>> print(table([Line(workload="a", who="us", figure="1 s"), Line(workload="a", who="them", figure="10 s")]))
+    >>> us, them = Line(workload="a", who="us", figure="1 s"), Line(workload="a", who="them", figure="10 s")
+    >>> print(table([us, Line(workload="b", who="us"), them]))
     workload | who  | figure |  | compared | asked | others' CPU
     ---------+------+--------+--+----------+-------+------------
     a        | us   | 1 s    |  |          |       |
              | them | 10 s   |  |          |       |
+    ---------+------+--------+--+----------+-------+------------
+    b        | us   |        |  |          |       |
     """
-    rows = [TITLES, *(cells(line) for line in lines)]
+    order = list(dict.fromkeys(line.workload for line in lines))
+    together = sorted(lines, key=lambda line: order.index(line.workload))
+    rows = [TITLES, *(cells(line) for line in together)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
     rule = "-+-".join("-" * width for width in widths)
     shown = [_row(TITLES, widths)]

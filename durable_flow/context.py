@@ -179,6 +179,7 @@ class StepVisit:
         shown = normalise(value, limits=engine.limits, what="input")
         if secrets:
             value = normalise(input.resolve(self.bind({"secrets": secrets})), limits=engine.limits, what="input")
+            self.scrub = secret_texts(secrets, secrets)
         else:
             value = shown
         masks = run.masks
@@ -189,7 +190,6 @@ class StepVisit:
             self.shown = {"truncated": True, "bytes": len(text)}
         else:
             self.shown = msgspec.Raw(text.encode())
-        self.scrub = secret_texts(secrets, secrets)
         return value
 
     def context(self) -> StepContext:

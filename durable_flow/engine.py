@@ -338,8 +338,10 @@ class Engine:
         future: asyncio.Future[Any] = run.inflight
         if not future.done():
             if type(future) is Landing:
-                with suppress(Exception):  # what it raises is told below, once
+                try:  # noqa: SIM105 - at every commit; a context manager would take as long as the commit's encoding
                     await future
+                except Exception:
+                    pass  # it is told below, once
             else:  # unlike a Landing, the task that settles an unknown outcome could be cancelled
                 await asyncio.wait([future])
         commit = run.inflight_commit
@@ -1798,6 +1800,8 @@ def _unrepeatable(error: BaseException) -> bool:
 
 def _wake_at(run: Run) -> float | None:
     """When time alone makes something happen in this execution."""
+    if not run.delayed and not run.waiting and run.info.deadline is None:
+        return None
     times = list(run.delayed.values())
     times += [wait.deadline.timestamp() for wait in run.waiting.values() if wait.deadline is not None]
     if run.info.deadline is not None:

@@ -241,12 +241,14 @@ class Run:
 
     def take_mail(self, inbox: Iterable[tuple[int, str | bytes]]) -> None:
         """Sorts messages that were not seen before: to the waits they answer, the others to `loose_mail`."""
+        new = [
+            (number, decode_message(blob, execution_id=self.id))
+            for number, blob in inbox
+            if number not in self.read_mail
+        ]  # all or, where one cannot be decoded, none: it must not count as read
         rest: list[tuple[int, Message]] = []
-        for number, blob in inbox:
-            if number in self.read_mail:
-                continue
+        for number, message in new:
             self.read_mail.add(number)
-            message = decode_message(blob, execution_id=self.id)
             if message.wait_id is None:
                 rest.append((number, message))
             else:

@@ -105,6 +105,14 @@ def test_the_edges_use_public_names_only(module: str) -> None:
     assert not private, f"{module} imports {private}"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_contract_of_stores_needs_pytest(module: str) -> None:
+    if not f"{module}.".startswith("durable_flow.testing.contract."):
+        found = {name.split(".")[0] for name in imports_of(ast.parse(MODULES[module].read_text()))}
+        assert not found & {"pytest", "pytest_asyncio", "_pytest"}
+        assert "durable_flow.testing.contract" not in ours(module)
+
+
 # --- state ------------------------------------------------------------------------------------------------------------
 
 MUTABLE = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)

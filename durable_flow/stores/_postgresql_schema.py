@@ -13,8 +13,8 @@ begins no text) and the bytes of what a codec made. The view `executions` shows 
 *Functions.* One call writes a whole batch. Each begins by locking the rows of `heads` it will read or change, in the
 order of their ids, so that no two batches can wait for each other. What somebody else has locked keeps nobody waiting:
 its members are left out, and come again in a batch of those that wait. Each statement behind that sees what was
-committed until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. Their planner settings
-keep a plan that was made while the tables were empty from reading them whole when they are full.
+committed until then (READ COMMITTED), which is what makes "locked, so nobody else appends" true. They are called under
+settings that keep a plan that was made while the tables were empty from reading them whole when they are full.
 """
 
 from __future__ import annotations
@@ -59,8 +59,17 @@ STORED = (
 )
 """A whole execution in one row: its `Row`, then its children as arrays."""
 
-SETTINGS = """SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off
-    SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan"""
+SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "search_path": "pg_catalog, pg_temp",
+}
+"""Under which the functions that read and write are called. Settings of the functions themselves would be set and set
+back in each call, which costs as much as a small commit does."""
 
 TABLES = """
 CREATE TABLE {s}.heads (
@@ -160,7 +169,7 @@ CREATE TABLE {s}.definitions (hash text COLLATE "C" PRIMARY KEY, body bytea NOT 
 DELIVER = """
 CREATE FUNCTION {s}.deliver(
     _now double precision, _n bigint, _kind text, _key text, _wait text, _takes integer, _body bytea
-) RETURNS text LANGUAGE plpgsql {settings} AS $body$
+) RETURNS text LANGUAGE plpgsql AS $body$
 -- Puts a message into the inbox of an execution that is not over and whose row is locked.
 DECLARE
     _remaining integer;
@@ -195,7 +204,7 @@ BEGIN
     RETURN 'accepted';
 END $body$;
 
-CREATE FUNCTION {s}.summon(_now double precision, _n bigint) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.summon(_now double precision, _n bigint) RETURNS void LANGUAGE plpgsql AS $body$
 -- An execution whose row is locked has got a message: unless somebody drives it, it is due from now on.
 BEGIN
     UPDATE {s}.heads h SET wake_at = _now
@@ -203,7 +212,7 @@ BEGIN
         AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = _n AND l.owner IS NOT NULL);
 END $body$;
 
-CREATE FUNCTION {s}.leave(_n bigint) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.leave(_n bigint) RETURNS void LANGUAGE plpgsql AS $body$
 -- Takes the owner away from an execution whose row is locked.
 BEGIN
     DELETE FROM {s}.leases l WHERE l.n = _n
@@ -239,7 +248,7 @@ CREATE FUNCTION {s}.commits(
     -- 1: written and released, 0: written, -1: refused, -2: a row it needs is locked, and `_wait` is false.
     -- `_holder` is set if any was refused: who has the leases.
     OUT _outcome integer[], OUT _holder text[]
-) LANGUAGE plpgsql {settings} AS $body$
+) LANGUAGE plpgsql AS $body$
 DECLARE
     _count integer := cardinality(_id);
     _n bigint[] := array_fill(0::bigint, ARRAY[_count]); -- the numbers of the rows that pass; 0: it does not
@@ -457,7 +466,7 @@ CREATE FUNCTION {s}.appends(
     _patient boolean, _now double precision, _id text[], _kind text[], _key text[], _wait text[], _takes integer[],
     _body bytea[],
     OUT _outcome text[], OUT _owner text[], OUT _until double precision[]
-) LANGUAGE plpgsql {settings} AS $body$
+) LANGUAGE plpgsql AS $body$
 DECLARE
     _n bigint[] := array_fill(0::bigint, ARRAY[cardinality(_id)]);
     _r record;
@@ -492,12 +501,58 @@ BEGIN
 END $body$;
 """
 
-CLAIMS = """
+READS = """
+CREATE VIEW {s}.rows AS {row};
 CREATE VIEW {s}.stored AS {stored};
 
+CREATE FUNCTION {s}.rows_of(_ids text[]) RETURNS SETOF {s}.rows STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT x.* FROM {s}.rows x WHERE x.id = ANY (_ids);
+END $body$;
+
+CREATE FUNCTION {s}.stored_of(_ids text[]) RETURNS SETOF {s}.stored STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.id = ANY (_ids);
+END $body$;
+
+CREATE FUNCTION {s}.page(_search text, _texts text[], _times double precision[]) RETURNS SETOF {s}.rows
+STABLE LANGUAGE plpgsql AS $body$
+-- Runs a search: its text says $1[…] and $2[…] for what is searched.
+BEGIN
+    RETURN QUERY EXECUTE _search USING _texts, _times;
+END $body$;
+
+CREATE FUNCTION {s}.inbox_of(_id text) RETURNS TABLE (number bigint, message bytea)
+STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT i.id, i.body FROM {s}.heads h JOIN {s}.inbox i ON i.n = h.n WHERE h.id = _id ORDER BY i.id;
+END $body$;
+
+CREATE FUNCTION {s}.mail_of(_owner text) RETURNS SETOF text STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT h.id FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
+    WHERE l.owner = _owner AND EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = l.n) ORDER BY h.id;
+END $body$;
+
+CREATE FUNCTION {s}.entries_of(_id text, _after bigint, _limit bigint) RETURNS TABLE (number bigint, entry bytea)
+STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT e.seq, e.body FROM {s}.entries e
+    WHERE e.n = (SELECT h.n FROM {s}.heads h WHERE h.id = _id) AND e.seq > _after ORDER BY e.seq LIMIT _limit;
+END $body$;
+
+CREATE FUNCTION {s}.entries_at(_id text, _seqs bigint[]) RETURNS TABLE (number bigint, entry bytea)
+STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT e.seq, e.body FROM {s}.entries e
+    WHERE e.n = (SELECT h.n FROM {s}.heads h WHERE h.id = _id) AND e.seq = ANY (_seqs) ORDER BY e.seq;
+END $body$;
+"""
+
+CLAIMS = """
 CREATE FUNCTION {s}.claims(
     _wait boolean, _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
-) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} AS $body$
+) RETURNS SETOF {s}.stored LANGUAGE plpgsql AS $body$
 -- One row per execution that exists: whole where it was claimed, without a number where it is not to be had, without a
 -- status where somebody has locked it and `_wait` is false.
 DECLARE
@@ -552,7 +607,7 @@ END $body$;
 DUE = """
 CREATE FUNCTION {s}.takes(
     _now double precision, _owner text, _ttl double precision, _limit integer, _queues text[], _without text[]
-) RETURNS SETOF {s}.stored LANGUAGE plpgsql {settings} SET enable_sort = off SET enable_bitmapscan = off AS $body$
+) RETURNS SETOF {s}.stored LANGUAGE plpgsql SET enable_sort = off AS $body$
 -- What is due is read in order from several ranges of indexes, each through a cursor that locks what it comes to and
 -- passes over what is locked, always from the one whose next is due longest. What a cursor cannot see, because it
 -- happened after it was opened, is looked for behind the lock.
@@ -666,7 +721,7 @@ BEGIN
         ORDER BY g.place;
 END $body$;
 
-CREATE FUNCTION {s}.next_priority(_queues text[], _after bigint) RETURNS bigint LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.next_priority(_queues text[], _after bigint) RETURNS bigint STABLE LANGUAGE plpgsql AS $body$
 -- The first priority behind another that anything pending in these queues has.
 DECLARE
     _found bigint;
@@ -689,7 +744,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.next_due(_now double precision, _queues text[], _without text[]) RETURNS double precision
-LANGUAGE plpgsql STABLE {settings} SET enable_sort = off SET enable_bitmapscan = off AS $body$
+STABLE LANGUAGE plpgsql SET enable_sort = off AS $body$
 -- In how many seconds the next execution is due; NULL: none ever is.
 DECLARE
     _stage bigint := NULL;
@@ -738,7 +793,7 @@ running without an owner, since it was created. `{fit}`: nobody owns it, and its
 
 LEASES = """
 CREATE FUNCTION {s}.renew(_now double precision, _owner text, _ttl double precision)
-RETURNS TABLE (id text, generation bigint) LANGUAGE plpgsql {settings} AS $body$
+RETURNS TABLE (id text, generation bigint) LANGUAGE plpgsql AS $body$
 -- A lease whose row somebody else has locked is being given back, or taken over: there is no reason to wait for that.
 BEGIN
     UPDATE {s}.leases l
@@ -748,7 +803,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.release(_id text, _owner text, _generation bigint) RETURNS void
-LANGUAGE plpgsql {settings} AS $body$
+LANGUAGE plpgsql AS $body$
 DECLARE
     _n bigint;
 BEGIN
@@ -761,7 +816,7 @@ END $body$;
 """
 
 ERASE = """
-CREATE FUNCTION {s}.erase(_n bigint[]) RETURNS void LANGUAGE plpgsql {settings} AS $body$
+CREATE FUNCTION {s}.erase(_n bigint[]) RETURNS void LANGUAGE plpgsql AS $body$
 BEGIN
     DELETE FROM {s}.facts WHERE n = ANY (_n);
     DELETE FROM {s}.leases WHERE n = ANY (_n);
@@ -776,7 +831,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.remove(_now double precision, _id text, OUT _removed boolean, OUT _holder text)
-LANGUAGE plpgsql {settings} AS $body$
+LANGUAGE plpgsql AS $body$
 DECLARE
     _number bigint;
 BEGIN
@@ -793,7 +848,7 @@ BEGIN
 END $body$;
 
 CREATE FUNCTION {s}.purge(_now double precision, _before double precision, _statuses text[], _limit integer)
-RETURNS integer LANGUAGE plpgsql {settings} AS $body$
+RETURNS integer LANGUAGE plpgsql AS $body$
 DECLARE
     _status text;
     _found bigint[];
@@ -875,7 +930,7 @@ LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq;
 COMMENT ON VIEW {s}.executions IS 'What durable_flow executes, for reading. Everything else here is internal.';
 """
 
-MIGRATIONS: Sequence[str] = ("".join((TABLES, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),)
+MIGRATIONS: Sequence[str] = ("".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),)
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 
 LOCK = 0x6475666C
@@ -904,7 +959,7 @@ def steps_sql(schema: str, from_version: int) -> str:
     if from_version == 0:
         parts.append(f"CREATE TABLE {s}.schema_version (version integer NOT NULL);\n")
         parts.append(f"INSERT INTO {s}.schema_version VALUES (0);\n")
-    stored = STORED.format(s=s)
-    parts += [step.format(s=s, settings=SETTINGS, stored=stored) for step in MIGRATIONS[from_version:]]
+    row, stored = f"SELECT {ROW} FROM {ROW_TABLES}".format(s=s), STORED.format(s=s)
+    parts += [step.format(s=s, row=row, stored=stored) for step in MIGRATIONS[from_version:]]
     parts.append(f"\nUPDATE {s}.schema_version SET version = {len(MIGRATIONS)};\n")
     return "".join(parts)

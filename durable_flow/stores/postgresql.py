@@ -5,7 +5,8 @@ connections takes whatever waits in one of them and writes it with one call of a
 one transaction, one flush. While it is on its way the others take what came meanwhile; there is no timer. The function
 gives each member an answer of its own; where one cannot be written at all, each is written alone.
 
-*Reading* has connections of its own, and so has renewing leases: they never wait behind a write.
+*Reading* has connections of its own, and so has renewing leases: they never wait behind a write. Rows asked for at the
+same time come together, too.
 
 *Doubt.* A connection that did not answer in time, or broke, is thrown away, and whoever waited for it hears
 StoreUnavailable; the next call makes a new one. Nothing is cancelled half-way: callers wait for futures, tasks of the
@@ -157,6 +158,30 @@ class Door:
         self.timeout = timeout
         self.options = options
         self.pooled = False
+        """Whether there is a pooler on the way that may give each transaction to another connection of the server."""
+
+    @property
+    def wait(self) -> str:
+        """How long to wait for a lock: what waits longer than we wait for an answer does its work after we gave up."""
+        return f"{max(1, round(self.timeout * 500))}ms"
+
+    @property
+    def shared(self) -> bool:
+        """Whether nothing may be left on a connection between two calls."""
+        return self.pooled
+
+    @property
+    def listens(self) -> bool:
+        """Whether a connection can be kept for LISTEN."""
+        return not self.pooled
+
+    @property
+    def begin(self) -> str:
+        """Begins the transaction of one call on a shared connection."""
+        settings = {"lock_timeout": f"'{self.wait}'", **ddl.SETTINGS}
+        return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
+            f"SET LOCAL {name} = {value}" for name, value in settings.items()
+        )
 
     async def get(self, **settings: str) -> Connection:
         given: dict[str, Any] = {"timeout": self.timeout, **self.options}
@@ -165,8 +190,7 @@ class Door:
             given["statement_cache_size"] = 0
         else:
             given["max_cached_statement_lifetime"] = 0
-            # What waits longer for a lock than we wait for an answer would do its work after we gave up.
-            settings = {"lock_timeout": f"{max(1, int(self.timeout * 900))}ms", **settings}
+            settings = {"lock_timeout": self.wait, **ddl.SETTINGS, **settings}
             settings["default_transaction_isolation"] = "read committed"
             named |= {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
         given["server_settings"] = {**named, **settings, **self.options.get("server_settings", {})}
@@ -191,6 +215,14 @@ class PoolDoor(Door):
     def __init__(self, pool: Any, *, timeout: float) -> None:
         super().__init__("", timeout=timeout, options={})
         self.pool = pool
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    @property
+    def listens(self) -> bool:
+        return not self.pooled and int(self.pool.get_max_size()) >= 3  # else too few would be left for the others
 
     async def get(self, **settings: str) -> Connection:
         connection = await self.pool.acquire(timeout=self.timeout)
@@ -230,7 +262,7 @@ class Session:
 
         timer = asyncio.get_running_loop().call_later(self.door.timeout * patience, give_up)
         try:
-            result = await (self._transaction(connection, work) if self.door.pooled else work(connection))
+            result = await (self._transaction(connection, work) if self.door.shared else work(connection))
         except BaseException as error:
             timer.cancel()
             await self._part(connection, drop=not isinstance(error, Exception) or _in_doubt(error))
@@ -248,9 +280,8 @@ class Session:
             self.connection = connection
 
     async def _transaction(self, connection: Connection, work: Work[T]) -> T:
-        """In one transaction, because a pooler may give each one to another connection of the server."""
-        wait = max(1, int(self.door.timeout * 900))
-        await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {wait}")
+        """In one transaction, with what the connection must have for it."""
+        await connection.execute(self.door.begin)
         try:
             result = await work(connection)
         except Exception:
@@ -386,11 +417,14 @@ class Crew:
         outcomes: Sequence[object]
         try:
             outcomes = await kind.serve(session, [job.subject for job in jobs], kind.waits)
+            assert len(outcomes) == len(jobs), f"{len(outcomes)} outcomes of {len(jobs)} jobs"
         except Exception as error:
             heard = _translated(error, self.where)
             if isinstance(heard, StoreUnavailable) and not isinstance(error, UNDONE):
                 log.warning("a batch of %d failed: %s", len(jobs), heard)
                 outcomes = [StoreUnavailable(*heard.args) for _ in jobs]
+            elif len(jobs) == 1 and not isinstance(error, RETRIED):
+                outcomes = [heard]
             else:
                 outcomes = [await self._alone(session, kind, job) for job in jobs]
         if kind.patient is not None and self.patient is not None and LOCKED in outcomes:
@@ -455,7 +489,7 @@ class Wire:
 
     def tell(self, execution_id: str) -> None:
         """Says soon that something happened to this execution, if anybody listens."""
-        if self.company and (self.connection is not None or self.door.pooled):
+        if self.company and (self.connection is not None or not self.door.listens):
             self.waiting[execution_id] = None
             self.woken.set()
 
@@ -481,7 +515,7 @@ class Wire:
         pause, told = 0.1, False
         while not self.closing:
             try:
-                await (self._only_tell() if self.door.pooled else self._listen())
+                await (self._listen() if self.door.listens else self._only_tell())
                 pause, told = 0.1, False
             except Exception as error:
                 if not told:
@@ -521,7 +555,7 @@ class Wire:
             await self.door.close(connection)
 
     async def _only_tell(self) -> None:
-        """The same without listening: what a pooler lets through."""
+        """The same without listening."""
         session = Session(self.door)
         self.company = True
         self.tried.set()
@@ -721,53 +755,57 @@ def _queues(queues: Collection[str | None] | None) -> list[str] | None:
 
 def search_sql(
     schema: str, filter: Filter, labels: Sequence[tuple[str, str]], position: tuple[float, str] | None, limit: int
-) -> tuple[str, list[Any]]:
-    """The statement that finds a page, newest first: a range of one index for each status, merged.
+) -> tuple[str, list[str], list[float]]:
+    """The statement that finds a page, newest first, and the texts ($1) and times ($2) it looks for.
 
-    One range per status, because a list of statuses in one condition would have to be sorted. `labels` are those of
-    the filter, the rarest first.
+    It is a range of one index for each status, merged: a list of statuses in one condition would have to be sorted.
+    `labels` are those of the filter, the rarest first.
     """
-    values: list[Any] = []
+    texts: list[str] = []
+    times: list[float] = []
     conditions: list[str] = []
 
-    def value(given: Any) -> str:
-        values.append(given)
-        return f"${len(values)}"
+    def text(given: str) -> str:
+        texts.append(str(given))
+        return f"$1[{len(texts)}]"
+
+    def time(given: float) -> str:
+        times.append(given)
+        return f"$2[{len(times)}]"
 
     table = "heads"
     if filter.parent_id is not None:
-        conditions.append(f"s.parent_id = {value(filter.parent_id)}")
+        conditions.append(f"s.parent_id = {text(filter.parent_id)}")
     elif labels:
         table = "labels"
-        (key, text), *labels = labels
-        conditions.append(f"s.key = {value(key)} AND s.value = {value(text)}")
+        (key, value), *labels = labels
+        conditions.append(f"s.key = {text(key)} AND s.value = {text(value)}")
     if filter.workflow_id is not None:
-        conditions.append(f"s.workflow_id = {value(filter.workflow_id)}")
-    for key, text in labels:  # as a value and not as EXISTS, which could become a join
+        conditions.append(f"s.workflow_id = {text(filter.workflow_id)}")
+    for key, value in labels:  # as a value and not as EXISTS, which could become a join
         conditions.append(
-            f"(SELECT l.value FROM {schema}.labels l WHERE l.n = s.n AND l.key = {value(key)}) = {value(text)}"
+            f"(SELECT l.value FROM {schema}.labels l WHERE l.n = s.n AND l.key = {text(key)}) = {text(value)}"
         )
     if filter.created_after is not None:
-        conditions.append(f"s.created_at > {value(filter.created_after)}")
+        conditions.append(f"s.created_at > {time(filter.created_after)}")
     if filter.created_before is not None:
-        conditions.append(f"s.created_at < {value(filter.created_before)}")
+        conditions.append(f"s.created_at < {time(filter.created_before)}")
     if position is not None:
-        created_at, name = map(value, position)
-        conditions.append(f"(s.created_at, s.id) < ({created_at}, {name})")
+        conditions.append(f"(s.created_at, s.id) < ({time(position[0])}, {text(position[1])})")
     runs = []
     for status in STATUSES if filter.statuses is None else dict.fromkeys(filter.statuses):
-        where = " AND ".join([f"s.status = {value(str(status))}", *conditions])
+        where = " AND ".join([f"s.status = {text(status)}", *conditions])
         runs.append(
             f"(SELECT s.created_at, s.id, s.n FROM {schema}.{table} s WHERE {where} "
             f"ORDER BY s.created_at DESC, s.id DESC LIMIT {limit})"
         )
+    row = f"SELECT {ddl.ROW} FROM {ddl.ROW_TABLES}".format(s=schema)
     sql = (
         f"SELECT rows.* FROM (SELECT * FROM ({' UNION ALL '.join(runs)}) every "
-        f"ORDER BY created_at DESC, id DESC LIMIT {limit}) page CROSS JOIN LATERAL "
-        f"({f'SELECT {ddl.ROW} FROM {ddl.ROW_TABLES}'.format(s=schema)} WHERE h.n = page.n OFFSET 0) rows "
-        "ORDER BY page.created_at DESC, page.id DESC"
+        f"ORDER BY created_at DESC, id DESC LIMIT {limit}) page "
+        f"CROSS JOIN LATERAL ({row} WHERE h.n = page.n OFFSET 0) rows ORDER BY page.created_at DESC, page.id DESC"
     )
-    return sql, values
+    return sql, texts, times
 
 
 def _cursor(row: Row) -> str:
@@ -836,6 +874,8 @@ class PostgresStore(Store):
         self._takes: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
+        self._rows = Kind(self._read_rows)
+        self._fetches = Kind(self._read_stored)
         self._patient: Sequence[Kind[Any]] = (
             Kind(self._write_commits, before=self._commits),
             Kind(self._write_messages, before=self._appends),
@@ -848,7 +888,6 @@ class PostgresStore(Store):
         self._commits_sql = f"SELECT * FROM {s}.commits({marks})"
         self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7, $8)"
         self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5, $6)"
-        self._row_sql = f"SELECT {ddl.ROW} FROM {ddl.ROW_TABLES} WHERE h.id = $1".format(s=s)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._name!r}, schema={self.schema!r})"
@@ -878,11 +917,11 @@ class PostgresStore(Store):
         except Exception as error:
             raise _translated(error, self._name) from error
         door.pooled = pooled
-        if pooled:
+        if not door.listens:
             log.warning(
-                "%s is behind a pooler: transactions cost more round trips, and what other processes do is found by "
-                "polling, not by LISTEN",
+                "%s %s: what other processes do is found by polling, not by LISTEN",
                 self._name,
+                "is behind a pooler" if pooled else "has room for fewer than 3 connections",
             )
         writers, readers = self._sizes
         self._process = os.getpid()
@@ -891,10 +930,14 @@ class PostgresStore(Store):
         self._crews = Crews(
             Crew("durable_flow writer", writers, door, self._name, kinds, patient),
             patient,
-            Crew("durable_flow reader", readers, door, self._name, (self._reads,)),
+            Crew("durable_flow reader", readers, door, self._name, (self._reads, self._rows, self._fetches)),
         )
         self._wire = Wire(door, self.schema, self.heard)
-        await self._wire.tried.wait()
+        try:
+            await self._wire.tried.wait()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         crews, wire = self._crews, self._wire
@@ -914,7 +957,6 @@ class PostgresStore(Store):
             """SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::integer AS version,
                 current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
                 current_setting('default_transaction_read_only') AS read_only,
-                current_setting('default_transaction_isolation') AS isolation,
                 current_setting('synchronous_commit') AS synchronous, current_setting('fsync') AS fsync"""
         )
         if found["version"] < OLDEST:
@@ -923,11 +965,6 @@ class PostgresStore(Store):
             raise StoreError(f"{self._name} has the encoding {found['encoding']}; a database with UTF8 is needed")
         if found["standby"] or found["read_only"] == "on":
             raise StoreUnavailable(_read_only(self._name))
-        if found["isolation"] != "read committed" and isinstance(self._door, PoolDoor):
-            raise StoreError(
-                f"{self._name}: its transactions are {found['isolation']}; give the store connections "
-                "whose default_transaction_isolation is 'read committed'"
-            )
         lax = [name for name in ("synchronous", "fsync") if found[name] == "off"]
         if lax:
             setting = "fsync" if "fsync" in lax else "synchronous_commit"
@@ -963,7 +1000,7 @@ class PostgresStore(Store):
                 f"{self._name} has version {version} of the schema {self.schema!r}, this release of durable-flow needs "
                 f"{len(ddl.MIGRATIONS)}: run `durable-flow migrate`, or open it once with auto_migrate=True"
             )
-        own = not self._door.pooled
+        own = not self._door.shared
         if own:
             await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
@@ -1046,7 +1083,7 @@ class PostgresStore(Store):
 
     async def append(self, message: Message, body: Blob) -> Appended:
         subject = (message.execution_id, message.kind, message.key, message.wait_id, message.takes, body)
-        appended: Appended = await self._crew().writers.submit(self._appends, subject)
+        appended: Appended = await self._crew().writers.submit(self._appends, subject, weight=len(body))
         if appended.outcome == "accepted" and self._wire is not None:
             self._wire.tell(message.execution_id)
         return appended
@@ -1149,37 +1186,39 @@ class PostgresStore(Store):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def mail(self, owner: str) -> Sequence[str]:
-        found = await self._read(
-            f"SELECT h.id FROM {self._s}.leases l JOIN {self._s}.heads h ON h.n = l.n WHERE l.owner = $1 "
-            f"AND EXISTS (SELECT 1 FROM {self._s}.inbox i WHERE i.n = l.n) ORDER BY h.id",
-            owner,
-        )
-        return [name for (name,) in found]
+        return [name for (name,) in await self._read(f"SELECT {self._s}.mail_of($1)", owner)]
 
     async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
-        s = self._s
-        found = await self._read(
-            f"SELECT id, body FROM {s}.inbox WHERE n = (SELECT n FROM {s}.heads WHERE id = $1) ORDER BY id",
-            execution_id,
-        )
+        found = await self._read(f"SELECT * FROM {self._s}.inbox_of($1)", execution_id)
         return [(number, unpack(body)) for number, body in found]
 
     async def row(self, execution_id: str) -> Row | None:
-        found = await self._read(self._row_sql, execution_id)
-        return _row(found[0].values()) if found else None
+        row: Row | None = await self._crew().readers.submit(self._rows, execution_id)
+        return row
+
+    async def _read_rows(self, session: Session, names: list[str], wait: bool) -> Sequence[object]:
+        sql = f"SELECT * FROM {self._s}.rows_of($1)"
+        rows = [_row(record.values()) for record in await session.run(lambda asked: asked.fetch(sql, names))]
+        found = {row.id: row for row in rows}
+        return [found.get(name) for name in names]
 
     async def fetch(self, execution_id: str) -> Stored | None:
-        found = await self._read(f"SELECT * FROM {self._s}.stored WHERE id = $1", execution_id)
-        return _stored(found[0]) if found else None
+        stored: Stored | None = await self._crew().readers.submit(self._fetches, execution_id)
+        return stored
+
+    async def _read_stored(self, session: Session, names: list[str], wait: bool) -> Sequence[object]:
+        sql = f"SELECT * FROM {self._s}.stored_of($1)"
+        whole = [_stored(record) for record in await session.run(lambda asked: asked.fetch(sql, names))]
+        found = {stored.row.id: stored for stored in whole}
+        return [found.get(name) for name in names]
 
     async def read(
         self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
     ) -> Sequence[tuple[int, Blob]]:
-        sql = f"SELECT seq, body FROM {self._s}.entries WHERE n = (SELECT n FROM {self._s}.heads WHERE id = $1) AND "
         if seqs is not None:
-            found = await self._read(f"{sql} seq = ANY ($2::bigint[]) ORDER BY seq", execution_id, list(seqs))
+            found = await self._read(f"SELECT * FROM {self._s}.entries_at($1, $2)", execution_id, list(seqs))
         else:
-            found = await self._read(f"{sql} seq > $2 ORDER BY seq LIMIT $3", execution_id, after, limit)
+            found = await self._read(f"SELECT * FROM {self._s}.entries_of($1, $2, $3)", execution_id, after, limit)
         return [(seq, unpack(body)) for seq, body in found]
 
     async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
@@ -1190,8 +1229,9 @@ class PostgresStore(Store):
         labels = list(filter.labels.items())
         if len(labels) > 1 and filter.parent_id is None:
             labels = await self._rarest_first(labels)
-        sql, values = search_sql(self._s, filter, labels, position, limit + 1)
-        rows = [_row(record.values()) for record in await self._read(sql, *values)]
+        search = search_sql(self._s, filter, labels, position, limit + 1)
+        found = await self._read(f"SELECT * FROM {self._s}.page($1, $2, $3)", *search)
+        rows = [_row(record.values()) for record in found]
         return rows[:limit], _cursor(rows[limit - 1]) if len(rows) > limit else None
 
     async def _rarest_first(self, labels: list[tuple[str, str]]) -> list[tuple[str, str]]:

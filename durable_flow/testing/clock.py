@@ -16,6 +16,9 @@ import anyio.lowlevel
 
 T = TypeVar("T")
 
+ROUNDS = 200
+"""After how many rounds of the event loop everybody has come as far as they can."""
+
 START = 1_767_225_600.0
 """Where a fake clock starts unless told otherwise: 2026-01-01 00:00 UTC."""
 
@@ -177,7 +180,7 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         self.heedless = False
         self.apart: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         """The tasks that were made in `apart_from_here`, and by these."""
-        self._resting: deque[asyncio.Future[None]] = deque()
+        self._resting: deque[tuple[asyncio.Future[None], int]] = deque()
         watching.on_turn = self._turn
         watching.on_idle = self._idle
 
@@ -196,21 +199,27 @@ class SkippingLoop(asyncio.SelectorEventLoop):
 
     def _idle(self, timed: bool) -> bool:
         """Whether there is something to do again, where there was nothing."""
+        return self._rested() or ((not timed or self.heedless) and not self.clock.busy and self.clock.skip())
+
+    def _rested(self) -> bool:
         while self._resting:
-            waiting = self._resting.popleft()
+            waiting, _ = self._resting.popleft()
             if not waiting.done():
                 waiting.set_result(None)
                 return True
-        return (not timed or self.heedless) and not self.clock.busy and self.clock.skip()
+        return False
 
     async def rest(self) -> None:
-        """Returns when everybody else has come as far as they can without waiting."""
+        """Returns when everybody else has come as far as they can without waiting. (A cancelled scope never waits: it
+        cancels again and again what does not end. After many rounds nothing else can be under way.)"""
         waiting = self.create_future()
-        self._resting.append(waiting)
+        self._resting.append((waiting, self.turns + ROUNDS))
         await waiting
 
     def _turn(self) -> None:
         self.turns += 1
+        if self._resting and self.turns >= self._resting[0][1]:
+            self._rested()
         if self.on_turn is not None:
             self.on_turn(self.turns)
 

@@ -1,5 +1,6 @@
 """The short form of every benchmark runs. What it says about speed means nothing, and nothing is asserted of it."""
 
+import doctest
 import signal
 import subprocess
 import sys
@@ -7,10 +8,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from benchmarks import peers
+from benchmarks import compare, peers, table
 from benchmarks.measure import SHORT, Session, failed, take_turns
 from benchmarks.processes import Failed, Program, started
 from benchmarks.servers import Servers
@@ -53,6 +55,14 @@ def test_every_benchmark_prints_a_line_for_every_store(tmp_path: Path) -> None:
 
 def test_every_benchmark_is_looked_for() -> None:
     assert set(WORKLOADS) == {path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")}
+
+
+@pytest.mark.parametrize("module", [compare, table], ids=lambda module: module.__name__)
+def test_the_examples_in_docstrings_hold(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+
+    assert found.attempted
+    assert not found.failed
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

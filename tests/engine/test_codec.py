@@ -421,3 +421,29 @@ def test_wrong_codecs_are_told_when_the_runtime_is_made() -> None:
     wrong: Any = os.urandom(32)
     with pytest.raises(df.ConfigError, match="a codec has encode and decode, which bytes has not"):
         df.Runtime("sqlite://:memory:", codec=wrong)
+
+
+async def test_a_message_with_a_key_that_the_owner_has_not_got_waits_for_who_has_it(world: World) -> None:
+    """A new key was made active before every process knew it."""
+    await world.restart(codec=codec())
+    world.desk.hold("work")
+    task = await world.start("""
+        - id: both
+          type: parallel
+          output: result
+          branches:
+            - {id: work, type: call, service: desk, method: work}
+            - {id: review, type: approval, prompt: Go?}
+    """)
+    ahead = codec("two", one=ONE, two=TWO)
+    async with world.process(world.wire, codec=ahead) as second:
+        vote = world.spawn(second.runner("flow").resume("e", approved=True, by="ada"))
+        await world.clock.advance(10)
+        world.desk.release()
+        await world.clock.advance(10)
+        with pytest.raises(df.CorruptState, match="a message: it is encrypted with key 'two'"):
+            await task
+        await world.clock.advance(60)
+        result = await vote
+    assert result.completed
+    assert [entry.action for entry in await second.store.entries("e")].count("failed") == 0

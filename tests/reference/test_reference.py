@@ -8,6 +8,7 @@ import pytest
 import durable_flow as df
 from durable_flow.steps import CORE
 from durable_flow.testing import Explorer, Plan
+from tests.crash.suite import BY_NAME, STORES, exploring
 from tests.reference import FOLDER, SCENARIOS
 
 NESTINGS = {
@@ -69,10 +70,11 @@ def test_every_operation_of_a_store_is_a_point_of_one() -> None:
     assert used >= df.Store.__abstractmethods__ - {"open", "close"}
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_it_ends_as_it_should(scenario: Any) -> None:
-    explorer = Explorer(scenario)
-    explorer.report.raise_for_bad()
-    result = explorer.reference.result
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_it_ends_as_it_should(name: str, store: str, places: Any) -> None:
+    with exploring(name, store, places(store)) as explorer:
+        explorer.report.raise_for_bad()
+        result = explorer.reference.result
     assert result is not None
-    assert result.status == ENDS.get(scenario.name, df.Status.COMPLETED)
+    assert result.status == ENDS.get(name, df.Status.COMPLETED)

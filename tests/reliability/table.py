@@ -13,10 +13,11 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Case:
-    """A check that returns when the promise holds and raises when it does not. `weight` counts what it tries."""
+    """A check that returns when the promise holds and raises when it does not. `weight` counts what it tries, where
+    `verify` does not return that. A case that needs a server which is not there raises `Unreachable`."""
 
     name: str
-    verify: Callable[[], None]
+    verify: Callable[[], int | None]
     weight: int = 1
 
 

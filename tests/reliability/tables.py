@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from tests.reliability import approvals, bounds, drift, memory, nesting, orders, programs, resumes, timeouts, values
+from tests.reliability import (
+    approvals,
+    bounds,
+    contract,
+    drift,
+    losses,
+    memory,
+    nesting,
+    orders,
+    outcomes,
+    programs,
+    resumes,
+    timeouts,
+    values,
+    wakes,
+)
 from tests.reliability.table import Table
 
 TABLES: dict[str, Table] = {
@@ -17,4 +32,8 @@ TABLES: dict[str, Table] = {
     "drift": drift.TABLE,
     "values": values.TABLE,
     "memory": memory.TABLE,
+    "outcomes": outcomes.TABLE,
+    "contract": contract.TABLE,
+    "losses": losses.TABLE,
+    "wakes": wakes.TABLE,
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.reliability.table import Case
 from tests.reliability.tables import TABLES
+from tests.servers.provide import Unreachable
 
 
 @pytest.mark.parametrize(
@@ -13,4 +16,9 @@ from tests.reliability.tables import TABLES
     [pytest.param(case, id=f"{name}: {case.name}") for name, table in TABLES.items() for case in table.cases(False)],
 )
 def test_promise(case: Case) -> None:
-    case.verify()
+    try:
+        case.verify()
+    except Unreachable as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))

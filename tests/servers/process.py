@@ -21,19 +21,25 @@ from typing import Any, Self
 PATIENCE = 60.0
 """Seconds after which a server that has not started, or not ended, is given up."""
 
-GUARD = 'read -r word || kill -s "$2" "$1"'
-"""Reads a pipe that only we hold open: whatever ends us ends the server, also a SIGKILL."""
+GUARD = """
+read -r word && exit
+kill -s "$2" "$1"
+turn=0
+while kill -0 "$1" 2>/dev/null && [ $turn -lt 20 ]; do sleep 0.1; turn=$((turn + 1)); done
+[ -z "$3" ] || rm -rf "$3"
+"""
+"""Reads a pipe that only we hold open: whatever ends us ends the server, also a SIGKILL, and removes its folder."""
+
+PORTS = range(15_000, 32_000)
+"""Below those that the kernel gives to clients: there, somebody who only connects could take the port of a server that
+is away for a moment."""
+
 
 HOST = "127.0.0.1"
 
 
 class ServerFailed(Exception):
     """A server did not start, or did not end. The message has the end of its log."""
-
-
-PORTS = range(15_000, 32_000)
-"""Below those that the kernel gives to clients: there, somebody who only connects could take the port of a server that
-is away for a moment."""
 
 
 def free_port() -> int:
@@ -192,8 +198,9 @@ class Server(ABC):
                 user=self.user,
                 start_new_session=True,  # Ctrl-C is for the tests: they end their servers in order
             )
+        litter = str(self.folder) if self._owns_folder else ""
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "guard", str(self._process.pid), self.last_signal],
+            ["/bin/sh", "-c", GUARD, "guard", str(self._process.pid), self.last_signal, litter],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

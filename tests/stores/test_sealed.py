@@ -547,3 +547,57 @@ def test_a_codec_needs_both_functions() -> None:
 def test_nothing_is_sealed_twice() -> None:
     with pytest.raises(ConfigError, match="has a codec already"):
         SealedStore(open_store("sqlite://:memory:", codec=codec()), codec())
+
+
+# -- servers ----------------------------------------------------------------------------------------------------------
+
+
+async def everything_in_postgresql(url: str, schema: str) -> str:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    tables = await connection.fetch(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = $1 AND table_type = 'BASE TABLE'", schema
+    )
+    found = [await connection.fetch(f'SELECT * FROM "{schema}"."{table[0]}"') for table in tables]
+    await connection.close()
+    return repr(found)
+
+
+async def everything_in_redis(url: str, prefix: str) -> str:
+    from redis.asyncio import Redis
+
+    found: list[Any] = []
+    async with Redis.from_url(url) as client:
+        readers: dict[bytes, Any] = {
+            b"string": client.get,
+            b"hash": client.hgetall,
+            b"set": client.smembers,
+            b"list": lambda key: client.lrange(key, 0, -1),
+            b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+            b"stream": client.xrange,
+        }
+        async for key in client.scan_iter(f"*{prefix}*"):
+            found.append((key, await readers[await client.type(key)](key)))  # noqa: PERF401 - it awaits
+    return repr(found)
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def server(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], Any]:
+    """A URL, the options for a part of its own, and what reads all that is there."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    if request.param == "postgres":
+        return url, {"schema": request.getfixturevalue("postgres_schema")}, everything_in_postgresql
+    return url, {"prefix": request.getfixturevalue("redis_prefix")}, everything_in_redis
+
+
+@pytest.mark.parametrize("sealing", [True, False])
+async def test_servers_get_nothing_that_users_gave(server: tuple[str, dict[str, str], Any], *, sealing: bool) -> None:
+    """Without a codec all of it is found: what looks for it can see it."""
+    url, options, everything = server
+    async with open_store(url, codec=codec() if sealing else None, **options) as store:
+        await rich(store)
+        text = await everything(url, *options.values())
+    assert "first" in text  # the step it is at
+    found = [n for n in range(1, 10) if f"secret {n}" in text]
+    assert found == ([] if sealing else [1, 2, 4, 5, 6, 7, 8, 9])  # the third was overwritten
