@@ -50,6 +50,10 @@ class PatientStore(Store):
     def wakes(self) -> bool:  # type: ignore[override]
         return self.store.wakes
 
+    @property
+    def versions(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.store.versions
+
     def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
         self._listener = listener
         return self.store.listen(listener)

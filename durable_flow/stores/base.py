@@ -230,10 +230,15 @@ class Store(ABC):
     *Wake-ups.* A store that can tell calls `heard` in the event loop with the id of an execution that another process
     appended a message to, or which ended or came to a halt there, and says with `wakes` whether it does so at present.
     It is a hint: it may come late, twice or never, and what it says must be read from the store.
+
+    *Versions.* `versions` is set by `open`, before it raises because of them: the version of the stored schema as it
+    was found (0: there was none), and the one of this release, which it has once the store is open. A store whose
+    schema has no versions leaves it at (0, 0).
     """
 
     clock: Clock = SystemClock()
     wakes: bool = False
+    versions: tuple[int, int] = (0, 0)
 
     # -- the contract -------------------------------------------------------------------------------------------------
 

@@ -993,6 +993,7 @@ class PostgresStore(Store):
     async def _migrate(self, connection: Connection) -> None:
         """Runs in a transaction that `Session` begins and ends where there may be a pooler, else in one of its own."""
         version = await self._version(connection)
+        self.versions = version, len(ddl.MIGRATIONS)
         if version == len(ddl.MIGRATIONS):
             return
         if not self.auto_migrate:
@@ -1007,6 +1008,7 @@ class PostgresStore(Store):
             await connection.execute("SET LOCAL lock_timeout = 0")
             await connection.execute(ddl.lock_sql(self.schema))
             version = await self._version(connection)
+            self.versions = version, len(ddl.MIGRATIONS)
             if version < len(ddl.MIGRATIONS):
                 # Asked first: IF NOT EXISTS needs the right to create schemas, even where there is nothing to create.
                 found = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)"

@@ -57,6 +57,10 @@ class SealedStore(Store):
     def wakes(self) -> bool:  # type: ignore[override]
         return self.store.wakes
 
+    @property
+    def versions(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.store.versions
+
     def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
         return self.store.listen(listener)
 

@@ -688,6 +688,7 @@ class Writer:
         self.path = store.path
         self.name = ":memory:" if store.path is None else str(store.path)
         self.lock: Lock | None = None
+        store.versions = 0, len(MIGRATIONS)
         self.timeout = round(store.busy_timeout * 1000)
         self.pace = self.due = CHECKPOINT_PAGES // 2
         database = None
@@ -710,14 +711,18 @@ class Writer:
 
     def _open(self, store: SqliteStore) -> None:
         execute = self.connection.database.execute
-        self._check()
+        version = self._check()
+        store.versions = version, len(MIGRATIONS)
+        if version < len(MIGRATIONS) and not store.auto_migrate:
+            raise _outdated(self.name, version)
         if self.lock is not None:
             (journal,) = execute("PRAGMA journal_mode = WAL").fetchone()
             if journal != "wal":
                 raise StoreError(f"{self.name} cannot have a write-ahead log here (is it a network file system?)")
             execute("PRAGMA wal_autocheckpoint = 0")
             execute(f"PRAGMA synchronous = {store.durability.upper()}")
-        self._migrate(store.auto_migrate)
+        if version < len(MIGRATIONS):
+            store.versions = self._migrate(), len(MIGRATIONS)
         execute("BEGIN IMMEDIATE")  # tells now, not in the middle of something, that the file cannot be written
         execute("ROLLBACK")
 
@@ -733,15 +738,12 @@ class Writer:
             raise SchemaTooNew(version, len(MIGRATIONS))
         return int(version)
 
-    def _migrate(self, allowed: bool) -> None:
-        if self._check() == len(MIGRATIONS):
-            return
+    def _migrate(self) -> int:
+        """The version it was migrated from: this release's, if somebody else was faster."""
         execute = self.connection.database.execute
         execute("BEGIN EXCLUSIVE")
         try:
             version = self._check()
-            if version < len(MIGRATIONS) and not allowed:
-                raise _outdated(self.name, version)
             for step in MIGRATIONS[version:]:
                 for statement in step:
                     execute(statement)
@@ -751,7 +753,9 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
-        log.info("%s: schema migrated from version %d to %d", self.name, version, len(MIGRATIONS))
+        if version < len(MIGRATIONS):
+            log.info("%s: schema migrated from version %d to %d", self.name, version, len(MIGRATIONS))
+        return version
 
     def serve(self, jobs: Sequence[Job]) -> Sequence[object]:
         """What became of each job: its result, or the exception its caller gets. One transaction, if all goes well."""
@@ -880,7 +884,7 @@ def _look(connection: Connection, name: str, function: Callable[..., object], ar
 def _outdated(name: str, version: int) -> StoreError:
     return StoreError(
         f"{name} has schema version {version}, this release of durable-flow needs {len(MIGRATIONS)}: "
-        "open it once with auto_migrate=True"
+        "run `durable-flow migrate`, or open it once with auto_migrate=True"
     )
 
 

@@ -10,6 +10,8 @@ from durable_flow import stores
 from durable_flow.errors import ConfigError
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Store
+from durable_flow.stores.postgresql import PostgresStore
+from durable_flow.stores.redis import RedisStore
 from durable_flow.stores.sqlite import SqliteStore
 
 
@@ -33,6 +35,44 @@ def test_options_go_to_the_store() -> None:
     store = open_store("sqlite://:memory:", durability="normal", busy_timeout=1.5, auto_migrate=False)
     assert isinstance(store, SqliteStore)
     assert (store.durability, store.busy_timeout, store.auto_migrate) == ("normal", 1.5, False)
+
+
+@pytest.mark.parametrize(
+    "query", ["schema=my+shop", "schema=my%20shop", "schema=my shop", "schema=my+shop&schema=my+shop"]
+)
+def test_a_url_may_name_the_schema(query: str) -> None:
+    store = open_store(f"postgresql://ann@db/app?sslmode=require&{query}&application_name=a%2Bb+c")
+    assert isinstance(store, PostgresStore)
+    assert store.schema == "my shop"
+    assert store._door.url == "postgresql://ann@db/app?sslmode=require&application_name=a%2Bb+c"
+
+
+@pytest.mark.parametrize("url", ["redis://cache/2?prefix=shop", "unix:///tmp/r.sock?db=2&prefix=shop"])
+def test_a_url_may_name_the_prefix(url: str) -> None:
+    store = open_store(url)
+    assert isinstance(store, RedisStore)
+    assert (store.prefix, store.server.settings["db"]) == ("shop", 2)
+
+
+def test_a_url_without_them_has_the_usual_ones() -> None:
+    store = open_store("postgresql://db/app?search_path=schema")
+    assert isinstance(store, PostgresStore)
+    assert (store.schema, store._door.url) == ("durable_flow", "postgresql://db/app?search_path=schema")
+
+
+def test_what_the_url_and_an_option_say_must_be_the_same() -> None:
+    assert isinstance(open_store("postgresql://db/app?schema=a", schema="a"), PostgresStore)
+    with pytest.raises(ConfigError, match="schema is given twice: 'a' and 'b'"):
+        open_store("postgresql://db/app?schema=a", schema="b")
+    with pytest.raises(ConfigError, match="prefix is given twice: 'a' and 'b'"):
+        open_store("redis://cache?prefix=a&prefix=b")
+
+
+def test_an_empty_name_in_a_url_is_none() -> None:
+    with pytest.raises(ConfigError, match="a schema name has 1 to 63 bytes"):
+        open_store("postgresql://db/app?schema=")
+    with pytest.raises(ConfigError, match="a prefix is printable text"):
+        open_store("redis://cache?prefix=")
 
 
 def test_an_unknown_durability_is_refused() -> None:

@@ -195,7 +195,7 @@ async def test_without_auto_migrate_an_old_schema_is_an_error(path: Path, monkey
     async with SqliteStore(path):
         pass
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
-    with pytest.raises(StoreError, match=r"schema version 1, .* needs 2: open it once with auto_migrate=True"):
+    with pytest.raises(StoreError, match=r"schema version 1, .* needs 2: run `durable-flow migrate`"):
         await SqliteStore(path, auto_migrate=False).open()
     assert look(path, "PRAGMA user_version") == [(1,)]
 
