@@ -252,8 +252,8 @@ class Runner:
         row = await self._row(execution_id)
         if row.owner is not None and execution_id in engine.runs:
             raise ConflictError(f"execution {execution_id!r} is being driven by this process")
-        if not Status(row.status).over:
-            await self._stir(row)
+        if not Status(row.status).over and await self._stir(row):
+            return await self._follow(execution_id)
         if not Status(row.status).over:
             run = await engine.claim(execution_id)
             if run is not None:

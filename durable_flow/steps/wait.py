@@ -10,7 +10,7 @@ import msgspec
 from durable_flow.clock import moment
 from durable_flow.errors import StepError
 from durable_flow.expr.duration import parse_duration
-from durable_flow.expr.reference import Template, to_text
+from durable_flow.expr.reference import Template
 from durable_flow.model.execution import TimerWait
 from durable_flow.model.frame import Message
 from durable_flow.model.value import type_name
@@ -59,7 +59,7 @@ class Wait(StepType[WaitConfig]):
                 step_id=visit.step_id,
                 since=moment(now),
                 deadline=moment(end),
-                data={"type": "timer", "until": to_text(moment(end))},
+                data={"type": "timer"},
             )
         )
 
