@@ -11,8 +11,13 @@ from click.core import ParameterSource
 
 import durable_flow as df
 from durable_flow.cli._codec import NOTED
+from durable_flow.cli._url import shown
 
 APPROVAL = "approval"
+SIGNAL = "signal"
+BLOCKED = ("error", "uncertain")
+BY_TIME = ("timer", "retry", "gate")
+"""Types of waits that nobody ends: a worker goes on when their time has come."""
 
 CARRIED = {
     "store": "--store",
@@ -41,6 +46,8 @@ class Hints(msgspec.Struct, frozen=True):
             if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
                 continue
             value = context.meta[NOTED] if name == "codec" else context.params[name]
+            if name == "store":
+                value = shown(value)
             for one in (value,) if isinstance(value, str) else value:
                 (store if name in ("store", "codec") else host).extend([option, str(one)])
         return cls(context.find_root().command_path, tuple(store), tuple(host))
@@ -65,8 +72,15 @@ class Hints(msgspec.Struct, frozen=True):
 
     def _answers(self, halt: df.Halt, *, execution_id: str, several: bool, voters: Collection[str]) -> list[str]:
         which = ("--wait-id", halt.wait_id) if several else ()
+        resume = self.drive("resume", execution_id, "--response", "JSON", *which)
+        if halt.type in BY_TIME:
+            return [self.drive("worker")]
+        if halt.type == SIGNAL:
+            return [self.drive("signal", halt.execution_id, str(halt.data["name"]), "--payload", "JSON")]
+        if halt.type in BLOCKED:
+            return [self.drive("retry", execution_id), resume, self.drive("fail", execution_id, "--reason", "WHY")]
         if halt.type != APPROVAL:
-            return [self.drive("resume", execution_id, "--response", "JSON", *which)]
+            return [resume]
         asked = halt.data if isinstance(halt.data, dict) else {}
         by: tuple[str, ...] = ()
         if asked.get("approvers"):

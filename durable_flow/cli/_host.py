@@ -23,6 +23,7 @@ from durable_flow.cli._hints import Hints
 from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._options import definition_files, store_option
 from durable_flow.cli._services import load_services, missing_services
+from durable_flow.cli._url import shown
 from durable_flow.cli._watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,6 +31,12 @@ Drive = Callable[[df.Runtime], Awaitable[df.ExecutionResult]]
 
 POLL = 0.1
 """Seconds between two looks at children that go on after the execution that was asked for."""
+
+MEMORY = "sqlite://:memory:"
+OWN_SCHEMES = ("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
+"""The stores that durable_flow brings."""
+
+CREATED = "name it with --store or $DURABLE_FLOW_STORE; 'run' creates one"
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -52,13 +59,19 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[str, ...]
     workflows: tuple[Path, ...]
     secrets: tuple[str, ...]
-    quiet: bool
+    quiet: bool = False
 
 
 def host_options(function: Function) -> Function:
     """Adds the options of a Host, and hands it over as `host`."""
+    return click.option("-q", "--quiet", is_flag=True, help="Do not show the steps while they run.")(
+        working_options(function)
+    )
 
-    @click.option("-q", "--quiet", is_flag=True, help="Do not show the steps while they run.")
+
+def working_options(function: Function) -> Function:
+    """`host_options` for a command that shows no steps."""
+
     @click.option(
         "--secret",
         "secrets",
@@ -91,7 +104,7 @@ def host_options(function: Function) -> Function:
         services: tuple[str, ...],
         workflows: tuple[Path, ...],
         secrets: tuple[str, ...],
-        quiet: bool,
+        quiet: bool = False,
         **options: Any,
     ) -> Any:
         host = Host(store=store, services=services, workflows=workflows, secrets=secrets, quiet=quiet)
@@ -100,22 +113,57 @@ def host_options(function: Function) -> Function:
     return with_host  # type: ignore[return-value]
 
 
-@contextlib.asynccontextmanager
-async def existing_store(url: str, *, codec: df.Codec | None = None) -> AsyncIterator[df.Store]:
-    """The open store, for commands that need one that is there. Raises Mistake instead of creating it."""
+class Missing(Mistake):
+    """There is no store at a URL, or one that has an older schema: nothing was opened."""
+
+    def __init__(self, url: str, found: int, current: int, *, migrate: str) -> None:
+        self.found = found
+        self.current = current
+        if found:
+            super().__init__(
+                f"{shown(url)} has version {found} of the schema, this release of durable-flow needs {current}",
+                hint=f"'{migrate}' migrates it",
+                kind="StoreOutdated",
+            )
+        else:
+            super().__init__(f"there is no store at {shown(url)}", hint=CREATED, kind="StoreNotFound")
+
+
+def store_at(url: str, *, codec: df.Codec | None = None, creates: bool) -> df.Store:
+    """The store, not yet open. One that `creates` nothing needs one that is there (Mistake), as `opened` says too."""
+    if creates:
+        return df.open_store(url, codec=codec)
     require_store(url)
-    async with df.open_store(url, codec=codec) as store:
+    # A store that somebody else brings need not know of the option.
+    options: dict[str, Any] = {"auto_migrate": False} if url.partition(":")[0] in OWN_SCHEMES else {}
+    return df.open_store(url, codec=codec, **options)
+
+
+@contextlib.asynccontextmanager
+async def opened(store: df.Store, url: str, *, creates: bool) -> AsyncIterator[df.Store]:
+    """The store, open. Raises Missing where it is not there, or is older, and may be neither created nor migrated."""
+    try:
+        await store.open()
+    except df.StoreUnavailable:
+        raise
+    except df.StoreError as error:
+        found, current = store.versions
+        if found < current and not creates:
+            raise Missing(url, found, current, migrate=Hints.here().look("migrate")) from error
+        raise
+    try:
         yield store
+    finally:
+        await store.close()
 
 
 def require_store(url: str) -> None:
     """Raises Mistake if there is no store at this URL."""
-    hint = "name it with --store or $DURABLE_FLOW_STORE; 'run' creates one"
-    if url == "sqlite://:memory:":
-        raise Mistake("a store in memory is empty for every new command", hint=hint, kind="StoreNotFound")
+    if url == MEMORY:
+        raise Mistake("a store in memory is empty for every new command", hint=CREATED, kind="StoreNotFound")
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and not Path(path).is_file():
-        raise Mistake(f"there is no store at {url}", hint=hint, kind="StoreNotFound")
+        raise Mistake(f"there is no store at {url}", hint=CREATED, kind="StoreNotFound")
 
 
 def read(url: str, work: Callable[[df.Store], Awaitable[int]]) -> int:
@@ -125,7 +173,7 @@ def read(url: str, work: Callable[[df.Store], Awaitable[int]]) -> int:
         codec = codec_here()
 
     async def main() -> int:
-        async with existing_store(url, codec=codec) as store:
+        async with opened(store_at(url, codec=codec, creates=False), url, creates=False) as store:
             return await work(store)
 
     return asyncio.run(main())
@@ -181,8 +229,6 @@ class _Drive:
         self.orphans: list[str] = []
 
     def run(self) -> int:
-        if self.workflow is None:
-            require_store(self.host.store)
         clock = df.SystemClock()
         begun = clock.monotonic()
         try:
@@ -190,7 +236,7 @@ class _Drive:
                 self.codec = codec_here()
                 services = load_services(self.host.services)
                 definitions = definition_files(self.host.workflows)
-                secrets = dict(_secrets(self.host.secrets))
+                secrets = dict(named_secrets(self.host.secrets))
                 result, workflow_id, asked = asyncio.run(self._main(services, definitions, secrets))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return self._interrupted()
@@ -200,13 +246,13 @@ class _Drive:
     async def _main(
         self, services: Mapping[str, Any], definitions: list[Path], secrets: Mapping[str, str]
     ) -> tuple[df.ExecutionResult, str, list[_render.Asked]]:
-        runtime = df.Runtime(
-            self.host.store, workflows=definitions, services=services, secrets=secrets, codec=self.codec
-        )
+        creates = self.workflow is not None
+        store = store_at(self.host.store, codec=self.codec, creates=creates)
+        runtime = df.Runtime(store, workflows=definitions, services=services, secrets=secrets)
         progress = _render.progress(quiet=self.host.quiet or self.as_json)
         watch = Watch(progress, self.execution_id)
         try:
-            async with runtime, self._stops_on_sigterm():
+            async with opened(store, self.host.store, creates=creates), runtime, self._stops_on_sigterm():
                 if self.runs_steps:
                     await self._check_services(runtime, services)
                 runtime.subscribe(watch.hear)
@@ -294,7 +340,7 @@ class _Drive:
 
     @property
     def _in_memory(self) -> bool:
-        return self.host.store == "sqlite://:memory:"
+        return self.host.store == MEMORY
 
     def _interrupted(self) -> int:
         code = TERMINATED if self.terminated else INTERRUPTED
@@ -311,13 +357,7 @@ class _Drive:
         if self.as_json:
             error = {"type": "Interrupted", "message": said, "hint": hint, "command": command}
             _render.document({"error": error, "execution_id": execution_id})
-        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-            # A service that runs in a thread cannot be stopped, and must not keep the process from ending: its step
-            # runs again when the execution is recovered, as after any crash.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        return code
+        return leave(code)
 
     async def _standing(self, execution_id: str) -> tuple[str, str | None]:
         """Where an interrupted execution stands, and the command that makes it go on."""
@@ -329,9 +369,24 @@ class _Drive:
             return f"execution {execution_id} is {one.status}", self.hints.look("show", execution_id)
         if one.owner is not None:
             return f"execution {execution_id} goes on elsewhere, driven by {one.owner}", None
+        if one.status is df.Status.HALTED and one.blocked_on and not any(wait.outside for wait in one.blocked_on):
+            return f"execution {execution_id} goes on when its time has come, in a worker", self.hints.drive("worker")
         if one.status is df.Status.HALTED:
             return f"execution {execution_id} waits for an answer", self.hints.look("why", execution_id)
         return f"execution {execution_id} stopped where it was; go on with", self.hints.drive("recover", execution_id)
+
+
+def leave(code: int) -> int:
+    """The exit code of a process that was stopped; it ends here and now where a thread would keep it from ending.
+
+    A service that runs in a thread cannot be stopped: its step runs again when the execution is recovered, as after any
+    crash.
+    """
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 async def _until_settled(store: df.Store, driven: set[str]) -> None:
@@ -356,7 +411,7 @@ async def _orphans(store: df.Store, execution_id: str) -> list[str]:
     return [child.id for child in children if child.owner is None]
 
 
-def _secrets(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def named_secrets(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     for name in names:
         value = os.environ.get(name)
         if value is None:

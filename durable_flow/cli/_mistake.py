@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import durable_flow as df
+from durable_flow.cli._url import shown
 
 
 class Mistake(click.ClickException):
@@ -54,6 +55,7 @@ def mistake_of(error: df.DurableFlowError, context: click.Context) -> Mistake:
 
 ARGUMENTS = {
     "approved=True or approved=False": "'approve' or 'reject'",
+    "signal()": "'signal'",
     "response=": "'resume --response'",
     "approved=": "'approve'",
     "wait_id=": "--wait-id",
@@ -78,7 +80,7 @@ def _spoken(text: object) -> str:
 
 def _hint(error: df.DurableFlowError, context: click.Context) -> str | None:
     program = context.find_root().command_path
-    store = context.params.get("store")
+    store = shown(str(context.params.get("store")))
     asked = f"{program} {{}} {context.params.get('execution_id')}"
     match error:
         case df.ExecutionNotFound():

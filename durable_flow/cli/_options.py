@@ -90,23 +90,26 @@ class Duration(Kind):
 
     name = "duration"
 
+    def __init__(self, *, allow_zero: bool = False) -> None:
+        self.allow_zero = allow_zero
+
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> timedelta:
         if isinstance(value, timedelta):
             return value
-        found = duration(str(value))
+        found = duration(str(value), allow_zero=self.allow_zero)
         if found is None:
             self.fail(f"{value!r} is not a duration: write for example 90s, 15m, 2h, 30d or 1h30m")
         return found
 
 
-def duration(text: str) -> timedelta | None:
+def duration(text: str, *, allow_zero: bool = False) -> timedelta | None:
     """The duration that is written, or None.
 
     >>> duration("1h30m"), duration("soon")
     (datetime.timedelta(seconds=5400), None)
     """
     try:
-        return timedelta(seconds=df.parse_duration(text))
+        return timedelta(seconds=df.parse_duration(text, allow_zero=allow_zero))
     except ValueError:
         return None
 
@@ -144,7 +147,36 @@ class Label(Kind):
         return name, text
 
 
+class Queues(Kind):
+    """Names of queues with commas between them; `-` stands for executions without one."""
+
+    name = "queues"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[str | None, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip() for name in str(value).split(",")]
+        if not all(names):
+            self.fail(
+                f"{value!r} are no names of queues: write for example mail,print, or - for executions without one"
+            )
+        return tuple(None if name == "-" else name for name in names)
+
+
 DEFAULT_STORE = "sqlite:///durable_flow.db"
+
+
+url_option = click.option(
+    "--store",
+    envvar="DURABLE_FLOW_STORE",
+    default=DEFAULT_STORE,
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="Where executions are kept.",
+)
 
 
 def store_option(function: Function) -> Function:
@@ -159,15 +191,7 @@ def store_option(function: Function) -> Function:
             callback=_note_codec,
             help="Where the codec of an encrypted store comes from: a module or a .py file, and a name in it.",
         ),
-        click.option(
-            "--store",
-            envvar="DURABLE_FLOW_STORE",
-            default=DEFAULT_STORE,
-            show_default=True,
-            show_envvar=True,
-            metavar="URL",
-            help="Where executions are kept.",
-        ),
+        url_option,
     ):
         function = option(function)
     return function

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 import durable_flow as df
+from durable_flow.cli._hints import BY_TIME
 from durable_flow.cli._steps import Node
 
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -47,6 +48,19 @@ MARKS = {
 
 SIMPLER = str.maketrans("✔✖■↷↻⏸▶·▷•→…├└│─", "vx#>~=>.->>.|`|-")
 """What stands for these where the encoding of a stream has no such characters."""
+
+TOLD = {
+    "timer": set(),
+    "signal": {"name"},
+    "gate": {"resolver"},
+    "retry": {"attempt", "error"},
+    "error": {"error"},
+    "uncertain": {"attempt"},
+}
+"""Types of waits that are no questions, and the data that `asked_for` makes a line of."""
+
+DEADLINES = {"retry": "tried again", "gate": "asked again"}
+"""What happens at the deadline of a wait, where it is not its end."""
 
 WIDE = 10_000_000
 """Columns of what is not a terminal: nothing is ever folded or cut."""
@@ -253,16 +267,40 @@ def value(found: Any) -> None:
 def wait(asked: Asked) -> None:
     """What is waited for, and how it is answered."""
     console, halt = _console(), asked.halt
-    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(halt.prompt or '')}"))
-    facts: list[tuple[str, Any]] = [("step", halt.path)]
-    if halt.deadline is not None:
-        facts.append(("until", f"{_local(halt.deadline)} ({_ago(halt.deadline)})"))
     data = halt.data if isinstance(halt.data, Mapping) else {"data": halt.data}
     told = {"type", "prompt", "reason", "timeout", "requested_at"}
+    prompt = halt.prompt or ""
+    if halt.prompt is None and halt.type in TOLD:
+        prompt = asked_for(data)
+        told |= TOLD[halt.type]
+    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(prompt)}"))
+    facts: list[tuple[str, Any]] = [("step", halt.path)]
+    if halt.deadline is not None:
+        facts.append((DEADLINES.get(halt.type, "until"), f"{_local(halt.deadline)} ({_ago(halt.deadline)})"))
     facts += [(str(name), item) for name, item in data.items() if name not in told and item is not None]
     _facts(console, [(name, item) for name, item in facts if (name, item) != ("required", 1)])
     for command in asked.commands:
         _command(console, command)
+
+
+def asked_for(data: Mapping[str, Any]) -> str:
+    """What a wait that is no question waits for, from its data.
+
+    >>> asked_for({"type": "retry", "attempt": 3, "error": "OSError: no line"})
+    'attempt 3, after OSError: no line'
+    """
+    match data:
+        case {"type": "signal", "name": name}:
+            return str(name)
+        case {"type": "gate", "resolver": resolver}:
+            return str(resolver)
+        case {"type": "retry", "attempt": attempt, "error": error}:
+            return f"attempt {attempt}, after {error}"
+        case {"type": "error", "error": {"type": kind, "message": message}}:
+            return f"{kind}: {message}" if message else str(kind)
+        case {"type": "uncertain"}:
+            return "a process died in this step: find out whether it happened"
+    return ""
 
 
 def _error(console: Console, error: df.ErrorInfo) -> None:
@@ -294,8 +332,14 @@ def _facts(console: Console, facts: Iterable[tuple[str, Any]]) -> None:
     _show(console, grid)
 
 
-def reasons(whys: Sequence[df.Why], answers: Mapping[str, Sequence[str]], *, otherwise: Sequence[str]) -> None:
-    """What an execution waits for."""
+def reasons(
+    whys: Sequence[df.Why],
+    answers: Mapping[str, Sequence[str]],
+    *,
+    types: Mapping[str, str],
+    otherwise: Sequence[str],
+) -> None:
+    """What an execution waits for. `types` are those of its waits, by wait id."""
     console = _console()
     for why in whys:
         console.print(Text.assemble(_mark(str(why.status)), " ", plain(why.reason)))
@@ -305,9 +349,10 @@ def reasons(whys: Sequence[df.Why], answers: Mapping[str, Sequence[str]], *, oth
         if why.since is not None:
             facts.append(("since", f"{_local(why.since)} ({_ago(why.since)})"))
         if why.deadline is not None:
-            facts.append(("until", f"{_local(why.deadline)} ({_ago(why.deadline)})"))
+            name = DEADLINES.get(types.get(why.wait_id or "", ""), "until")
+            facts.append((name, f"{_local(why.deadline)} ({_ago(why.deadline)})"))
         commands = answers.get(why.wait_id or "", otherwise)
-        if not commands:
+        if not commands or types.get(why.wait_id or "") in BY_TIME:
             facts.append(("to go on", why.unblock))
         _facts(console, facts)
         for command in commands:
@@ -332,7 +377,7 @@ def executions(found: Sequence[df.Execution], *, more: str | None) -> None:
     for one in found:
         at = one.current_step or ""
         if one.blocked_on:
-            at = ", ".join(wait.path for wait in one.blocked_on)
+            at = ", ".join(_awaited(wait) for wait in one.blocked_on)
         elif one.error_info is not None:
             at = f"{one.error_info.path}: {one.error_info.text}" if one.error_info.path else one.error_info.text
         elif one.error is not None:
@@ -349,6 +394,12 @@ def executions(found: Sequence[df.Execution], *, more: str | None) -> None:
     _show(console, table)
     if more is not None:
         note(f"there are more: {more}")
+
+
+def _awaited(wait: Any) -> str:
+    """The place of a wait, with its type where that is not what people answer."""
+    kind = wait.__struct_config__.tag
+    return f"{wait.path} ({kind})" if kind in TOLD else str(wait.path)
 
 
 def execution(
@@ -497,11 +548,33 @@ def _took(node: Node) -> str:
 
 def _said(node: Node) -> str:
     words = [] if node.state in ("completed", "") else [node.state]
+    if node.wait is not None and node.state == "waiting":
+        words = [_waiting(node.wait)]
     if node.attempts > 1:
         words.append(f"{node.attempts} attempts")
     if node.actor:
         words.append(f"by {plain(node.actor)}")
     return ", ".join(words)
+
+
+def _waiting(wait: Any) -> str:
+    """For what a step waits, in a few words."""
+    kind = wait.__struct_config__.tag
+    until = "" if wait.deadline is None else f"{_local(wait.deadline)}"
+    match kind:
+        case "timer":
+            return f"waiting until {until}"
+        case "retry":
+            return f"tried again {until}"
+        case "gate":
+            return f"waiting for the gate {plain(wait.resolver)}, asked again {until}"
+        case "signal":
+            said = f"waiting for the signal {plain(wait.name)}"
+        case "error" | "uncertain":
+            said = "waiting for a decision"
+        case _:
+            said = "waiting"
+    return f"{said} until {until}" if until else said
 
 
 def entries(found: Sequence[df.Entry]) -> None:
@@ -552,6 +625,62 @@ def definitions(found: Sequence[tuple[str, str | None, Sequence[str]]]) -> None:
             )
         for problem in problems:
             console.print(Text.assemble(_mark("failed"), f" {plain(problem)}"), soft_wrap=True)
+
+
+def schema(text: str, *, good: bool, commands: Sequence[str] = ()) -> None:
+    """How the schema of a store stands."""
+    console = _console()
+    mark = _mark("completed" if good else "failed")
+    console.print(Text.assemble(mark, f" {plain(text)}"), soft_wrap=True)
+    for command in commands:
+        _command(console, command)
+
+
+# -- a worker ----------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """What a worker tells while it works: a line for each execution that ended on what is standard output now, and
+    about itself on standard error; with `as_json` each is a JSON object on a line of standard output.
+
+    Raises BrokenPipeError where nobody reads it any more.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._stream = sys.stdout
+        self._console = _console()
+        self._as_json = as_json
+
+    def about(self, event: str, text: str, **facts: object) -> None:
+        """Something about the worker itself."""
+        if self._as_json:
+            self._object({"event": event, "time": datetime.fromtimestamp(_now()).astimezone(), **facts})
+        else:
+            note(text)
+
+    def ended(self, event: df.Event) -> None:
+        """An execution ended."""
+        data = event.data
+        state = event.type.rpartition(".")[2]
+        if self._as_json:
+            told = {name: data.get(name) for name in ("execution_id", "workflow_id", "error")}
+            self._object({"event": event.type, "time": event.timestamp, **told})
+            return
+        line = Text.assemble(
+            (f"{event.timestamp.astimezone():%H:%M:%S}  ", "dim"),
+            _mark(state),
+            " ",
+            _state(f"{state:<9}"),
+            f"  {plain(data['workflow_id'])}  {plain(data['execution_id'])}",
+        )
+        if "error" in data:
+            line.append(f"  {plain(data['error']).splitlines()[0]}", _colour(state))
+        self._console.print(line, soft_wrap=True)
+        self._stream.flush()
+
+    def _object(self, value: object) -> None:
+        self._stream.write(msgspec.json.encode(value).decode() + "\n")
+        self._stream.flush()
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,7 @@ TRIES = frozenset({df.Action.COMPLETED, df.Action.FAILED, df.Action.RETRIED})
 
 class Node(msgspec.Struct):
     """A step (one visit of it), an iteration or a branch, with what is inside it. `begun` and `ended` are its first
-    and last sign of life; nothing has ended that still runs or waits."""
+    and last sign of life; nothing has ended that still runs or waits. `wait` is what it waits for."""
 
     path: str
     name: str
@@ -41,6 +42,7 @@ class Node(msgspec.Struct):
     begun: datetime | None = None
     ended: datetime | None = None
     children: list[Node] = []
+    wait: Any = None
 
     def document(self) -> dict[str, object]:
         """What --json shows of it."""
@@ -54,6 +56,7 @@ class Node(msgspec.Struct):
             "ended_at": self.ended,
             "error": self.error,
             "actor": self.actor,
+            "waits_for": None if self.wait is None else self.wait.__struct_config__.tag,
             "steps": [child.document() for child in self.children],
         }
 
@@ -65,7 +68,7 @@ def tree(execution: df.Execution, entries: Iterable[df.Entry], *, types: Mapping
     for entry in entries:
         if entry.path:
             _take(_node(entry.path, nodes, top), entry)
-    waits = {wait.path for wait in execution.blocked_on}
+    waits = {wait.path: wait for wait in execution.blocked_on}
     at = execution.current_step
     in_flight = at is not None and execution.status is df.Status.RUNNING
     if in_flight and not any(node.name.partition("#")[0] == at and node.state in OPEN for node in top):
@@ -107,7 +110,7 @@ def _is_one_of_several_votes(entry: df.Entry) -> bool:
     return entry.action is df.Action.ANSWERED and not entry.changes and "timeout" not in answer
 
 
-def _settle(nodes: Sequence[Node], execution: df.Execution, waits: set[str], types: Mapping[str, str]) -> None:
+def _settle(nodes: Sequence[Node], execution: df.Execution, waits: Mapping[str, Any], types: Mapping[str, str]) -> None:
     """States that only the whole shows: of bodies that have not ended, and of steps nobody drives."""
     for node in nodes:
         _settle(node.children, execution, waits, types)
@@ -119,6 +122,7 @@ def _settle(nodes: Sequence[Node], execution: df.Execution, waits: set[str], typ
         node.ended = max([*ended, *([node.ended] if node.ended else [])], default=None)
         if node.path in waits:
             node.state = "waiting"
+            node.wait = waits[node.path]
         elif node.state in OPEN:
             node.state = _open_state(node, execution, inner)
         if node.state in ("waiting", "running", "retried"):

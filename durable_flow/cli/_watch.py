@@ -64,6 +64,6 @@ def _said(happened: str, data: Mapping[str, Any]) -> str:
         return f"{tries}{data['error']}"
     asked = data.get("halt")
     if happened == "halted" and isinstance(asked, Mapping):
-        said = asked.get("prompt") or asked.get("reason")
+        said = asked.get("prompt") or asked.get("reason") or _render.asked_for(asked)
         return said if isinstance(said, str) else ""
     return ""

@@ -28,7 +28,10 @@ def command(
     host: Host,
     as_json: bool,
 ) -> int:
-    """Answer a halted execution and drive it on."""
+    """Answer a halted execution and drive it on.
+
+    Where it waits for a decision about a step, the response takes the place of what the step would have given.
+    """
 
     async def work(runtime: df.Runtime) -> df.ExecutionResult:
         runner = await runtime.runner_of(execution_id)

@@ -15,7 +15,10 @@ from durable_flow.cli._program import command as as_command
 @click.option("--by", metavar="NAME", help="Who retries; kept in the audit trail.")
 @host_options
 def command(*, execution_id: str, by: str | None, host: Host, as_json: bool) -> int:
-    """Go on with a failed execution at the step that failed. Finished steps stay finished."""
+    """Go on with a failed execution at the step that failed. Finished steps stay finished.
+
+    So it does with one that waits for a decision about a step that failed, or that may have happened.
+    """
 
     async def work(runtime: df.Runtime) -> df.ExecutionResult:
         runner = await runtime.runner_of(execution_id)

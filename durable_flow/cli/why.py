@@ -25,14 +25,20 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
             whys = await runner.why(execution_id)
             result = await runner.result(execution_id)
             answers = await hints.answers(result, opened)
+        types = {halt.wait_id: halt.type for halt in result.halts}
         otherwise = _otherwise(result.status, whys, execution_id, hints)
         if as_json:
             waits = [
-                {**msgspec.to_builtins(why), "commands": answers.get(why.wait_id or "", otherwise)} for why in whys
+                {
+                    **msgspec.to_builtins(why),
+                    "type": types.get(why.wait_id or ""),
+                    "commands": answers.get(why.wait_id or "", otherwise),
+                }
+                for why in whys
             ]
             _render.document({"execution_id": execution_id, "status": result.status, "why": waits})
         else:
-            _render.reasons(whys, answers, otherwise=otherwise)
+            _render.reasons(whys, answers, types=types, otherwise=otherwise)
         return 0
 
     return read(store, work)

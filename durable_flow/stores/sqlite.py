@@ -688,12 +688,13 @@ class Writer:
         self.path = store.path
         self.name = ":memory:" if store.path is None else str(store.path)
         self.lock: Lock | None = None
-        store.versions = 0, len(MIGRATIONS)
         self.timeout = round(store.busy_timeout * 1000)
         self.pace = self.due = CHECKPOINT_PAGES // 2
         database = None
         try:
             if store.path is not None:
+                if not store.path.exists():
+                    store.versions = 0, len(MIGRATIONS)
                 mode = _create(store.path, store.auto_migrate)
                 self.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode)
             with self.lock or nullcontext():
