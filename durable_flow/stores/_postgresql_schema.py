@@ -1,11 +1,12 @@
 r"""What the PostgreSQL store creates in its schema: tables, the functions that write, the view for people.
 
 *Tables.* `heads` is the row a commit updates, kept small and with room on its pages: no index has a column that every
-commit changes, so PostgreSQL rewrites it in place (a HOT update). What never or rarely changes is in `facts`. Children
-refer to its number `n`, not to its id. `variables` and `frames` point to `entries`, which only grows. `labels` repeats
-what a search needs, so that a page is a range of one index whatever was asked. `leases` are rows of their own: renewing
-them waits for nobody who holds a row of `heads`. What runs and has no owner has a lease without an owner, from the time
-it was created: so what must be taken over is a range of one index, and giving a lease back changes nothing in `heads`.
+commit changes, so PostgreSQL rewrites it in place (a HOT update); `due` is empty for that reason while something runs.
+What never or rarely changes is in `facts`. Children refer to its number `n`, not to its id. `variables` and `frames`
+point to `entries`, which only grows. `labels` repeats what a search needs, so that a page is a range of one index
+whatever was asked. `leases` are rows of their own: renewing them waits for nobody who holds a row of `heads`. What runs
+and has no owner has a lease without an owner, from the time when it was created: so what must be taken over is a range
+of one index, too, and giving a lease back changes nothing in `heads`.
 
 *User data* is `bytea`, because `jsonb` refuses ``\u0000`` and rewrites numbers: the UTF-8 of a text, or 0xFF (which
 begins no text) and the bytes of what a codec made. The view `executions` shows it as `jsonb`, as far as that goes.
@@ -64,6 +65,7 @@ SETTINGS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_material": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     "search_path": "pg_catalog, pg_temp",
@@ -82,6 +84,8 @@ CREATE TABLE {s}.heads (
     updated_at double precision NOT NULL,
     finished_at double precision,
     wake_at double precision,
+    due double precision GENERATED ALWAYS AS (
+        CASE status WHEN 'halted' THEN wake_at WHEN 'pending' THEN coalesce(wake_at, created_at) END) STORED,
     queue text COLLATE "C",
     priority integer NOT NULL,
     version bigint NOT NULL,
@@ -97,12 +101,11 @@ CREATE INDEX heads_by_status ON {s}.heads (status, created_at, id);
 CREATE INDEX heads_by_workflow ON {s}.heads (workflow_id, status, created_at, id);
 CREATE INDEX heads_by_parent ON {s}.heads (parent_id, status, created_at, id) WHERE parent_id IS NOT NULL;
 CREATE INDEX heads_by_end ON {s}.heads (status, finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX heads_by_wake ON {s}.heads (wake_at) WHERE status = 'halted' AND wake_at IS NOT NULL;
-CREATE INDEX heads_by_queue_wake ON {s}.heads ((coalesce('.' || queue, '')), wake_at)
-    WHERE status = 'halted' AND wake_at IS NOT NULL;
-CREATE INDEX heads_by_turn ON {s}.heads (priority, (coalesce(wake_at, created_at))) WHERE status = 'pending';
-CREATE INDEX heads_by_queue_turn ON {s}.heads
-    ((coalesce('.' || queue, '')), priority, (coalesce(wake_at, created_at))) WHERE status = 'pending';
+CREATE INDEX heads_by_wake ON {s}.heads (due) WHERE status = 'halted' AND due IS NOT NULL;
+CREATE INDEX heads_by_queue_wake ON {s}.heads ((coalesce('.' || queue, '')), due)
+    WHERE status = 'halted' AND due IS NOT NULL;
+CREATE INDEX heads_by_turn ON {s}.heads (priority, due) WHERE status = 'pending';
+CREATE INDEX heads_by_queue_turn ON {s}.heads ((coalesce('.' || queue, '')), priority, due) WHERE status = 'pending';
 
 CREATE TABLE {s}.facts (
     n bigint PRIMARY KEY,
@@ -645,26 +648,26 @@ BEGIN
             _cursor := NULL;
             IF _stage IS NULL AND _queue IS NULL THEN
                 OPEN _cursor FOR
-                    SELECT h.n, h.wake_at AS due, false AS leased, 0 AS lost FROM {s}.heads h
-                    WHERE h.status = 'halted' AND h.wake_at <= _now AND {fit}
-                    ORDER BY h.wake_at FOR NO KEY UPDATE OF h SKIP LOCKED;
+                    SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'halted' AND h.due <= _now AND {fit}
+                    ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
             ELSIF _stage IS NULL THEN
                 OPEN _cursor FOR
-                    SELECT h.n, h.wake_at AS due, false AS leased, 0 AS lost FROM {s}.heads h
-                    WHERE h.status = 'halted' AND coalesce('.' || h.queue, '') = _queue AND h.wake_at <= _now AND {fit}
-                    ORDER BY h.wake_at FOR NO KEY UPDATE OF h SKIP LOCKED;
+                    SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'halted' AND coalesce('.' || h.queue, '') = _queue AND h.due <= _now AND {fit}
+                    ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
             ELSIF _queue IS NULL THEN
                 OPEN _cursor FOR
-                    SELECT h.n, coalesce(h.wake_at, h.created_at) AS due, false AS leased, 0 AS lost FROM {s}.heads h
-                    WHERE h.status = 'pending' AND h.priority = _stage AND coalesce(h.wake_at, h.created_at) <= _now
+                    SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'pending' AND h.priority = _stage AND h.due <= _now
                         AND {fit}
-                    ORDER BY coalesce(h.wake_at, h.created_at) FOR NO KEY UPDATE OF h SKIP LOCKED;
+                    ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
             ELSE
                 OPEN _cursor FOR
-                    SELECT h.n, coalesce(h.wake_at, h.created_at) AS due, false AS leased, 0 AS lost FROM {s}.heads h
+                    SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
                     WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
-                        AND coalesce(h.wake_at, h.created_at) <= _now AND {fit}
-                    ORDER BY coalesce(h.wake_at, h.created_at) FOR NO KEY UPDATE OF h SKIP LOCKED;
+                        AND h.due <= _now AND {fit}
+                    ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
             END IF;
             _cursors := _cursors || _cursor;
         END LOOP;
@@ -717,8 +720,7 @@ BEGIN
     SELECT h.n, _owner, h.generation, _now + _ttl FROM unnest(_n) AS g (n) JOIN {s}.heads h ON h.n = g.n
     ON CONFLICT (n) DO UPDATE SET owner = excluded.owner, generation = excluded.generation, until = excluded.until;
     UPDATE {s}.waits w SET remaining = -1 WHERE w.n = ANY (_n) AND w.remaining > 0 AND w.deadline <= _now;
-    RETURN QUERY SELECT x.* FROM unnest(_n) WITH ORDINALITY AS g (n, place) JOIN {s}.stored x ON x.n = g.n
-        ORDER BY g.place;
+    RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.n = ANY (_n) ORDER BY array_position(_n, x.n);
 END $body$;
 
 CREATE FUNCTION {s}.next_priority(_queues text[], _after bigint) RETURNS bigint STABLE LANGUAGE plpgsql AS $body$
@@ -761,20 +763,20 @@ BEGIN
     LOOP
         FOREACH _queue IN ARRAY coalesce(_queues, ARRAY[NULL::text]) LOOP
             IF _stage IS NULL AND _queue IS NULL THEN
-                SELECT h.wake_at INTO _found FROM {s}.heads h
-                WHERE h.status = 'halted' AND h.wake_at IS NOT NULL AND {fit} ORDER BY h.wake_at LIMIT 1;
+                SELECT h.due INTO _found FROM {s}.heads h
+                WHERE h.status = 'halted' AND h.due IS NOT NULL AND {fit} ORDER BY h.due LIMIT 1;
             ELSIF _stage IS NULL THEN
-                SELECT h.wake_at INTO _found FROM {s}.heads h
-                WHERE h.status = 'halted' AND coalesce('.' || h.queue, '') = _queue AND h.wake_at IS NOT NULL AND {fit}
-                ORDER BY h.wake_at LIMIT 1;
+                SELECT h.due INTO _found FROM {s}.heads h
+                WHERE h.status = 'halted' AND coalesce('.' || h.queue, '') = _queue AND h.due IS NOT NULL AND {fit}
+                ORDER BY h.due LIMIT 1;
             ELSIF _queue IS NULL THEN
-                SELECT coalesce(h.wake_at, h.created_at) INTO _found FROM {s}.heads h
+                SELECT h.due INTO _found FROM {s}.heads h
                 WHERE h.status = 'pending' AND h.priority = _stage AND {fit}
-                ORDER BY coalesce(h.wake_at, h.created_at) LIMIT 1;
+                ORDER BY h.due LIMIT 1;
             ELSE
-                SELECT coalesce(h.wake_at, h.created_at) INTO _found FROM {s}.heads h
+                SELECT h.due INTO _found FROM {s}.heads h
                 WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage AND {fit}
-                ORDER BY coalesce(h.wake_at, h.created_at) LIMIT 1;
+                ORDER BY h.due LIMIT 1;
             END IF;
             _least := least(_least, _found);
         END LOOP;

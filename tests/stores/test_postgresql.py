@@ -491,11 +491,11 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 async def fill(admin: Any, schema: str, count: int) -> None:
     """So many executions, without asking the store."""
     await admin.execute(
-        f"""INSERT INTO {schema}.heads (id, workflow_id, status, parent_id, created_at, updated_at, version, generation,
-                nonce, seq, root)
+        f"""INSERT INTO {schema}.heads (id, workflow_id, status, parent_id, created_at, updated_at, priority,
+                version, generation, nonce, seq, root)
             SELECT 'x{count}-' || i, 'w' || i % 3, (ARRAY['running', 'halted', 'completed'])[i % 3 + 1], 'p' || i % 100,
-                {START} + i, 0, 1, 1, '', 0, '' FROM generate_series(1, {count}) i;
-            INSERT INTO {schema}.facts SELECT n, '', '', '', '', NULL, 5, NULL, '{{}}', '', '' FROM {schema}.heads
+                {START} + i, 0, 5, 1, 1, '', 0, '' FROM generate_series(1, {count}) i;
+            INSERT INTO {schema}.facts SELECT n, '', '', '', '', NULL, '{{}}', '', '' FROM {schema}.heads
             ON CONFLICT DO NOTHING;
             INSERT INTO {schema}.labels
             SELECT n, key, value, workflow_id, status, created_at, id FROM {schema}.heads,
