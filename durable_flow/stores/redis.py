@@ -103,7 +103,15 @@ OWN = frozenset({
 })  # fmt: skip
 """Settings of a connection that are the store's own, whatever the client that it was made from has."""
 
-encode = msgspec.msgpack.Encoder().encode
+
+def _plain(value: object) -> str:
+    """A text of a class of its own as a text: names in definitions are such."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 decode = msgspec.msgpack.Decoder().decode
 decode_heard = msgspec.msgpack.Decoder(list[str]).decode
 

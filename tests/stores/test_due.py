@@ -1,4 +1,4 @@
-"""What is due, for workers of several processes: each takes its own, hears of others, and what only waits costs nothing."""
+"""What is due on servers: each worker takes its own and hears of others, and what only waits costs nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 import durable_flow as df
 from durable_flow import engine
+from durable_flow.clock import SystemClock
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Filter, Store
 from durable_flow.testing import wait_until
@@ -19,14 +20,14 @@ from tests.stores.build import START, SettableClock, advance, append, create, fo
 Make = Callable[[], Store]
 Cost = Callable[[Callable[[], Awaitable[object]]], Awaitable[int]]
 
-TIMER = """
+TIMER = df.load("""
 id: timer
 name: Timer
 steps:
-  - {id: ask, type: approval, prompt: Go on?, timeout: TIME, on_timeout: late, next: done}
+  - {id: ask, type: approval, prompt: Go on?, timeout: 30m, on_timeout: late, next: done}
   - {id: late, type: call, service: desk, method: late, input: {name: $input.name}, next: done}
   - {id: done, type: end}
-"""
+""")
 
 
 @pytest.fixture(params=["postgresql", "redis"])
@@ -60,27 +61,35 @@ class Desk:
 
     async def late(self, name: str) -> None:
         self.mine.append(name)
-        await wait_until(lambda: all(self.called.values()), timeout=60)
+        await wait_until(lambda: all(self.called.values()), timeout=30)
+
+
+class Ahead(SystemClock):
+    """An hour ahead: timers of processes with the right time are due here."""
+
+    def now(self) -> float:
+        return super().now() + 3600
 
 
 async def test_two_processes_drive_all_that_is_due_each_exactly_once(make: Make) -> None:
-    called: dict[str, list[str]] = {}
-    flow = df.load(TIMER.replace("TIME", "0.05s"))
     names = [f"e{number}" for number in range(200)]
+    async with make() as store, df.Runtime(store) as starter:
+        await asyncio.gather(*(starter.runner(TIMER).run({"name": name}, execution_id=name) for name in names))
+    called: dict[str, list[str]] = {}
     async with make() as store, make() as other:
         desks = [Desk(called, name) for name in "ab"]
         async with (
-            df.Runtime(store, services={"desk": desks[0]}) as one,
-            df.Runtime(other, services={"desk": desks[1]}) as two,
+            df.Runtime(store, services={"desk": desks[0]}, clock=Ahead()) as one,
+            df.Runtime(other, services={"desk": desks[1]}, clock=Ahead()) as two,
+            working(one, concurrency=20),
+            working(two, concurrency=20),
         ):
-            await asyncio.gather(*(one.runner(flow).run({"name": name}, execution_id=name) for name in names))
-            async with working(one, concurrency=20), working(two, concurrency=20):
 
-                async def all_done() -> bool:
-                    rows, _ = await store.search(Filter(statuses=["completed"]), limit=1000, cursor=None)
-                    return len(rows) == len(names)
+            async def all_done() -> bool:
+                rows, _ = await store.search(Filter(statuses=["completed"]), limit=1000, cursor=None)
+                return len(rows) == len(names)
 
-                await wait_until(all_done, timeout=120)
+            await wait_until(all_done, timeout=60)
         rows, _ = await store.search(Filter(), limit=1000, cursor=None)
     assert sorted(name for desk in desks for name in desk.mine) == sorted(names)
     assert {row.generation for row in rows} == {2}
@@ -91,27 +100,26 @@ async def test_a_worker_hears_of_a_timer_of_another_process_at_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "BACKSTOP", 10_000.0)  # by itself it would look when nobody waits any more
-    flow = df.load(TIMER.replace("TIME", "0.2s"))
     called: dict[str, list[str]] = {}
     async with make() as store, make() as other:
+        looked = asyncio.Event()
+        ask = store.next_due
+
+        async def next_due(**wanted: Any) -> float | None:
+            found = await ask(**wanted)
+            looked.set()
+            return found
+
+        monkeypatch.setattr(store, "next_due", next_due)
+        services = {"desk": Desk(called, "a")}
         async with (
-            df.Runtime(store, services={"desk": Desk(called, "a")}, lease_ttl=100_000) as working_one,
-            df.Runtime(other, services={"desk": Desk(called, "b")}, lease_ttl=100_000) as starting_one,
+            df.Runtime(store, services=services, clock=Ahead(), lease_ttl=100_000) as one,
+            df.Runtime(other) as starter,
+            working(one),
         ):
-            looked = asyncio.Event()
-            ask = store.next_due
-
-            async def next_due(**wanted: Any) -> float | None:
-                found = await ask(**wanted)
-                looked.set()
-                return found
-
-            monkeypatch.setattr(store, "next_due", next_due)
-            called["b"].append("nothing to wait for")
-            async with working(working_one):
-                await looked.wait()  # nothing is due, ever
-                await starting_one.runner(flow).run({"name": "e"}, execution_id="e")
-                await wait_until(lambda: called["a"] == ["e"], timeout=60)
+            await looked.wait()  # nothing is ever due
+            await starter.runner(TIMER).run({"name": "e"}, execution_id="e")
+            await wait_until(lambda: called["a"] == ["e"], timeout=30)
 
 
 @pytest.fixture
