@@ -230,6 +230,7 @@ end
 
 local function write(id, entries, fields, below, parts)
   if parts then -- what is dropped goes before anything of this commit is set
+    call('HSET', X .. id, fields[1], fields[2]) -- but a full server would let a deletion pass, and what is behind it
     rare(id, parts)
   end
   many('HSET', X .. id, fields)

@@ -103,7 +103,15 @@ OWN = frozenset({
 })  # fmt: skip
 """Settings of a connection that are the store's own, whatever the client that it was made from has."""
 
-encode = msgspec.msgpack.Encoder().encode
+
+def _plain(value: object) -> str:
+    """What the encoder does not know: a class of text of the engine's is text."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"a {type(value).__name__} is nothing that is stored")
+
+
+encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 decode = msgspec.msgpack.Decoder().decode
 decode_heard = msgspec.msgpack.Decoder(list[str]).decode
 
@@ -423,52 +431,56 @@ class Job(NamedTuple):
 
 
 class Server:
-    """Where connections go to, and how: what a URL says, or what a client was made with."""
+    """Where connections go to, and how: what a URL says, or what a client was made with. `seeds` are the settings of
+    the nodes that were named; in a cluster another one may turn out to have our slot."""
 
-    def __init__(self, kind: type[AbstractConnection], settings: Mapping[str, Any], *, timeout: float) -> None:
+    def __init__(self, kind: type[AbstractConnection], seeds: Sequence[Mapping[str, Any]], *, timeout: float) -> None:
         self.kind = kind
-        self.settings = {
-            name: value
-            for name, value in settings.items()
-            if name not in OWN and not name.startswith(("maint", "orig_", "oss_cluster_"))
-        }
+        self.seeds = deque(
+            {
+                name: value
+                for name, value in settings.items()
+                if name not in OWN and not name.startswith(("maint", "orig_", "oss_cluster_"))
+            }
+            for settings in seeds
+        )
+        self.settings = self.seeds[0]
         self.timeout = timeout
 
     @property
     def name(self) -> str:
-        settings = self.settings
-        if "path" in settings:
-            return f"Redis at {settings['path']}"
-        if "host" not in settings:
-            return "Redis"
-        return f"Redis at {settings['host']}:{settings.get('port', 6379)}"
+        return f"Redis at {self.place}"
 
-    def connection(self) -> AbstractConnection:
-        """A new one, not yet connected. It repeats nothing and has no deadlines of its own."""
-        return self.kind(
+    @property
+    def place(self) -> str:
+        settings = self.settings
+        return settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}"
+
+    async def connected(self) -> AbstractConnection:
+        """A new connection. It repeats nothing by itself, and whoever reads from it sets the deadline."""
+        connection = self.kind(
             **self.settings,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=None,
             socket_connect_timeout=self.timeout,
         )
-
-    async def connected(self) -> AbstractConnection:
-        connection = self.connection()
         try:
             async with asyncio.timeout(self.timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except TimeoutError as error:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
-            raise StoreUnavailable(f"{self.name}: no connection within {self.timeout:g} s") from error
-        except BaseException:
-            await connection.disconnect(nowait=True)
+            name = self.name
+            self.seeds.rotate(-1)
+            self.settings = self.seeds[0]
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"{name}: no connection within {self.timeout:g} s") from error
             raise
         return connection
 
     def moved(self, host: str, port: int) -> None:
         """The node of a cluster that has our slot is another one."""
-        self.settings |= {"host": host, "port": port}
+        self.settings = {**self.settings, "host": host, "port": port}
 
 
 class Wire:
@@ -501,15 +513,32 @@ class Wire:
             await self.cut()
             raise
         finally:
-            if not turn.done():
-                turn.set_result(None)
+            _release(turn)
             if self.stale and self.last is turn:
                 await self.cut()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody still waits for an answer."""
+        return self.last is not None and not self.last.done()
+
+    async def closed(self) -> bool:
+        """Whether the server hung up while nothing was asked, as it does with who is idle for long."""
+        try:
+            await self.connection.send_packed_command((), check_health=False)  # raises after a reset
+            return bool(await self.connection.can_read())
+        except (RedisError, OSError):
+            return True
 
     async def cut(self) -> None:
         self.stale = True
         with suppress(RedisError, OSError):
             await self.connection.disconnect(nowait=True)
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():  # else who waited was cancelled
+        waiter.set_result(None)
 
 
 class Line:
@@ -536,7 +565,7 @@ class Line:
     def _wake(self) -> None:
         if not self.awake and self.idle:
             self.awake = True
-            self.idle.pop().set_result(None)
+            _release(self.idle.pop())
 
     async def _serve(self) -> None:
         try:
@@ -629,15 +658,18 @@ class Line:
 
     async def connected(self) -> Wire:
         async with self.connecting:
-            if self.wire is None or self.wire.stale or not self.wire.connection.is_connected:
-                self.wire = Wire(await self.server.connected(), self.server)
-            return self.wire
+            wire = self.wire
+            if wire is not None and not wire.busy and (wire.stale or await wire.closed()):
+                await wire.cut()
+            if wire is None or wire.stale:
+                wire = self.wire = Wire(await self.server.connected(), self.server)
+            return wire
 
     async def close(self) -> None:
         """Finishes what was submitted, then lets go of the connection."""
         self.closing = True
         while self.idle:
-            self.idle.pop().set_result(None)
+            _release(self.idle.pop())
         await asyncio.gather(*self.tasks, return_exceptions=True)
         if self.wire is not None:
             await self.wire.cut()
@@ -767,8 +799,8 @@ class RedisStore(Store):
             raise ConfigError(f"a prefix is printable text without blanks and braces, not {prefix!r}")
         if not timeout > 0:
             raise ConfigError(f"timeout is a number of seconds above 0, not {timeout!r}")
-        kind, settings = _of_url(url) if url is not None else _of_client(client)
-        self.server = Server(kind, settings, timeout=timeout)
+        kind, seeds = _of_url(url) if url is not None else _of_client(client)
+        self.server = Server(kind, seeds, timeout=timeout)
         self.prefix = prefix
         self.auto_migrate = auto_migrate
         self.key = f"{{{prefix}}}:".encode()
@@ -781,9 +813,8 @@ class RedisStore(Store):
 
     def __repr__(self) -> str:
         settings = self.server.settings
-        place = settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}"
         scheme = "unix" if "path" in settings else "redis"
-        return f"RedisStore('{scheme}://{place}/{settings.get('db') or 0}', prefix={self.prefix!r})"
+        return f"RedisStore('{scheme}://{self.server.place}/{settings.get('db') or 0}', prefix={self.prefix!r})"
 
     def time(self) -> bytes:
         """What the script takes for the present: nothing, so the server's own time, unless a test's clock rules."""
@@ -1039,23 +1070,24 @@ class RedisStore(Store):
         )
 
 
-def _of_url(url: str) -> tuple[type[AbstractConnection], Mapping[str, Any]]:
+def _of_url(url: str) -> tuple[type[AbstractConnection], Sequence[Mapping[str, Any]]]:
     try:
         pool = ConnectionPool.from_url(url)
     except (ValueError, TypeError, RedisError) as error:
         raise ConfigError(f"this is no URL of a Redis server: {error}") from error
-    return pool.connection_class, {"host": "localhost", **pool.connection_kwargs}
+    settings = pool.connection_kwargs
+    return pool.connection_class, [settings if "path" in settings else {"host": "localhost", **settings}]
 
 
-def _of_client(client: Any) -> tuple[type[AbstractConnection], Mapping[str, Any]]:
+def _of_client(client: Any) -> tuple[type[AbstractConnection], Sequence[Mapping[str, Any]]]:
+    sources: Sequence[Any] = [getattr(client, "connection_pool", None)]
     nodes = getattr(client, "nodes_manager", None)
-    if nodes is not None and getattr(nodes, "startup_nodes", None):  # a cluster: any node knows where our slot is
-        source = next(iter(nodes.startup_nodes.values()))
-        settings = {name: value for name, value in source.connection_kwargs.items() if name != "redis_connect_func"}
-    else:
-        source = getattr(client, "connection_pool", None)
-        settings = getattr(source, "connection_kwargs", {})
-    kind = getattr(source, "connection_class", None)
+    if nodes is not None:  # a cluster: any node knows where our slot is
+        sources = list({**nodes.startup_nodes, **nodes.nodes_cache}.values())
+    kind = getattr(sources[0], "connection_class", None)
     if not (isinstance(kind, type) and issubclass(kind, AbstractConnection)):
         raise ConfigError(f"client is a redis.asyncio.Redis or RedisCluster, not {type(client).__name__}")
-    return kind, settings
+    seeds = [source.connection_kwargs for source in sources]
+    if nodes is not None:
+        seeds = [{name: value for name, value in seed.items() if name != "redis_connect_func"} for seed in seeds]
+    return kind, seeds
