@@ -892,6 +892,34 @@ async def test_a_pool_whose_transactions_are_serializable_will_do(make: Make, po
         assert len(await find(store)) == 20
 
 
+async def test_a_pool_whose_network_swallows_everything_gets_its_connections_back(
+    make: Make, postgres_url: str
+) -> None:
+    async with Proxy.to(postgres_url) as proxy:
+        pool = await asyncpg.create_pool(proxy.url(postgres_url), min_size=0, max_size=4)
+        try:
+            async with make(None, pool=pool, timeout=0.5) as store:
+                row = await create(store)
+                proxy.black_hole()
+                outcomes = await asyncio.gather(
+                    store.commit(following(row)), store.row("e"), append(store, kind="note"), return_exceptions=True
+                )
+                assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+                proxy.cut()
+                proxy.flow()
+
+                async def again() -> bool:
+                    try:
+                        return (await row_of(store)).id == "e"
+                    except StoreUnavailable:
+                        return False
+
+                await wait_until(again)
+            assert pool.get_size() == pool.get_idle_size()
+        finally:
+            pool.terminate()
+
+
 class PgBouncer(Server):
     """A pooler in transaction mode in front of a server."""
 
