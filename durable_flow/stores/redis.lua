@@ -11,9 +11,11 @@
 --
 -- Keys, behind the prefix:
 --   schema            the version of this layout
---   x:<id>            an execution (hash): v version, g generation, s status, h head, i info, f facts, d definition's
---                     hash, t created_at, x its indexes; where it has them: e end, r result's entry, o owner, l end of
---                     the lease, c recoveries, u last number of its inbox; F<path> a frame, V<path>\0<name> a variable
+--   x:<id>            an execution (hash): v version, g generation, s status, h head ("number of the result's entry:"
+--                     and what only Python reads), i info, f facts, d definition's hash, t created_at, x its indexes;
+--                     where it has them: e end, o owner, l end of the lease, u last number of its inbox, c "version
+--                     recoveries" (as long as it is at that version there were so many); F<path> a frame,
+--                     V<path>\0<name> a variable
 --   n:<id>            the frames and variables below a path (sorted set, all of score 0): path, or path\0name
 --   e:<id>            entries (list): number n is at n - 1
 --   w:<id>            open waits (hash): "seq remaining deadline body"
@@ -58,6 +60,12 @@ end
 -- A command with any number of arguments behind its key: there is an end to what fits on Lua's stack.
 local function many(command, key, list)
   local size = #list
+  if size <= 1000 then
+    if size > 0 then
+      call(command, key, unpack(list))
+    end
+    return
+  end
   for first = 1, size, 1000 do
     call(command, key, unpack(list, first, math.min(first + 999, size)))
   end
@@ -228,22 +236,41 @@ local function rare(id, parts)
   end
 end
 
-local function write(id, entries, fields, below, parts)
+-- Appends entries, if the first of them is the next one.
+local function enter(id, first, entries)
+  local size = #entries
+  if size == 0 then
+    return true
+  end
+  if size <= 1000 then
+    local last = call('RPUSH', E .. id, unpack(entries))
+    if last == first + size - 1 then
+      return true
+    end
+    call('RPOP', E .. id, size)
+    return false, last - size
+  end
+  local last = call('LLEN', E .. id)
+  if last + 1 ~= first then
+    return false, last
+  end
+  many('RPUSH', E .. id, entries)
+  return true
+end
+
+local function write(id, fields, below, parts)
   if parts then -- what is dropped goes before anything of this commit is set
     call('HSET', X .. id, fields[1], fields[2]) -- but a full server would let a deletion pass, and what is behind it
     rare(id, parts)
   end
   many('HSET', X .. id, fields)
-  if #entries > 0 then
-    many('RPUSH', E .. id, entries)
-  end
   if below then
     many('ZADD', N .. id, below)
   end
 end
 
 -- The end of a commit: its messages, who hears of it, and whether the lease goes back.
-local function finish(id, status, parts, owner, release)
+local function finish(id, status, parts, release)
   if parts and parts.messages then
     for _, message in ipairs(parts.messages) do
       local found = call('HGET', X .. message[1], 's')
@@ -258,6 +285,7 @@ local function finish(id, status, parts, owner, release)
   if not release or call('EXISTS', I .. id) == 1 then
     return {'kept'}
   end
+  local owner = call('HGET', X .. id, 'o')
   if owner then
     call('HDEL', X .. id, 'o', 'l')
     call('SREM', OWNER .. owner, id)
@@ -266,31 +294,26 @@ local function finish(id, status, parts, owner, release)
 end
 
 local function commit(job)
-  local id, generation, version, status, ended = job[2], job[3], job[4], job[5], job[7]
-  local release, first, entries, fields, parts = job[8], job[9], job[10], job[11], job[13]
+  local id, status, ended, fields, parts = job[2], job[5], job[6], job[10], job[12]
   local key = X .. id
-  local row = call('HMGET', key, 'v', 'g', 's', 'e', 'o', 'c', 'x', 't')
-  if tonumber(row[1]) ~= version or tonumber(row[2]) ~= generation then
-    return {'lost', row[5]}
+  local row = call('HMGET', key, 'v', 'g', 's', 'e')
+  if tonumber(row[1]) ~= job[4] or tonumber(row[2]) ~= job[3] then
+    return {'lost', call('HGET', key, 'o')}
   end
-  if #entries > 0 then
-    local last = call('LLEN', E .. id)
-    if last + 1 ~= first then
-      return {'order', last}
-    end
-  end
-  write(id, entries, fields, job[12], parts)
-  if not job[6] then
-    call('HDEL', key, 'r')
-  end
-  if row[6] then
-    call('HDEL', key, 'c')
+  local next, last = enter(id, job[8], job[9])
+  if not next then
+    return {'order', last}
   end
   local old, old_end = row[3], row[4]
   if status ~= old then
-    local indexes = unpack_message(row[7])
+    fields[#fields + 1], fields[#fields + 2] = 's', status
+  end
+  write(id, fields, job[11], parts)
+  if status ~= old then
+    local place = call('HMGET', key, 'x', 't')
+    local indexes = unpack_message(place[1])
     strike(id, old, indexes)
-    enlist(id, status, row[8], indexes)
+    enlist(id, status, place[2], indexes)
   end
   if ended or old_end then
     if old_end then
@@ -303,26 +326,26 @@ local function commit(job)
       call('HDEL', key, 'e')
     end
   end
-  return finish(id, status, parts, row[5], release)
+  return finish(id, status, parts, job[7])
 end
 
 local function create(job)
-  local id, generation, status, ended = job[2], job[3], job[5], job[7]
-  local release, first, entries, new = job[8], job[9], job[10], job[14]
-  local facts, hash, definition, created_at, indexes, owner, ttl = unpack(new)
+  local id, status, ended = job[2], job[5], job[6]
+  local facts, hash, definition, created_at, indexes, owner, ttl = unpack(job[13])
   local key = X .. id
   if call('EXISTS', key) == 1 then
     return {'exists'}
   end
-  if #entries > 0 and first ~= 1 then
-    return {'order', 0}
+  local next, last = enter(id, job[8], job[9])
+  if not next then
+    return {'order', last}
   end
-  call('HSET', key, 'g', generation, 'f', facts, 'd', hash, 't', exact(created_at), 'x',
-    pack_message(indexes))
+  created_at = exact(created_at)
+  call('HSET', key, 'g', job[3], 's', status, 'f', facts, 'd', hash, 't', created_at, 'x', pack_message(indexes))
   if call('HINCRBY', USES, hash, 1) == 1 then
     call('HSET', DEFINITIONS, hash, definition)
   end
-  enlist(id, status, exact(created_at), indexes)
+  enlist(id, status, created_at, indexes)
   if ended then
     call('HSET', key, 'e', exact(ended))
     call('ZADD', ENDED .. status, exact(ended), id)
@@ -331,16 +354,17 @@ local function create(job)
     call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
     call('SADD', OWNER .. owner, id)
   end
-  write(id, entries, job[11], job[12], job[13])
-  return finish(id, status, job[13], ttl and owner, release)
+  write(id, job[10], job[11], job[12])
+  return finish(id, status, job[12], job[7])
 end
 
 -- reading --------------------------------------------------------------------------------------------------------------
 
-local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'r', 'f'}
+local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'f'}
 
 local function whole(id, values)
-  local result = values[10] and call('LINDEX', E .. id, tonumber(values[10]) - 1)
+  local result = tonumber(string.match(values[8], '^(%d*):'))
+  result = result and call('LINDEX', E .. id, result - 1)
   local size = #FIELDS
   values[size + 1], values[size + 2], values[size + 3] = result or false, call('HGETALL', W .. id), id
   return values
@@ -465,8 +489,8 @@ end
 local function claim(job)
   local id, owner, ttl, statuses = job[2], job[3], job[4], job[5]
   local key = X .. id
-  local found = call('HMGET', key, 's', 'o', 'l')
-  local status, holder, ends = found[1], found[2], found[3]
+  local found = call('HMGET', key, 's', 'o', 'l', 'v', 'c')
+  local status, holder, ends, version = found[1], found[2], found[3], found[4]
   if not status then
     return {'none'}
   end
@@ -482,7 +506,9 @@ local function claim(job)
   if holder and holder ~= owner then
     call('SREM', OWNER .. holder, id)
     if status == 'running' then
-      call('HINCRBY', key, 'c', 1)
+      local at, count = string.match(found[5] or '', '^(%d+) (%d+)$')
+      count = at == version and tonumber(count) or 0
+      call('HSET', key, 'c', version .. ' ' .. string.format('%d', count + 1))
     end
   end
   call('SADD', OWNER .. owner, id)

@@ -82,6 +82,9 @@ SCRIPT_HASH = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 BATCH, BATCH_BYTES = 256, 1024 * 1024
 """Where a batch ends: nobody else is served while the server works on one."""
 
+HALF = 8
+"""A batch that is twice as large is answered in two halves."""
+
 IN_FLIGHT = 2
 """Batches on one connection that have no answer yet."""
 
@@ -176,10 +179,9 @@ def _conditions(filter: Filter) -> list[str]:
 
 
 def _row(values: Sequence[Any]) -> Row:
-    version, generation, status, ended, owner, lease, recoveries, head, info, result_seq, facts, result, waits, name = (
-        values
-    )
-    nonce, seq, current_step, updated_at, wake_at, root = decode(head)
+    version, generation, status, ended, owner, lease, recovered, head, info, facts, result, waits, name = values
+    nonce, seq, result_seq, current_step, updated_at, wake_at, root = decode(head.partition(b":")[2])
+    at, _, recoveries = (recovered or b"").partition(b" ")
     (
         workflow_id, workflow_version, definition_hash, given, created_at, parent_id, root_id, labels, trigger, queue,
         priority, concurrency_key,
@@ -198,11 +200,11 @@ def _row(values: Sequence[Any]) -> Row:
         owner=_text(owner),
         lease_until=_float(lease),
         wake_at=wake_at,
-        recoveries=0 if recoveries is None else int(recoveries),
+        recoveries=int(recoveries) if at == version else 0,
         input=given,
         root=root,
         info="" if info is None else _blob(info),
-        result_seq=None if result_seq is None else int(result_seq),
+        result_seq=result_seq,
         result=None if result is None else _blob(result),
         waits=_waits(waits) if waits else [],
         parent_id=parent_id,
@@ -252,10 +254,12 @@ def _stored(row: Sequence[Any], frames: Sequence[bytes], sets: Sequence[bytes], 
 def _committing(commit: Commit) -> list[Any]:
     """A commit as the script takes it. Raises StoreError for what it would have to refuse half-way."""
     name, new = commit.execution_id, commit.new
-    head = (commit.nonce, commit.seq, commit.current_step, commit.updated_at, commit.wake_at, commit.root)
-    fields: list[Any] = ["v", commit.version + 1, "s", commit.status, "h", _raw(encode(head))]
-    if commit.result_seq is not None:
-        fields += ("r", commit.result_seq)
+    result = commit.result_seq
+    head = encode(
+        (commit.nonce, commit.seq, result, commit.current_step, commit.updated_at, commit.wake_at, commit.root)
+    )
+    shown = b":" if result is None else b"%d:" % result
+    fields: list[Any] = ["v", commit.version + 1, "h", _raw(shown + head)]
     if commit.info is not None:
         fields += ("i", _packed(commit.info))
     parts: dict[str, Any] = {}
@@ -309,8 +313,8 @@ def _committing(commit: Commit) -> list[Any]:
             entries.append(_packed(body))
     ended = False if commit.finished_at is None else float(commit.finished_at)
     job: list[Any] = [
-        "commit" if new is None else "create", name, commit.generation, commit.version, commit.status,
-        commit.result_seq is not None, ended, commit.release, first, entries, fields, below or False, parts or False,
+        "commit" if new is None else "create", name, commit.generation, commit.version, commit.status, ended,
+        commit.release, first, entries, fields, below or False, parts or False,
     ]  # fmt: skip
     if new is not None:
         facts = (
@@ -322,7 +326,6 @@ def _committing(commit: Commit) -> list[Any]:
             False if commit.owner is None else commit.owner,
             False if commit.lease_ttl is None else float(commit.lease_ttl),
         ))  # fmt: skip
-        fields += ("g", commit.generation)
     return job
 
 
@@ -614,15 +617,26 @@ class Line:
         except BaseException:
             _fail(jobs, StoreUnavailable(f"{self.server.name}: the event loop is ending"))
             raise
-        for job, answer in zip(jobs, answers, strict=True):
-            if job.future.done():
-                continue
-            try:
-                job.future.set_result(job.read(self._checked(answer)))
-            except DurableFlowError as refused:
-                job.future.set_exception(refused)
-            except Exception as error:
-                job.future.set_exception(StoreError(f"{self.server.name}: an answer cannot be read: {error!r}"))
+        for number, (job, answer) in enumerate(zip(jobs, answers, strict=True), 1):
+            if not job.future.done():
+                self._settle(job, answer)
+            if number == len(jobs) // 2 and number >= HALF and self.idle:
+                await self._let_others_run()
+
+    def _settle(self, job: Job, answer: Sequence[Any]) -> None:
+        try:
+            job.future.set_result(job.read(self._checked(answer)))
+        except DurableFlowError as refused:
+            job.future.set_exception(refused)
+        except Exception as error:
+            job.future.set_exception(StoreError(f"{self.server.name}: an answer cannot be read: {error!r}"))
+
+    async def _let_others_run(self) -> None:
+        """Half of those who were answered go on and submit what comes next. So there come to be two batches that take
+        turns: the server works on one while Python works on the other."""
+        turn: asyncio.Future[None] = self.loop.create_future()
+        self.loop.call_soon(_release, turn)
+        await turn
 
     def _checked(self, answer: Sequence[Any]) -> Sequence[Any]:
         if answer[0] != b"error":
