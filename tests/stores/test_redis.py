@@ -294,6 +294,18 @@ async def test_where_nobody_listens_it_is_unavailable() -> None:
         await RedisStore("redis://127.0.0.1:1").open()
 
 
+async def test_a_server_that_is_too_old_is_refused_before_anything_is_written(
+    redis_url: str, client: Client, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def facts(store: RedisStore, line: object) -> dict[str, str]:
+        return {"redis_version": "6.0.16"}
+
+    monkeypatch.setattr(RedisStore, "_facts", facts)
+    with pytest.raises(StoreError, match=r"version 6\.0\.16; Redis 6\.2"):
+        await RedisStore(redis_url, prefix=redis_prefix).open()
+    assert await keys_of(client, redis_prefix) == set()
+
+
 PERSISTENCE = [
     ({"appendonly": False}, "appendonly is off"),
     ({"appendonly": True, "appendfsync": "everysec"}, "up to a second of acknowledged work"),
@@ -356,6 +368,13 @@ async def test_a_user_without_channels_and_without_settings_can_work(
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
+
+
+async def test_text_of_a_class_of_its_own_comes_back_as_text(store: RedisStore) -> None:
+    class Target(str):
+        pass
+
+    assert type((await create(store, current_step=Target("next"))).current_step) is str
 
 
 async def test_a_null_character_in_a_name_stays_where_it_is(store: RedisStore) -> None:
