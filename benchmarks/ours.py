@@ -151,7 +151,7 @@ class Ours:
         return await clock(all_of_them(), total)
 
     async def find(self, kind: str, times: int) -> dict[str, Any]:
-        """Milliseconds that a page takes: a fifth are quicker. Where others use the processors, the median is theirs."""
+        """Milliseconds that a page takes, as the quickest fifth has it: what other programs do lengthens the rest."""
         wanted = KINDS[kind]
         took = []
         for _ in range(times):
