@@ -497,6 +497,8 @@ class Wire:
 
     async def ask(self, packed: bytes) -> Any:
         """What the server answers. After a failure that is not the server's own word nobody can use this wire."""
+        if not self.connection.is_connected:  # the client would connect again, and answers would lose their order
+            raise StoreUnavailable(f"{self.server.name}: the connection broke")
         before = self.last
         turn = self.last = asyncio.get_running_loop().create_future()
         try:
