@@ -49,7 +49,8 @@ def main() -> int:
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends as Ctrl-C does: in order
+    for ending in (signal.SIGINT, signal.SIGTERM):  # both in order; a shell's background job would ignore Ctrl-C
+        signal.signal(ending, signal.default_int_handler)
     size = SHORT if options.short else replace(FULL, peers=not options.no_peers, rounds=options.rounds)
     families = tuple(family for family in FAMILIES if not options.family or family in options.family)
     lines: list[Line] = []

@@ -905,6 +905,7 @@ class PostgresStore(Store):
     async def open(self) -> None:
         if self._crews is not None:
             raise StoreError(f"{self!r} is open already")
+        self._known.clear()
         door = self._door
         door.pooled = self.pooler is not False
         try:
@@ -1059,9 +1060,13 @@ class PostgresStore(Store):
             commits = [commits[i] for i in order]
         arguments = list(_arguments(commits, self._known))
         now = self._now()
-        codes, holders = await session.run(
-            lambda connection: connection.fetchrow(self._commits_sql, wait, now, *arguments)
-        )
+        try:
+            codes, holders = await session.run(
+                lambda connection: connection.fetchrow(self._commits_sql, wait, now, *arguments)
+            )
+        except BaseException:
+            self._known.clear()  # the next connection may lead to a server that lost what this one had
+            raise
         outcomes: list[object] = [None] * len(commits)
         wire = self._wire
         for c, (i, code, commit) in enumerate(zip(order, codes, commits, strict=True)):

@@ -11,10 +11,12 @@
 --
 -- Keys, behind the prefix:
 --   schema            the version of this layout
---   x:<id>            an execution (hash): v version, g generation, s status, h head, i info, f facts, d definition's
---                     hash, t created_at, x its indexes, q "priority hash queue" (a dot before the name of a queue,
---                     and nothing for none); where it has them: e end, r result's entry, o owner, l end of the lease,
---                     k wake_at, c recoveries, u last number of its inbox; F<path> a frame, V<path>\0<name> a variable
+--   x:<id>            an execution (hash): v version, g generation, s status, h head ("number of the result's entry:"
+--                     and what only Python reads), i info, f facts, d definition's hash, t created_at, x its indexes,
+--                     q "priority hash queue" (a dot before the name of a queue, nothing for none); where it has them:
+--                     e end, k wake_at, o owner, l end of the lease, u last number of its inbox, c "version
+--                     recoveries" (as long as it is at that version there were so many); F<path> a frame,
+--                     V<path>\0<name> a variable
 --   n:<id>            the frames and variables below a path (sorted set, all of score 0): path, or path\0name
 --   e:<id>            entries (list): number n is at n - 1
 --   w:<id>            open waits (hash): "seq remaining deadline body"; -1 remain of one that time closed
@@ -63,6 +65,12 @@ end
 -- A command with any number of arguments behind its key: there is an end to what fits on Lua's stack.
 local function many(command, key, list)
   local size = #list
+  if size <= 1000 then
+    if size > 0 then
+      call(command, key, unpack(list))
+    end
+    return
+  end
   for first = 1, size, 1000 do
     call(command, key, unpack(list, first, math.min(first + 999, size)))
   end
@@ -280,21 +288,41 @@ local function rare(id, parts)
   end
 end
 
-local function write(id, entries, fields, below, parts)
+-- Appends entries, if the first of them is the next one.
+local function enter(id, first, entries)
+  local size = #entries
+  if size == 0 then
+    return true
+  end
+  if size <= 1000 then
+    local last = call('RPUSH', E .. id, unpack(entries))
+    if last == first + size - 1 then
+      return true
+    end
+    call('RPOP', E .. id, size)
+    return false, last - size
+  end
+  local last = call('LLEN', E .. id)
+  if last + 1 ~= first then
+    return false, last
+  end
+  many('RPUSH', E .. id, entries)
+  return true
+end
+
+local function write(id, fields, below, parts)
   if parts then -- what is dropped goes before anything of this commit is set
+    call('HSET', X .. id, fields[1], fields[2]) -- but a full server would let a deletion pass, and what is behind it
     rare(id, parts)
   end
   many('HSET', X .. id, fields)
-  if #entries > 0 then
-    many('RPUSH', E .. id, entries)
-  end
   if below then
     many('ZADD', N .. id, below)
   end
 end
 
 -- The end of a commit: its messages, who hears of it, and whether the lease goes back.
-local function finish(id, status, parts, owner, release, old_status, moved)
+local function finish(id, status, parts, release, old_status, moved)
   if parts and parts.messages then
     for _, message in ipairs(parts.messages) do
       local found = call('HGET', X .. message[1], 's')
@@ -307,7 +335,8 @@ local function finish(id, status, parts, owner, release, old_status, moved)
     hear(id)
   end
   local released = release and call('EXISTS', I .. id) == 0
-  if released and owner then
+  local owner = released and call('HGET', X .. id, 'o')
+  if owner then
     call('HDEL', X .. id, 'o', 'l')
     call('SREM', OWNER .. owner, id)
     moved = true
@@ -319,26 +348,16 @@ local function finish(id, status, parts, owner, release, old_status, moved)
 end
 
 local function commit(job)
-  local id, generation, version, status, ended = job[2], job[3], job[4], job[5], job[7]
-  local release, first, entries, fields, parts = job[8], job[9], job[10], job[11], job[13]
-  local wake_at = job[14] and exact(job[14])
+  local id, status, ended, fields, parts = job[2], job[5], job[6], job[10], job[12]
+  local wake_at = job[13] and exact(job[13])
   local key = X .. id
-  local row = call('HMGET', key, 'v', 'g', 's', 'e', 'o', 'c', 'x', 't', 'k')
-  if tonumber(row[1]) ~= version or tonumber(row[2]) ~= generation then
-    return {'lost', row[5]}
+  local row = call('HMGET', key, 'v', 'g', 's', 'e', 'k')
+  if tonumber(row[1]) ~= job[4] or tonumber(row[2]) ~= job[3] then
+    return {'lost', call('HGET', key, 'o')}
   end
-  if #entries > 0 then
-    local last = call('LLEN', E .. id)
-    if last + 1 ~= first then
-      return {'order', last}
-    end
-  end
-  write(id, entries, fields, job[12], parts)
-  if not job[6] then
-    call('HDEL', key, 'r')
-  end
-  if row[6] then
-    call('HDEL', key, 'c')
+  local next, last = enter(id, job[8], job[9])
+  if not next then
+    return {'order', last}
   end
   local old, old_end, moved = row[3], row[4], false
   if wake_at ~= row[9] then
@@ -351,9 +370,23 @@ local function commit(job)
   end
   if status ~= old then
     moved = true
-    local indexes = unpack_message(row[7])
+    fields[#fields + 1], fields[#fields + 2] = 's', status
+  end
+  write(id, fields, job[11], parts)
+  local moved = status ~= old
+  if wake_at ~= row[5] then
+    if wake_at then
+      call('HSET', key, 'k', wake_at)
+    else
+      call('HDEL', key, 'k')
+    end
+    moved = true
+  end
+  if status ~= old then
+    local place = call('HMGET', key, 'x', 't')
+    local indexes = unpack_message(place[1])
     strike(id, old, indexes)
-    enlist(id, status, row[8], indexes)
+    enlist(id, status, place[2], indexes)
   end
   if ended or old_end then
     if old_end then
@@ -366,29 +399,30 @@ local function commit(job)
       call('HDEL', key, 'e')
     end
   end
-  return finish(id, status, parts, row[5], release, old, moved)
+  return finish(id, status, parts, job[7], old, moved)
 end
 
 local function create(job)
-  local id, generation, status, ended = job[2], job[3], job[5], job[7]
-  local release, first, entries, wake_at, new = job[8], job[9], job[10], job[14], job[15]
-  local facts, hash, definition, created_at, indexes, owner, ttl, q = unpack(new)
+  local id, status, ended = job[2], job[5], job[6]
+  local facts, hash, definition, created_at, indexes, owner, ttl, q = unpack(job[14])
   local key = X .. id
   if call('EXISTS', key) == 1 then
     return {'exists'}
   end
-  if #entries > 0 and first ~= 1 then
-    return {'order', 0}
+  local next, last = enter(id, job[8], job[9])
+  if not next then
+    return {'order', last}
   end
-  call('HSET', key, 'g', generation, 'f', facts, 'd', hash, 't', exact(created_at), 'x',
-    pack_message(indexes), 'q', q)
-  if wake_at then
-    call('HSET', key, 'k', exact(wake_at))
+  created_at = exact(created_at)
+  call('HSET', key, 'g', job[3], 's', status, 'f', facts, 'd', hash, 't', created_at, 'x', pack_message(indexes),
+    'q', q)
+  if job[13] then
+    call('HSET', key, 'k', exact(job[13]))
   end
   if call('HINCRBY', USES, hash, 1) == 1 then
     call('HSET', DEFINITIONS, hash, definition)
   end
-  enlist(id, status, exact(created_at), indexes)
+  enlist(id, status, created_at, indexes)
   if ended then
     call('HSET', key, 'e', exact(ended))
     call('ZADD', ENDED .. status, exact(ended), id)
@@ -399,16 +433,17 @@ local function create(job)
   else
     hear(id)
   end
-  write(id, entries, job[11], job[12], job[13])
-  return finish(id, status, job[13], ttl and owner, release, status, true)
+  write(id, job[10], job[11], job[12])
+  return finish(id, status, job[12], job[7], status, true)
 end
 
 -- reading --------------------------------------------------------------------------------------------------------------
 
-local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'r', 'f', 'k'}
+local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'f', 'k'}
 
 local function whole(id, values)
-  local result = values[10] and call('LINDEX', E .. id, tonumber(values[10]) - 1)
+  local result = tonumber(string.match(values[8], '^(%d*):'))
+  result = result and call('LINDEX', E .. id, result - 1)
   local size = #FIELDS
   values[size + 1], values[size + 2], values[size + 3] = result or false, call('HGETALL', W .. id), id
   return values
@@ -542,14 +577,18 @@ local function expire(id)
 end
 
 -- Gives a lease that is to be had.
-local function grant(id, owner, ttl, status, holder)
+local function grant(id, owner, ttl)
   local key = X .. id
+  local found = call('HMGET', key, 's', 'o', 'v', 'c')
+  local status, holder, version = found[1], found[2], found[3]
   call('HSET', key, 'o', owner, 'l', exact(now() + ttl))
   call('HINCRBY', key, 'g', 1)
   if holder and holder ~= owner then
     call('SREM', OWNER .. holder, id)
     if status == 'running' then
-      call('HINCRBY', key, 'c', 1)
+      local at, count = string.match(found[4] or '', '^(%d+) (%d+)$')
+      count = at == version and tonumber(count) or 0
+      call('HSET', key, 'c', version .. ' ' .. string.format('%d', count + 1))
     end
   end
   call('SADD', OWNER .. owner, id)
@@ -559,9 +598,8 @@ local function grant(id, owner, ttl, status, holder)
 end
 
 local function claim(job)
-  local id, owner, ttl, statuses = job[2], job[3], job[4], job[5]
-  local key = X .. id
-  local found = call('HMGET', key, 's', 'o', 'l')
+  local id, statuses = job[2], job[5]
+  local found = call('HMGET', X .. id, 's', 'o', 'l')
   local status, holder, ends = found[1], found[2], found[3]
   if not status then
     return {'none'}
@@ -573,7 +611,7 @@ local function claim(job)
   if not wanted or (holder and tonumber(ends) > now()) then
     return {'busy', status, holder, ends}
   end
-  return grant(id, owner, ttl, status, holder)
+  return grant(id, job[3], job[4])
 end
 
 -- A function that tells whether executions with a q are among the wanted, and their priority.
@@ -632,9 +670,7 @@ local function take(job)
   for _, list in ipairs({BEGUN, PENDING}) do
     if #taken < limit then
       for _, due in ipairs(longest_due(list, limit - #taken, wants, list == PENDING)) do
-        local id = due[1]
-        local found = call('HMGET', X .. id, 's', 'o')
-        taken[#taken + 1] = grant(id, owner, ttl, found[1], found[2])
+        taken[#taken + 1] = grant(due[1], owner, ttl)
       end
     end
   end

@@ -82,6 +82,9 @@ SCRIPT_HASH = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 BATCH, BATCH_BYTES = 256, 1024 * 1024
 """Where a batch ends: nobody else is served while the server works on one."""
 
+HALF = 8
+"""A batch that is twice as large is answered in two halves."""
+
 IN_FLIGHT = 2
 """Batches on one connection that have no answer yet."""
 
@@ -105,10 +108,10 @@ OWN = frozenset({
 
 
 def _plain(value: object) -> str:
-    """A text of a class of its own as a text: names in definitions are such."""
+    """What the encoder does not know: a class of text of the engine's is text."""
     if isinstance(value, str):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be stored")
+        return str.__str__(value)
+    raise TypeError(f"a {type(value).__name__} is nothing that is stored")
 
 
 encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
@@ -185,10 +188,10 @@ def _conditions(filter: Filter) -> list[str]:
 
 def _row(values: Sequence[Any]) -> Row:
     (
-        version, generation, status, ended, owner, lease, recoveries, head, info, result_seq, facts, wake_at, result,
-        waits, name,
+        version, generation, status, ended, owner, lease, recovered, head, info, facts, wake_at, result, waits, name,
     ) = values  # fmt: skip
-    nonce, seq, current_step, updated_at, root = decode(head)
+    nonce, seq, result_seq, current_step, updated_at, root = decode(head.partition(b":")[2])
+    at, _, recoveries = (recovered or b"").partition(b" ")
     (
         workflow_id, workflow_version, definition_hash, given, created_at, parent_id, root_id, labels, trigger, queue,
         priority, concurrency_key,
@@ -207,11 +210,11 @@ def _row(values: Sequence[Any]) -> Row:
         owner=_text(owner),
         lease_until=_float(lease),
         wake_at=_float(wake_at),
-        recoveries=0 if recoveries is None else int(recoveries),
+        recoveries=int(recoveries) if at == version else 0,
         input=given,
         root=root,
         info="" if info is None else _blob(info),
-        result_seq=None if result_seq is None else int(result_seq),
+        result_seq=result_seq,
         result=None if result is None else _blob(result),
         waits=_waits(waits) if waits else [],
         parent_id=parent_id,
@@ -272,10 +275,10 @@ def _stored(row: Sequence[Any], frames: Sequence[bytes], sets: Sequence[bytes], 
 def _committing(commit: Commit) -> list[Any]:
     """A commit as the script takes it. Raises StoreError for what it would have to refuse half-way."""
     name, new = commit.execution_id, commit.new
-    head = (commit.nonce, commit.seq, commit.current_step, commit.updated_at, commit.root)
-    fields: list[Any] = ["v", commit.version + 1, "s", commit.status, "h", _raw(encode(head))]
-    if commit.result_seq is not None:
-        fields += ("r", commit.result_seq)
+    result = commit.result_seq
+    head = encode((commit.nonce, commit.seq, result, commit.current_step, commit.updated_at, commit.root))
+    shown = b":" if result is None else b"%d:" % result
+    fields: list[Any] = ["v", commit.version + 1, "h", _raw(shown + head)]
     if commit.info is not None:
         fields += ("i", _packed(commit.info))
     parts: dict[str, Any] = {}
@@ -329,8 +332,8 @@ def _committing(commit: Commit) -> list[Any]:
             entries.append(_packed(body))
     ended = False if commit.finished_at is None else float(commit.finished_at)
     job: list[Any] = [
-        "commit" if new is None else "create", name, commit.generation, commit.version, commit.status,
-        commit.result_seq is not None, ended, commit.release, first, entries, fields, below or False, parts or False,
+        "commit" if new is None else "create", name, commit.generation, commit.version, commit.status, ended,
+        commit.release, first, entries, fields, below or False, parts or False,
         False if commit.wake_at is None else float(commit.wake_at),
     ]  # fmt: skip
     if new is not None:
@@ -344,7 +347,6 @@ def _committing(commit: Commit) -> list[Any]:
             False if commit.lease_ttl is None else float(commit.lease_ttl),
             f"{new.priority} {new.definition_hash} {_queue(new.queue)}",
         ))  # fmt: skip
-        fields += ("g", commit.generation)
     return job
 
 
@@ -453,52 +455,56 @@ class Job(NamedTuple):
 
 
 class Server:
-    """Where connections go to, and how: what a URL says, or what a client was made with."""
+    """Where connections go to, and how: what a URL says, or what a client was made with. `seeds` are the settings of
+    the nodes that were named; in a cluster another one may turn out to have our slot."""
 
-    def __init__(self, kind: type[AbstractConnection], settings: Mapping[str, Any], *, timeout: float) -> None:
+    def __init__(self, kind: type[AbstractConnection], seeds: Sequence[Mapping[str, Any]], *, timeout: float) -> None:
         self.kind = kind
-        self.settings = {
-            name: value
-            for name, value in settings.items()
-            if name not in OWN and not name.startswith(("maint", "orig_", "oss_cluster_"))
-        }
+        self.seeds = deque(
+            {
+                name: value
+                for name, value in settings.items()
+                if name not in OWN and not name.startswith(("maint", "orig_", "oss_cluster_"))
+            }
+            for settings in seeds
+        )
+        self.settings = self.seeds[0]
         self.timeout = timeout
 
     @property
     def name(self) -> str:
-        settings = self.settings
-        if "path" in settings:
-            return f"Redis at {settings['path']}"
-        if "host" not in settings:
-            return "Redis"
-        return f"Redis at {settings['host']}:{settings.get('port', 6379)}"
+        return f"Redis at {self.place}"
 
-    def connection(self) -> AbstractConnection:
-        """A new one, not yet connected. It repeats nothing and has no deadlines of its own."""
-        return self.kind(
+    @property
+    def place(self) -> str:
+        settings = self.settings
+        return settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}"
+
+    async def connected(self) -> AbstractConnection:
+        """A new connection. It repeats nothing by itself, and whoever reads from it sets the deadline."""
+        connection = self.kind(
             **self.settings,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=None,
             socket_connect_timeout=self.timeout,
         )
-
-    async def connected(self) -> AbstractConnection:
-        connection = self.connection()
         try:
             async with asyncio.timeout(self.timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except TimeoutError as error:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
-            raise StoreUnavailable(f"{self.name}: no connection within {self.timeout:g} s") from error
-        except BaseException:
-            await connection.disconnect(nowait=True)
+            name = self.name
+            self.seeds.rotate(-1)
+            self.settings = self.seeds[0]
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"{name}: no connection within {self.timeout:g} s") from error
             raise
         return connection
 
     def moved(self, host: str, port: int) -> None:
         """The node of a cluster that has our slot is another one."""
-        self.settings |= {"host": host, "port": port}
+        self.settings = {**self.settings, "host": host, "port": port}
 
 
 class Wire:
@@ -512,6 +518,8 @@ class Wire:
 
     async def ask(self, packed: bytes) -> Any:
         """What the server answers. After a failure that is not the server's own word nobody can use this wire."""
+        if not self.connection.is_connected:  # the client would connect again, and answers would lose their order
+            raise StoreUnavailable(f"{self.server.name}: the connection broke")
         before = self.last
         turn = self.last = asyncio.get_running_loop().create_future()
         try:
@@ -531,15 +539,32 @@ class Wire:
             await self.cut()
             raise
         finally:
-            if not turn.done():
-                turn.set_result(None)
+            _release(turn)
             if self.stale and self.last is turn:
                 await self.cut()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody still waits for an answer."""
+        return self.last is not None and not self.last.done()
+
+    async def closed(self) -> bool:
+        """Whether the server hung up while nothing was asked, as it does with who is idle for long."""
+        try:
+            await self.connection.send_packed_command((), check_health=False)  # raises after a reset
+            return bool(await self.connection.can_read())
+        except (RedisError, OSError):
+            return True
 
     async def cut(self) -> None:
         self.stale = True
         with suppress(RedisError, OSError):
             await self.connection.disconnect(nowait=True)
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():  # else who waited was cancelled
+        waiter.set_result(None)
 
 
 class Line:
@@ -566,7 +591,7 @@ class Line:
     def _wake(self) -> None:
         if not self.awake and self.idle:
             self.awake = True
-            self.idle.pop().set_result(None)
+            _release(self.idle.pop())
 
     async def _serve(self) -> None:
         try:
@@ -615,15 +640,26 @@ class Line:
         except BaseException:
             _fail(jobs, StoreUnavailable(f"{self.server.name}: the event loop is ending"))
             raise
-        for job, answer in zip(jobs, answers, strict=True):
-            if job.future.done():
-                continue
-            try:
-                job.future.set_result(job.read(self._checked(answer)))
-            except DurableFlowError as refused:
-                job.future.set_exception(refused)
-            except Exception as error:
-                job.future.set_exception(StoreError(f"{self.server.name}: an answer cannot be read: {error!r}"))
+        for number, (job, answer) in enumerate(zip(jobs, answers, strict=True), 1):
+            if not job.future.done():
+                self._settle(job, answer)
+            if number == len(jobs) // 2 and number >= HALF and self.idle:
+                await self._let_others_run()
+
+    def _settle(self, job: Job, answer: Sequence[Any]) -> None:
+        try:
+            job.future.set_result(job.read(self._checked(answer)))
+        except DurableFlowError as refused:
+            job.future.set_exception(refused)
+        except Exception as error:
+            job.future.set_exception(StoreError(f"{self.server.name}: an answer cannot be read: {error!r}"))
+
+    async def _let_others_run(self) -> None:
+        """Half of those who were answered go on and submit what comes next. So there come to be two batches that take
+        turns: the server works on one while Python works on the other."""
+        turn: asyncio.Future[None] = self.loop.create_future()
+        self.loop.call_soon(_release, turn)
+        await turn
 
     def _checked(self, answer: Sequence[Any]) -> Sequence[Any]:
         if answer[0] != b"error":
@@ -659,15 +695,18 @@ class Line:
 
     async def connected(self) -> Wire:
         async with self.connecting:
-            if self.wire is None or self.wire.stale or not self.wire.connection.is_connected:
-                self.wire = Wire(await self.server.connected(), self.server)
-            return self.wire
+            wire = self.wire
+            if wire is not None and not wire.busy and (wire.stale or await wire.closed()):
+                await wire.cut()
+            if wire is None or wire.stale:
+                wire = self.wire = Wire(await self.server.connected(), self.server)
+            return wire
 
     async def close(self) -> None:
         """Finishes what was submitted, then lets go of the connection."""
         self.closing = True
         while self.idle:
-            self.idle.pop().set_result(None)
+            _release(self.idle.pop())
         await asyncio.gather(*self.tasks, return_exceptions=True)
         if self.wire is not None:
             await self.wire.cut()
@@ -797,8 +836,8 @@ class RedisStore(Store):
             raise ConfigError(f"a prefix is printable text without blanks and braces, not {prefix!r}")
         if not timeout > 0:
             raise ConfigError(f"timeout is a number of seconds above 0, not {timeout!r}")
-        kind, settings = _of_url(url) if url is not None else _of_client(client)
-        self.server = Server(kind, settings, timeout=timeout)
+        kind, seeds = _of_url(url) if url is not None else _of_client(client)
+        self.server = Server(kind, seeds, timeout=timeout)
         self.prefix = prefix
         self.auto_migrate = auto_migrate
         self.key = f"{{{prefix}}}:".encode()
@@ -811,9 +850,8 @@ class RedisStore(Store):
 
     def __repr__(self) -> str:
         settings = self.server.settings
-        place = settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}"
         scheme = "unix" if "path" in settings else "redis"
-        return f"RedisStore('{scheme}://{place}/{settings.get('db') or 0}', prefix={self.prefix!r})"
+        return f"RedisStore('{scheme}://{self.server.place}/{settings.get('db') or 0}', prefix={self.prefix!r})"
 
     def time(self) -> bytes:
         """What the script takes for the present: nothing, so the server's own time, unless a test's clock rules."""
@@ -847,12 +885,10 @@ class RedisStore(Store):
         version = tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", ""))[:2])
         if version and version < OLDEST:
             raise StoreError(f"{self.server.name} is version {facts['redis_version']}; Redis 6.2 or Valkey is needed")
-        self.versions = found or 0, SCHEMA
         if found is None:
             if not self.auto_migrate:
                 raise StoreError(
-                    f"{self.server.name} has no store with prefix {self.prefix!r}: run `durable-flow migrate`, or open "
-                    "it once with auto_migrate=True"
+                    f"{self.server.name} has no store with prefix {self.prefix!r}: open it once with auto_migrate=True"
                 )
             await self._schema(line, allowed=True)
             log.info("%s: schema %d created with prefix %r", self.server.name, SCHEMA, self.prefix)
@@ -1088,23 +1124,24 @@ class RedisStore(Store):
         )
 
 
-def _of_url(url: str) -> tuple[type[AbstractConnection], Mapping[str, Any]]:
+def _of_url(url: str) -> tuple[type[AbstractConnection], Sequence[Mapping[str, Any]]]:
     try:
         pool = ConnectionPool.from_url(url)
     except (ValueError, TypeError, RedisError) as error:
         raise ConfigError(f"this is no URL of a Redis server: {error}") from error
-    return pool.connection_class, {"host": "localhost", **pool.connection_kwargs}
+    settings = pool.connection_kwargs
+    return pool.connection_class, [settings if "path" in settings else {"host": "localhost", **settings}]
 
 
-def _of_client(client: Any) -> tuple[type[AbstractConnection], Mapping[str, Any]]:
+def _of_client(client: Any) -> tuple[type[AbstractConnection], Sequence[Mapping[str, Any]]]:
+    sources: Sequence[Any] = [getattr(client, "connection_pool", None)]
     nodes = getattr(client, "nodes_manager", None)
-    if nodes is not None and getattr(nodes, "startup_nodes", None):  # a cluster: any node knows where our slot is
-        source = next(iter(nodes.startup_nodes.values()))
-        settings = {name: value for name, value in source.connection_kwargs.items() if name != "redis_connect_func"}
-    else:
-        source = getattr(client, "connection_pool", None)
-        settings = getattr(source, "connection_kwargs", {})
-    kind = getattr(source, "connection_class", None)
+    if nodes is not None:  # a cluster: any node knows where our slot is
+        sources = list({**nodes.startup_nodes, **nodes.nodes_cache}.values())
+    kind = getattr(sources[0], "connection_class", None)
     if not (isinstance(kind, type) and issubclass(kind, AbstractConnection)):
         raise ConfigError(f"client is a redis.asyncio.Redis or RedisCluster, not {type(client).__name__}")
-    return kind, settings
+    seeds = [source.connection_kwargs for source in sources]
+    if nodes is not None:
+        seeds = [{name: value for name, value in seed.items() if name != "redis_connect_func"} for seed in seeds]
+    return kind, seeds

@@ -16,6 +16,12 @@
 >>> clock = FakeClock(start=0)
 >>> run(main, clock).output, clock.now()
 ('awake', 10800.0)
+
+`Explorer` plays a `Scenario` with a fault at every point where it touches the outside: deaths, lost answers,
+cancellations, requests that arrive twice, answers that come late, a network that is gone. It does so on a store in
+memory, on a file, or on any other store: ``Explorer(scenario, make=lambda: df.open_store(url, schema="crash_tests"))``.
+Such a store must be empty and nobody else's, for everything in it is deleted after each case. The same plan then gives
+the same trace, however long the store takes: it does one operation at a time, and time is that of a `FakeClock`.
 """
 
 from durable_flow.testing.clock import FakeClock, SkippingLoop, run

@@ -67,14 +67,17 @@ class Watch:
 class WatchedStore(Store):
     """A store for one process of a crash test. `inline` says that the inner one answers at once (it has no threads and
     no connections). Any other does one operation at a time, and its answer is told when everybody else waits: so that
-    the order in which things happen does not depend on how long they take."""
+    the order in which things happen does not depend on how long they take. Without a `watch` nobody looks at what
+    lands."""
 
-    def __init__(self, inner: Store, *, gate: Gate, watch: Watch, clock: FakeClock, inline: bool) -> None:
+    def __init__(self, inner: Store, *, gate: Gate, watch: Watch | None, clock: FakeClock, inline: bool) -> None:
         self.inner = inner
         self.gate = gate
         self.watch = watch
         self.fake = clock
         self.inline = inline
+        self._future: type[asyncio.Future[Any]] = asyncio.Future if watch is None else watch.future
+        self._writing: set[asyncio.Task[Committed]] = set()
         self._unanswered: set[asyncio.Future[Committed]] = set()
         gate.on_kill.append(self._forget)
         self._turn = asyncio.Lock()
@@ -84,7 +87,9 @@ class WatchedStore(Store):
         """The inner store is opened by whoever made it."""
 
     async def close(self) -> None:
-        """The inner store is closed by whoever made it."""
+        """Finishes what is under way. The inner store is closed by whoever made it."""
+        if self._writing:
+            await asyncio.wait(self._writing)
 
     # -- the gate -----------------------------------------------------------------------------------------------------
 
@@ -128,8 +133,11 @@ class WatchedStore(Store):
 
     async def _land(self, commit: Commit) -> Committed:
         landing = self.inner.commit(commit)
-        self.watch.future = type(landing)
+        self._future = type(landing)
         committed = await landing
+        if self.watch is None:
+            return committed
+        self.watch.future = self._future
         name = commit.execution_id
         stored = await self.inner.fetch(name)
         assert stored is not None
@@ -141,7 +149,7 @@ class WatchedStore(Store):
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         loop = asyncio.get_running_loop()
         point = self.gate.enter("store", "commit", _about(commit))
-        answer: asyncio.Future[Committed] = self.watch.future(loop=loop)
+        answer: asyncio.Future[Committed] = self._future(loop=loop)
         if self.inline:
             try:
                 outcome: Committed | Exception = _at_once(self._commit(commit, point))
@@ -155,6 +163,8 @@ class WatchedStore(Store):
                 self._answer(answer, outcome)
         else:
             task = loop.create_task(self._answered_later(commit, point), name="commit")
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
             task.add_done_callback(lambda done: _hand_on(done, answer))
         return answer
 
@@ -198,6 +208,7 @@ class WatchedStore(Store):
             await self.inner.commit(commit)
         except (LeaseLost, ConflictError):
             return
+        assert self.watch is not None
         self.watch.wrong.append(f"O2 version {commit.version + 1} of {commit.execution_id} was committed twice")
 
     async def append(self, message: Message, body: Blob) -> Appended:
@@ -272,11 +283,12 @@ class WatchedStore(Store):
 
 
 def _about(commit: Commit) -> str:
-    """What a commit is about: its last entry."""
+    """What a commit is about: its last entry, where it can be read."""
     told = commit.execution_id
-    if commit.entries:
-        ((_, entry),) = decoded(commit.entries[-1:])
-        told = f"{told}:{entry.get('path', '')} {entry['action']}"
+    with suppress(ValueError, RecursionError, AttributeError):
+        for _, entry in decoded(commit.entries[-1:]):
+            if isinstance(entry, dict):
+                told = f"{told}:{entry.get('path', '')} {entry.get('action', '')}"
     return f"{told} release" if commit.release else told
 
 

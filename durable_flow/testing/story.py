@@ -194,11 +194,8 @@ class Teller:
     async def _quit(self, runtime: Runtime) -> None:
         """The process ends in order, also where the store gives no answer."""
         closing = self.loop.create_task(runtime.close(), name="close")
-        watchdog = self.clock.call_later(PATIENCE, lambda: self._hang(closing))
-        try:
-            await asyncio.wait([closing])
-        finally:
-            watchdog.cancel()
+        if not await self._ends(closing):
+            return
         if not closing.cancelled() and (error := closing.exception()) is not None:
             self.problems.append(f"O1 closing the runtime raised {type(error).__name__}: {error}")
 
@@ -292,12 +289,10 @@ class Teller:
         self._nobody_asked()
         task = self.loop.create_task(scoped(), name="call")
         self.task = task
-        watchdog = self.clock.call_later(PATIENCE, lambda: self._hang(task))
-        try:
-            await asyncio.wait([task])
-        finally:
-            watchdog.cancel()
-            self.task = None
+        ended = await self._ends(task)
+        self.task = None
+        if not ended:
+            raise Over
         if self.gate.dead:
             if not task.cancelled():
                 task.exception()
@@ -327,9 +322,20 @@ class Teller:
     def _nobody_asked(self) -> None:
         self.scope, self.asked = None, None
 
-    def _hang(self, task: asyncio.Task[Any]) -> None:
-        self.problems.append(f"O9 a call did not return within {PATIENCE:g} s")
-        task.cancel()
+    async def _ends(self, task: asyncio.Task[Any]) -> bool:
+        """Waits for a task; whether it ended. One that hangs is cancelled, and left alone if that does not help."""
+        for patience in (PATIENCE, REPAIR):
+            late = self.loop.create_future()
+            watchdog = self.clock.call_later(patience, lambda late=late: late.set_result(None))  # type: ignore[misc]
+            try:
+                await asyncio.wait([task, late], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watchdog.cancel()
+            if task.done():
+                return True
+            self.problems.append(f"O9 {task.get_name()} did not return within {patience:g} s")
+            task.cancel()
+        return False
 
     async def _check_cancelled(self, task: asyncio.Task[Any], gave: bool) -> None:
         late = self.loop.turns - self.asked_at <= 2

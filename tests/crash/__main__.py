@@ -44,7 +44,7 @@ def main() -> int:
         rules = sorted({problem.split()[0] for case in report.bad for problem in case.problems})
         missed += not report.bad
         print(
-            f"{mutant.name} {mutant.told:52} "
+            f"{mutant.name:3} {mutant.told:52} "
             f"found in {len(report.bad):3} of {report.cases:3} cases by {' '.join(rules)}"
         )
     return 1 if everything.bad or missed or (missing and os.environ.get("CI") == "true") else 0

@@ -5,6 +5,7 @@ crash harness has to find every one of them: that is what makes "0 bad" of the r
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -18,8 +19,10 @@ from durable_flow.context import BodyGroup, StepVisit
 from durable_flow.engine import Engine
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import Action, ErrorInfo, Status
+from durable_flow.model.frame import Message
 from durable_flow.steps.base import Done
 from durable_flow.steps.loop import Loop
+from durable_flow.stores.sqlite import SqliteStore
 from durable_flow.testing import ERRORS, KILLS, Mode
 
 Plant = Callable[[], AbstractContextManager[Any]]
@@ -195,6 +198,25 @@ def context_with_attempt(self: StepVisit) -> df.StepContext:
     return replace(given, idempotency_key=f"{given.idempotency_key}:{given.attempt}")
 
 
+# -- M9 ---------------------------------------------------------------------------------------------------------------
+
+append = SqliteStore.append
+NUMBERS = itertools.count()
+
+
+async def append_again(self: SqliteStore, message: Message, body: Any) -> Any:
+    """Every request is a message of its own."""
+    return await append(self, replace(message, key=f"{message.key} {next(NUMBERS)}"), body)
+
+
+# -- M10 --------------------------------------------------------------------------------------------------------------
+
+
+async def hope(self: Engine, *given: Any) -> Any:
+    """The store will answer some day."""
+    await asyncio.Event().wait()
+
+
 MUTANTS = (
     Mutant(
         "M1", "the audit entry is written in a second operation", patched(Engine, _submit=submit_twice),
@@ -220,5 +242,13 @@ MUTANTS = (
     Mutant(
         "M8", "the number of the attempt is in the idempotency key", patched(StepVisit, context=context_with_attempt),
         ("w01",), KILLS, {"O6"},
+    ),
+    Mutant(
+        "M9", "a message that arrives twice counts twice", patched(SqliteStore, append=append_again),
+        ("w04",), (Mode.DUPLICATE,), {"O1"},
+    ),
+    Mutant(
+        "M10", "an engine waits for a silent store for ever", patched(Engine, _settle_unknown=hope, _beat=hope),
+        ("w01",), (Mode.STALL_BEFORE, Mode.STALL_AFTER), {"O9"},
     ),
 )  # fmt: skip

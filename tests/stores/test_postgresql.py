@@ -212,12 +212,12 @@ async def test_a_newer_schema_is_refused_before_anything_is_written(
     make: Make, store: PostgresStore, admin: Any, postgres_schema: str
 ) -> None:
     await admin.execute(f"UPDATE {postgres_schema}.schema_version SET version = 99")
-    written = await admin.fetchval("SELECT pg_current_wal_insert_lsn()")
+    before = await tables(admin, postgres_schema)
     with pytest.raises(SchemaTooNew) as caught:
         await make().open()
     assert (caught.value.found, caught.value.supported) == (99, len(ddl.MIGRATIONS))
     assert await admin.fetchval(f"SELECT version FROM {postgres_schema}.schema_version") == 99
-    assert written is not None
+    assert await tables(admin, postgres_schema) == before
 
 
 async def test_a_role_without_rights_works_on_what_the_sql_created(
@@ -256,6 +256,33 @@ async def test_a_role_that_may_not_create_hears_what_to_do(
             await make(parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}").geturl()).open()
     finally:
         await admin.execute(f"DROP ROLE {role}")
+
+
+async def test_a_store_that_is_opened_again_expects_nothing_to_be_there(
+    make: Make, admin: Any, postgres_schema: str
+) -> None:
+    store = make()
+    for _ in range(2):
+        async with store:
+            await idle(store)
+            assert await store.definition("hash") == '{"id":"w"}'
+        await admin.execute(f"DROP SCHEMA {postgres_schema} CASCADE")
+
+
+async def test_a_definition_that_the_server_lost_is_stored_again(
+    make: Make, admin: Any, postgres_url: str, postgres_schema: str
+) -> None:
+    async with (
+        Proxy.to(postgres_url, counting=executing(b"commits(")) as proxy,
+        make(proxy.url(postgres_url)) as store,
+    ):
+        row = await create(store, "before")
+        proxy.lose_request()
+        with pytest.raises(StoreUnavailable):
+            await store.commit(following(row))
+        await admin.execute(f"TRUNCATE {postgres_schema}.definitions")
+        await idle(store, "after")
+        assert await store.definition("hash") == '{"id":"w"}'
 
 
 # -- the view ---------------------------------------------------------------------------------------------------------
@@ -358,29 +385,29 @@ async def test_a_message_to_what_its_batch_creates_arrives(store: PostgresStore)
     assert [body for _, body in await store.inbox("new")] == ["hello"]
 
 
-async def test_processes_that_write_to_each_other_do_not_block_each_other(
-    store: PostgresStore, other: PostgresStore, admin: Any
-) -> None:
-    names = [f"e{i}" for i in range(8)]
-    for name in names:
-        await create(store, name)
-    before = await admin.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-
+async def test_processes_that_write_to_each_other_do_not_block_each_other(own_server: PostgresServer) -> None:
     async def drive(process: PostgresStore, mine: Sequence[str], theirs: Sequence[str]) -> None:
         for turn in range(15):
             rows = [await row_of(process, name) for name in mine]
-            told = [
+            messages = [
                 [(message(f"{row.id}:{turn}", kind="note", execution_id=name), "x") for name in theirs] for row in rows
             ]
             await asyncio.gather(
-                *[process.commit(following(row, messages=told)) for row, told in zip(rows, told, strict=True)],
+                *[process.commit(following(row, messages=told)) for row, told in zip(rows, messages, strict=True)],
                 *[append(process, f"{turn}", kind="note", execution_id=name) for name in theirs],
             )
 
-    await asyncio.gather(drive(store, names[:4], names[3::-1] + names[4:]), drive(other, names[4:], names[::-1]))
-    assert len(await store.inbox("e0")) == 15 * 8 + 15
-    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    assert await admin.fetchval(query) == before
+    names = [f"e{i}" for i in range(8)]
+    async with (
+        PostgresStore(own_server.url, schema="mutual") as store,
+        PostgresStore(own_server.url, schema="mutual") as other,
+    ):
+        for name in names:
+            await create(store, name)
+        await asyncio.gather(drive(store, names[:4], names[::-1]), drive(other, names[4:], names[3::-1] + names[4:]))
+        # From each of eight in each of fifteen turns, and those of the two processes, which have the same keys.
+        assert [len(await store.inbox(name)) for name in names] == [15 * 8 + 15] * 8
+    assert "deadlock detected" not in own_server.log.read_text()
 
 
 async def test_a_row_that_somebody_holds_keeps_only_itself_waiting(
@@ -863,6 +890,34 @@ async def test_a_pool_whose_transactions_are_serializable_will_do(make: Make, po
         assert await store._read("SHOW transaction_isolation") == [("read committed",)]
         await asyncio.gather(*[store.commit(creation(f"e{i}")) for i in range(20)])
         assert len(await find(store)) == 20
+
+
+async def test_a_pool_whose_network_swallows_everything_gets_its_connections_back(
+    make: Make, postgres_url: str
+) -> None:
+    async with Proxy.to(postgres_url) as proxy:
+        pool = await asyncpg.create_pool(proxy.url(postgres_url), min_size=0, max_size=4)
+        try:
+            async with make(None, pool=pool, timeout=0.5) as store:
+                row = await create(store)
+                proxy.black_hole()
+                outcomes = await asyncio.gather(
+                    store.commit(following(row)), store.row("e"), append(store, kind="note"), return_exceptions=True
+                )
+                assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+                proxy.cut()
+                proxy.flow()
+
+                async def again() -> bool:
+                    try:
+                        return (await row_of(store)).id == "e"
+                    except StoreUnavailable:
+                        return False
+
+                await wait_until(again)
+            assert pool.get_size() == pool.get_idle_size()
+        finally:
+            pool.terminate()
 
 
 class PgBouncer(Server):
