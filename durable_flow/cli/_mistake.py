@@ -74,7 +74,7 @@ def _spoken(text: object) -> str:
     """
     said = str(text)
     for argument, option in ARGUMENTS.items():
-        said = re.sub(rf"(?<![\w$.]){argument}(?!\w)", option, said)
+        said = re.sub(rf"(?<![\w$.]){re.escape(argument)}(?!\w)", option, said)
     return said
 
 

@@ -88,14 +88,19 @@ def program(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def command(section: str, *, example: str | None = None) -> Callable[[Function], OneCommand]:
+def command(
+    section: str,
+    *,
+    example: str | None = None,
+    json_help: str = "One JSON document on standard output, nothing else.",
+) -> Callable[[Function], OneCommand]:
     """Makes a function that gives an exit code a command, named like its file. Every command takes --json and --debug.
 
     The function gets `as_json`; --debug is the business of `start`.
     """
 
     def decorate(function: Function) -> OneCommand:
-        @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else.")
+        @click.option("--json", "as_json", is_flag=True, help=json_help)
         @click.option("--debug", is_flag=True, help="Log everything, and show tracebacks.")
         @functools.wraps(function)
         def run(*, debug: bool, **options: Any) -> int:

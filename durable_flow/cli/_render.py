@@ -273,7 +273,7 @@ def wait(asked: Asked) -> None:
     if halt.prompt is None and halt.type in TOLD:
         prompt = asked_for(data)
         told |= TOLD[halt.type]
-    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(prompt)}"))
+    console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(prompt)}" if prompt else ""))
     facts: list[tuple[str, Any]] = [("step", halt.path)]
     if halt.deadline is not None:
         facts.append((DEADLINES.get(halt.type, "until"), f"{_local(halt.deadline)} ({_ago(halt.deadline)})"))

@@ -38,7 +38,11 @@ POLL = 0.05
 """Seconds between two looks at children that go on when the worker has drained."""
 
 
-@as_command("Run", example="durable-flow worker --services shop --workflows flows --concurrency 20")
+@as_command(
+    "Run",
+    example="durable-flow worker --services shop --workflows flows --concurrency 20",
+    json_help="What it tells as JSON, an object on a line of standard output each.",
+)
 @click.option(
     "--queues",
     type=Queues(),
