@@ -885,10 +885,12 @@ class RedisStore(Store):
         version = tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", ""))[:2])
         if version and version < OLDEST:
             raise StoreError(f"{self.server.name} is version {facts['redis_version']}; Redis 6.2 or Valkey is needed")
+        self.versions = found or 0, SCHEMA
         if found is None:
             if not self.auto_migrate:
                 raise StoreError(
-                    f"{self.server.name} has no store with prefix {self.prefix!r}: open it once with auto_migrate=True"
+                    f"{self.server.name} has no store with prefix {self.prefix!r}: run `durable-flow migrate`, or open "
+                    "it once with auto_migrate=True"
                 )
             await self._schema(line, allowed=True)
             log.info("%s: schema %d created with prefix %r", self.server.name, SCHEMA, self.prefix)
