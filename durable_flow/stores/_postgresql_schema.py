@@ -104,8 +104,9 @@ CREATE INDEX heads_by_end ON {s}.heads (status, finished_at) WHERE finished_at I
 CREATE INDEX heads_by_wake ON {s}.heads (due) WHERE status = 'halted' AND due IS NOT NULL;
 CREATE INDEX heads_by_queue_wake ON {s}.heads ((coalesce('.' || queue, '')), due)
     WHERE status = 'halted' AND due IS NOT NULL;
-CREATE INDEX heads_by_turn ON {s}.heads (priority, due) WHERE status = 'pending';
-CREATE INDEX heads_by_queue_turn ON {s}.heads ((coalesce('.' || queue, '')), priority, due) WHERE status = 'pending';
+CREATE INDEX heads_by_turn ON {s}.heads (priority, due) WHERE status = 'pending' AND due IS NOT NULL;
+CREATE INDEX heads_by_queue_turn ON {s}.heads ((coalesce('.' || queue, '')), priority, due)
+    WHERE status = 'pending' AND due IS NOT NULL;
 
 CREATE TABLE {s}.facts (
     n bigint PRIMARY KEY,
@@ -732,14 +733,14 @@ DECLARE
 BEGIN
     _after := coalesce(_after, -2147483649);
     IF _queues IS NULL THEN
-        SELECT h.priority INTO _least FROM {s}.heads h WHERE h.status = 'pending' AND h.priority > _after
-        ORDER BY h.priority LIMIT 1;
+        SELECT h.priority INTO _least FROM {s}.heads h
+        WHERE h.status = 'pending' AND h.priority > _after AND h.due IS NOT NULL ORDER BY h.priority LIMIT 1;
         RETURN _least;
     END IF;
     FOREACH _queue IN ARRAY _queues LOOP
         SELECT h.priority INTO _found FROM {s}.heads h
         WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority > _after
-        ORDER BY h.priority LIMIT 1;
+            AND h.due IS NOT NULL ORDER BY h.priority LIMIT 1;
         _least := least(_least, _found);
     END LOOP;
     RETURN _least;
@@ -771,11 +772,13 @@ BEGIN
                 ORDER BY h.due LIMIT 1;
             ELSIF _queue IS NULL THEN
                 SELECT h.due INTO _found FROM {s}.heads h
-                WHERE h.status = 'pending' AND h.priority = _stage AND {fit}
+                WHERE h.status = 'pending' AND h.priority = _stage
+                    AND h.due IS NOT NULL AND {fit}
                 ORDER BY h.due LIMIT 1;
             ELSE
                 SELECT h.due INTO _found FROM {s}.heads h
-                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage AND {fit}
+                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                    AND h.due IS NOT NULL AND {fit}
                 ORDER BY h.due LIMIT 1;
             END IF;
             _least := least(_least, _found);
