@@ -478,6 +478,8 @@ class Server:
     @property
     def place(self) -> str:
         settings = self.settings
+        if "connection_pool" in settings:  # a Sentinel finds out where, for each connection anew
+            return f"sentinel/{settings['connection_pool'].service_name}"
         return settings.get("path") or f"{settings.get('host', '?')}:{settings.get('port', 6379)}"
 
     async def connected(self) -> AbstractConnection:

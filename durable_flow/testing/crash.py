@@ -75,7 +75,7 @@ class Explorer:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with Explorer(scenario, make=lambda: df.open_store(f"sqlite:///{folder}/flows.db")) as explorer:
     ...         print(explorer.each(KILLS))
-    9 cases / 0 bad / 8 of 8 sites × modes (100%)
+    9 cases / 0 bad / 4 of 4 sites × modes (100%)
     """
 
     def __init__(

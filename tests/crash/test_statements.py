@@ -15,7 +15,7 @@ import pytest
 
 import durable_flow as df
 from durable_flow.stores import sqlite
-from durable_flow.testing import Explorer, Fold
+from durable_flow.testing import Fold
 from durable_flow.testing.trail import decoded
 from tests.reference import SCENARIOS
 
@@ -40,10 +40,17 @@ async def look(folder: Path, execution_id: str) -> tuple[int, list[str]]:
 def test_every_statement_of_every_commit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = BY_NAME[name]
     copies: list[Path] = []
+    failed: list[Exception] = []
+    writers: list[sqlite3.Connection] = []
     connect = sqlite._connect
 
     def copy(statement: str) -> None:
-        folder = tmp_path / f"copy{len(copies)}"
+        try:
+            copy_to(tmp_path / f"copy{len(copies)}")
+        except Exception as error:  # SQLite would not tell anybody
+            failed.append(error)
+
+    def copy_to(folder: Path) -> None:
         folder.mkdir()
         for suffix in COPIED:
             file = tmp_path / f"flows.db{suffix}"
@@ -53,7 +60,8 @@ def test_every_statement_of_every_commit(name: str, tmp_path: Path, monkeypatch:
 
     def traced(path: Path | None, store: Any) -> sqlite3.Connection:
         database = connect(path, store)
-        if path == tmp_path / "flows.db":
+        if path == tmp_path / "flows.db" and not writers:  # the first one writes; the others read, in other threads
+            writers.append(database)
             database.set_trace_callback(copy)
         return database
 
@@ -67,7 +75,9 @@ def test_every_statement_of_every_commit(name: str, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(sqlite, "_connect", traced)
     asyncio.run(main())
+    assert not failed
     assert len(copies) > 50
+    last, _ = asyncio.run(look(tmp_path, "x"))
     versions = []
     for folder in copies:
         version, differences = asyncio.run(look(folder, "x"))
@@ -76,4 +86,4 @@ def test_every_statement_of_every_commit(name: str, tmp_path: Path, monkeypatch:
         shutil.rmtree(folder)
     assert versions == sorted(versions)
     assert set(versions) >= set(range(max(versions) + 1))
-    assert max(versions) >= len({point.where for point in Explorer(scenario).points if point.name == "commit"}) - 1
+    assert max(versions) >= last - 1 >= 2

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.asyncio.sentinel import Sentinel
 
 from durable_flow.errors import (
     ConfigError,
@@ -245,6 +246,14 @@ async def test_a_client_says_where_to_connect_and_stays_open(
             assert (await row_of(store)).root == b"\xff"
         assert await client.ping()
         await given.aclose()
+
+
+async def test_the_client_of_a_sentinel_is_shown_by_the_name_of_its_service() -> None:
+    client = Sentinel([("127.0.0.1", 1)]).master_for("orders")
+    assert repr(RedisStore(client=client)) == "RedisStore('redis://sentinel/orders/0', prefix='durable_flow')"
+    with pytest.raises(StoreUnavailable, match="No master found for 'orders'"):
+        await RedisStore(client=client).open()
+    await client.aclose()
 
 
 async def test_a_client_that_is_not_asynchronous_is_refused() -> None:
