@@ -59,12 +59,11 @@ PROGRAMS = [block for block in BLOCKS if block.language == "python" and not bloc
 
 
 def shop() -> dict[str, Any]:
-    """The services that the language page shows."""
+    """The services and gates that the language page shows."""
     (source,) = (block.text for block in blocks(LANGUAGE) if block.words == "services")
     names: dict[str, Any] = {}
     exec(source, names)  # noqa: S102 - our own page
-    services: dict[str, Any] = names["services"]
-    return services
+    return {"services": names["services"], "gates": names["gates"]}
 
 
 def runs() -> Iterator[Any]:
@@ -86,7 +85,7 @@ def test_definitions_are_valid(block: Block) -> None:
 async def test_definitions_do_what_stands_below_them(block: Block, run: dict[str, Any]) -> None:
     assert run.keys() <= {"input", "answers", "output", "error", "raises"}
     definitions = {definition.id: definition for definition in (df.load(other.text) for other in DEFINITIONS)}
-    runtime = df.Runtime("sqlite://:memory:", workflows=definitions.values(), services=shop())
+    runtime = df.Runtime("sqlite://:memory:", workflows=definitions.values(), **shop())
     async with runtime:
         runner = runtime.runner(df.load(block.text).id)
         refused = pytest.raises(getattr(df, run["raises"])) if "raises" in run else nullcontext()
@@ -94,7 +93,11 @@ async def test_definitions_do_what_stands_below_them(block: Block, run: dict[str
             result = await runner.run(run.get("input"))
             for answer in run.get("answers", []):
                 assert result.halted
-                result = await runner.resume(result.execution_id, **answer)
+                if "signal" in answer:
+                    await runner.signal(result.execution_id, answer["signal"], answer["payload"])
+                    result = await runner.result(result.execution_id)
+                else:
+                    result = await runner.resume(result.execution_id, **answer)
     if "raises" in run:
         return
     if "error" in run:

@@ -30,6 +30,13 @@ PRINTED = {
         "each_contact[2]/save   retried    attempt 2",
         "each_contact[2]/save   completed  attempt 3",
     ],
+    "reminder/main.py": [
+        "sofa: halted, waits for the signal 'paid'",
+        "mail about desk: please pay 500 cents",
+        "pens: paid with a card, at once",
+        "desk: paid with a card, when reminded",
+        "sofa: cancelled, nobody paid",
+    ],
     "order_fulfillment/main.py": [
         "an ordinary order        shipped",
         "charge ↻ → charge → ship → shipped",
