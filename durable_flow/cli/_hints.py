@@ -23,6 +23,7 @@ CARRIED = {
     "store": "--store",
     "codec": "--codec",
     "services": "--services",
+    "gates": "--gates",
     "workflows": "--workflows",
     "secrets": "--secret",
 }

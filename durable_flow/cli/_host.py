@@ -22,7 +22,7 @@ from durable_flow.cli._codec import codec_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._options import definition_files, store_option
-from durable_flow.cli._services import load_services, missing_services
+from durable_flow.cli._services import load_gates, load_services, missing_gates, missing_services
 from durable_flow.cli._url import shown
 from durable_flow.cli._watch import Watch
 
@@ -57,6 +57,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     store: str
     services: tuple[str, ...]
+    gates: tuple[str, ...] = ()
     workflows: tuple[Path, ...]
     secrets: tuple[str, ...]
     quiet: bool = False
@@ -96,18 +97,27 @@ def working_options(function: Function) -> Function:
         metavar="MODULE[:NAME]",
         help="Where services come from: a module or a .py file, and a name in it. May be repeated.",
     )
+    @click.option(
+        "--gates",
+        multiple=True,
+        envvar="DURABLE_FLOW_GATES",
+        show_envvar=True,
+        metavar="MODULE[:NAME]",
+        help="Where the resolvers of gates come from, like --services: a mapping, named gates by default.",
+    )
     @store_option
     @functools.wraps(function)
     def with_host(
         *,
         store: str,
         services: tuple[str, ...],
+        gates: tuple[str, ...],
         workflows: tuple[Path, ...],
         secrets: tuple[str, ...],
         quiet: bool = False,
         **options: Any,
     ) -> Any:
-        host = Host(store=store, services=services, workflows=workflows, secrets=secrets, quiet=quiet)
+        host = Host(store=store, services=services, gates=gates, workflows=workflows, secrets=secrets, quiet=quiet)
         return function(host=host, **options)
 
     return with_host  # type: ignore[return-value]
@@ -235,26 +245,31 @@ class _Drive:
             with contextlib.redirect_stdout(sys.stderr):
                 self.codec = codec_here()
                 services = load_services(self.host.services)
+                gates = load_gates(self.host.gates)
                 definitions = definition_files(self.host.workflows)
                 secrets = dict(named_secrets(self.host.secrets))
-                result, workflow_id, asked = asyncio.run(self._main(services, definitions, secrets))
+                result, workflow_id, asked = asyncio.run(self._main(services, gates, definitions, secrets))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return self._interrupted()
         self._tell(result, workflow_id, asked, clock.monotonic() - begun)
         return 0 if result.status is self.success else EXIT_CODES[result.status]
 
     async def _main(
-        self, services: Mapping[str, Any], definitions: list[Path], secrets: Mapping[str, str]
+        self,
+        services: Mapping[str, Any],
+        gates: Mapping[str, Any],
+        definitions: list[Path],
+        secrets: Mapping[str, str],
     ) -> tuple[df.ExecutionResult, str, list[_render.Asked]]:
         creates = self.workflow is not None
         store = store_at(self.host.store, codec=self.codec, creates=creates)
-        runtime = df.Runtime(store, workflows=definitions, services=services, secrets=secrets)
+        runtime = df.Runtime(store, workflows=definitions, services=services, gates=gates, secrets=secrets)
         progress = _render.progress(quiet=self.host.quiet or self.as_json)
         watch = Watch(progress, self.execution_id)
         try:
             async with opened(store, self.host.store, creates=creates), runtime, self._stops_on_sigterm():
                 if self.runs_steps:
-                    await self._check_services(runtime, services)
+                    await self._check_services(runtime, services, gates)
                 runtime.subscribe(watch.hear)
                 try:
                     result = await self.work(runtime)
@@ -269,7 +284,7 @@ class _Drive:
         asked = [_render.Asked(halt, answers[halt.wait_id]) for halt in result.halts]
         return result, workflow_id, asked
 
-    async def _check_services(self, runtime: df.Runtime, services: Mapping[str, Any]) -> None:
+    async def _check_services(self, runtime: df.Runtime, services: Mapping[str, Any], gates: Mapping[str, Any]) -> None:
         """Refuses to drive without the services it takes, before anything happens. Where another process drives the
         execution, they are its business."""
         workflow = self.workflow
@@ -289,6 +304,14 @@ class _Drive:
             raise Mistake(
                 f"workflow {workflow.id!r} {what}, which nothing provides{there}",
                 hint="nothing was done; say where services come from with --services MODULE or $DURABLE_FLOW_SERVICES",
+                kind="ConfigError",
+            )
+        unknown = missing_gates(workflow, gates)
+        if unknown:
+            raise Mistake(
+                f"workflow {workflow.id!r} asks the gate{'s' * (len(unknown) > 1)} "
+                f"{', '.join(repr(name) for name in unknown)}, which nothing provides",
+                hint="nothing was done; say where gates come from with --gates MODULE or $DURABLE_FLOW_GATES",
                 kind="ConfigError",
             )
 

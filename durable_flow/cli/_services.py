@@ -14,6 +14,7 @@ from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._modules import called, import_place, split
 
 DEFAULT = "services"
+GATES = "gates"
 
 
 def load_services(sources: Iterable[str]) -> dict[str, Any]:
@@ -33,6 +34,26 @@ def load_services(sources: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def load_gates(sources: Iterable[str]) -> dict[str, Any]:
+    """The resolvers of gates of every source, by name: of the mapping it names, else of `gates`. Raises Mistake."""
+    found: dict[str, Any] = {}
+    for source in sources:
+        given = f"--gates {source}"
+        place, name = split(source, given, example="shop.services:gates")
+        for gate, resolver in _named(import_place(place, given), name or GATES, given, what="gates").items():
+            if not callable(resolver):
+                raise Mistake(f"{given}: {gate!r} is no function", kind="ConfigError")
+            if gate in found:
+                raise Mistake(f"{given}: there are two gates named {gate!r}", kind="ConfigError")
+            found[gate] = resolver
+    return found
+
+
+def missing_gates(workflow: df.WorkflowDef, gates: Mapping[str, Any]) -> list[str]:
+    """The gates that steps of the workflow ask and that are not there."""
+    return sorted({name for name in _needed(workflow.body, "gate") if name not in gates})
+
+
 def missing_services(workflow: df.WorkflowDef, services: Mapping[str, Any]) -> list[str]:
     """The services that steps of the workflow call and that are not there."""
     return sorted({name for name in _called(workflow.body) if name not in services})
@@ -47,6 +68,13 @@ def _called(body: Any) -> Iterator[str]:
             yield from _called(inner.body)
 
 
+def _needed(body: Any, kind: str) -> Iterator[str]:
+    for step in body:
+        yield from (name for needed, name in step.type.needs(step.config) if needed == kind)
+        for inner in step.type.bodies(step.config):
+            yield from _needed(inner.body, kind)
+
+
 def _services_of(source: str) -> Mapping[str, Any]:
     given = f"--services {source}"
     place, name = split(source, given, example="shop.services:services")
@@ -56,29 +84,31 @@ def _services_of(source: str) -> Mapping[str, Any]:
     return _named(module, name or DEFAULT, given)
 
 
-def _named(module: ModuleType, name: str, given: str) -> Mapping[str, Any]:
+def _named(module: ModuleType, name: str, given: str, *, what: str = "services") -> Mapping[str, Any]:
     if not hasattr(module, name):
         mappings = [
             key for key, value in vars(module).items() if isinstance(value, Mapping) and not key.startswith("_")
         ]
         hint = (
-            f"mappings it has: {', '.join(mappings)}" if mappings else "define a mapping: services = {'Name': object}"
+            f"mappings it has: {', '.join(mappings)}"
+            if mappings
+            else f"define a mapping: {name} = {{'Name': {'object' if what == 'services' else 'function'}}}"
         )
         raise Mistake(f"{given}: module {module.__name__} has no {name!r}", hint=hint, kind="ConfigError")
     value = getattr(module, name)
     if inspect.isfunction(value):
         value = called(
-            value, name, given, hint="name a mapping of services, or a function without parameters that gives one"
+            value, name, given, hint=f"name a mapping of {what}, or a function without parameters that gives one"
         )
         if not isinstance(value, Mapping):
-            raise Mistake(
-                f"{given}: {name}() gave {type(value).__name__}, not a mapping of services", kind="ConfigError"
-            )
+            raise Mistake(f"{given}: {name}() gave {type(value).__name__}, not a mapping of {what}", kind="ConfigError")
     elif not isinstance(value, Mapping):
-        return {name: value}
+        if what == "services":
+            return {name: value}
+        raise Mistake(f"{given}: {name} is {type(value).__name__}, not a mapping of {what}", kind="ConfigError")
     wrong = [key for key in value if not isinstance(key, str) or not key or key.startswith("_")]
     if wrong:
-        raise Mistake(f"{given}: {wrong[0]!r} is not a name for a service", kind="ConfigError")
+        raise Mistake(f"{given}: {wrong[0]!r} is not a name for a {what.removesuffix('s')}", kind="ConfigError")
     return value
 
 

@@ -29,7 +29,7 @@ from durable_flow.cli._host import (
 )
 from durable_flow.cli._options import Duration, Queues, definition_files
 from durable_flow.cli._program import command as as_command
-from durable_flow.cli._services import load_services
+from durable_flow.cli._services import load_gates, load_services
 from durable_flow.cli._url import shown
 
 ENDS = ("workflow.completed", "workflow.failed", "workflow.cancelled")
@@ -97,9 +97,10 @@ class _Work:
         with contextlib.redirect_stdout(sys.stderr):  # what services print
             codec = codec_here()
             services = load_services(self.host.services)
+            gates = load_gates(self.host.gates)
             definitions = definition_files(self.host.workflows)
             secrets = dict(named_secrets(self.host.secrets))
-            asyncio.run(self._main(services, definitions, secrets, codec))
+            asyncio.run(self._main(services, gates, definitions, secrets, codec))
         if self.reader_gone:
             raise BrokenPipeError
         if self.cut is None:
@@ -109,18 +110,21 @@ class _Work:
     async def _main(
         self,
         services: Mapping[str, Any],
+        gates: Mapping[str, Any],
         definitions: list[Path],
         secrets: Mapping[str, str],
         codec: df.Codec | None,
     ) -> None:
         store = store_at(self.host.store, codec=codec, creates=True)
-        runtime = df.Runtime(store, workflows=definitions, services=services, secrets=secrets, grace=self.grace)
+        runtime = df.Runtime(
+            store, workflows=definitions, services=services, gates=gates, secrets=secrets, grace=self.grace
+        )
         async with opened(store, self.host.store, creates=True), runtime:
             runtime.subscribe(self._hear, events=ENDS)
             self.worker = df.Worker(runtime, queues=self.queues, concurrency=self.concurrency)
             self.working = asyncio.get_running_loop().create_task(self.worker.run())
             with self._signals():
-                self._serving(services, runtime)
+                self._serving(services, gates, runtime)
                 await asyncio.wait([self.working])
                 while runtime.engine.runs and self._left() > 0:
                     await self.clock.sleep(POLL)
@@ -134,10 +138,11 @@ class _Work:
             return 0.0
         return self.stopped_at + self.grace - self.clock.monotonic()
 
-    def _serving(self, services: Mapping[str, Any], runtime: df.Runtime) -> None:
+    def _serving(self, services: Mapping[str, Any], gates: Mapping[str, Any], runtime: df.Runtime) -> None:
         queues = None if self.queues is None else [name or "-" for name in self.queues]
         facts = [
             f"services {', '.join(sorted(services)) or 'none'}",
+            *([f"gates {', '.join(sorted(gates))}"] if gates else []),
             f"workflows {', '.join(sorted(runtime.workflows)) or 'those that are stored'}",
             f"queues {'all' if queues is None else ', '.join(queues)}",
             f"at most {self.concurrency} at once",
@@ -147,6 +152,7 @@ class _Work:
             f"working on {shown(self.host.store)}: {'; '.join(facts)}",
             store=shown(self.host.store),
             services=sorted(services),
+            gates=sorted(gates),
             workflows=sorted(runtime.workflows),
             queues=queues,
             concurrency=self.concurrency,

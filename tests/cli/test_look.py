@@ -112,7 +112,8 @@ def test_visits_are_told_apart(cli: Cli, folder: Path) -> None:
 def test_list_pages_through_with_a_cursor(cli: Cli) -> None:
     for number in range(5):
         cli("run", "hello.yml", "--id", f"h{number}")
-    seen, cursor = [], ()
+    seen: list[str] = []
+    cursor: tuple[str, ...] = ()
     for _ in range(3):
         page = cli("list", "--json", "--limit", "2", *cursor).document
         seen += [one["id"] for one in page["executions"]]

@@ -68,6 +68,19 @@ def test_ctrl_c_says_how_to_go_on(busy: Path, method: str) -> None:
     assert (execution["status"], execution["owner"]) == ("running", None)
 
 
+def test_a_wait_that_is_slept_through_goes_on_in_a_worker(folder: Path) -> None:
+    (folder / "nap.yml").write_text("id: nap\nname: Nap\nsteps:\n  - {id: nap, type: wait, for: 2h}\n")
+    process = subprocess.Popen(
+        [*PROGRAM, "run", "nap.yml", "--id", "n"], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any(re.search(r"waiting +nap", line) for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "execution n goes on when its time has come, in a worker\n  → python -m durable_flow worker\n" in err
+
+
 def test_sigterm_gives_the_lease_back_too(busy: Path) -> None:
     code, _, err = interrupted(busy, "run", "work.yml", "--services", "busy", "--id", "b", by=signal.SIGTERM)
     assert code == 143

@@ -77,14 +77,12 @@ sys.exit(main(["run", "once.yml", "--id", "o", "--services", "bank", "--quiet"])
 """
 
 LATER_STEPS = """
-import sys
 import asyncio
 import durable_flow as df
 from durable_flow.cli._services import load_services
 
 async def main():
     async with df.Runtime("sqlite:///durable_flow.db", services=load_services(["shop"])) as runtime:
-        halted = asyncio.Event()
         task = asyncio.create_task(runtime.runner(df.load(open("later.yml").read())).run(execution_id="l"))
         while not [one for one in await runtime.store.find(status="halted") if one.owner is None]:
             await asyncio.sleep(0.01)
@@ -209,6 +207,61 @@ def test_an_attempt_that_is_made_later_says_when_and_why(waits: Path, cli: Cli) 
     assert "tried again 20" in cli("show", "l").out
     refused = cli("resume", "l", "--services", "shop")
     assert (refused.code, "is ended by time" in refused.err) == (2, True)
+
+
+GATE = """
+id: checks
+name: Checks
+steps:
+  - {id: ask, type: gate, resolver: checks, poll_interval: 10ms, output: result, next: done}
+  - {id: done, type: end, result: $result}
+"""
+
+RESOLVER = """
+import durable_flow as df
+from pathlib import Path
+
+def checks(params, context):
+    return (df.Gate.APPROVED, "green") if Path("green").exists() else df.Gate.PENDING
+
+gates = {"checks": checks}
+none = {"checks": 1}
+"""
+
+
+@pytest.fixture
+def gate(waits: Path) -> Path:
+    (waits / "checks.yml").write_text(GATE)
+    (waits / "resolvers.py").write_text(RESOLVER)
+    return waits
+
+
+def test_a_gate_that_is_shut_says_that_it_is_asked_again(gate: Path, cli: Cli) -> None:
+    run = cli("run", "checks.yml", "--id", "g", "--gates", "resolvers")
+    assert (run.code, lines(run.out)[1:3]) == (3, ["gate checks", "step ask"])
+    assert commands(run.out) == ["durable-flow worker --gates resolvers"]
+    assert "asked again  20" in cli("why", "g").out
+    assert "waiting for the gate checks, asked again 20" in cli("show", "g").out
+    assert "ask (gate)" in cli("list").out
+    (gate / "green").touch()
+    done = cli("recover", "g", "--gates", "resolvers:gates", "--json")
+    assert (done.code, done.document["output"]) == (0, "green")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "workflow 'checks' asks the gate 'checks', which nothing provides"),
+        (["--gates", "shop"], "module shop has no 'gates'"),
+        (["--gates", "resolvers:checks"], "checks takes parameters"),
+        (["--gates", "resolvers:Path"], "Path is type, not a mapping of gates"),
+        (["--gates", "resolvers:none"], "'checks' is no function"),
+        (["--gates", "resolvers", "--gates", "resolvers"], "there are two gates named 'checks'"),
+    ],
+)
+def test_gates_that_are_missing_or_none_are_told(gate: Path, cli: Cli, options: list[str], said: str) -> None:
+    done = cli("run", "checks.yml", "--id", "g", *options)
+    assert (done.code, said in done.err) == (2, True), done.err
 
 
 # -- decisions --------------------------------------------------------------------------------------------------------
