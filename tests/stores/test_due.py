@@ -251,7 +251,7 @@ async def test_what_only_waits_costs_a_taker_nothing(make: Make, cost: Cost, que
     store = make()
     store.clock = clock
     async with store:
-        waiting = [
+        waiting: list[dict[str, Any]] = [
             {"status": "halted"},
             {"status": "halted", "wake_at": START + 100},
             {"status": "pending", "wake_at": START + 100},
