@@ -77,6 +77,10 @@ def _went_elsewhere(story: Story) -> bool:
     )
 
 
+TIMES = {"timer", "retry"}
+"""What only time ends."""
+
+
 def lanes(fold: Fold, racing: tuple[str, ...] = ()) -> dict[str, list[Any]]:
     """The entries of an execution by the frame they happened in, without what differs from run to run."""
     found: dict[str, list[Any]] = {}
@@ -85,8 +89,10 @@ def lanes(fold: Fold, racing: tuple[str, ...] = ()) -> dict[str, list[Any]]:
         path = entry.get("path", "")
         if any(path.startswith((f"{race}/", f"{race}[")) for race in racing):
             continue
-        if entry["action"] in ("recovered", "noted"):
+        if entry["action"] in ("recovered", "noted", "resumed"):
             continue
+        if entry["action"] == "halted" and set((entry.get("metadata") or {}).get("blocked_on", ("",))) <= TIMES:
+            continue  # a planted failure waits for its next attempt
         if entry["action"] == "retried" and not path:
             planted.clear()
         if entry["action"] == "retried" and INJECTED in (entry.get("error") or {}).get("message", ""):

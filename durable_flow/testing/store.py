@@ -76,6 +76,7 @@ class WatchedStore(Store):
         self.watch = watch
         self.fake = clock
         self.inline = inline
+        self.wakes = inline  # a store without threads is in memory, where no other process can do anything
         self._future: type[asyncio.Future[Any]] = asyncio.Future if watch is None else watch.future
         self._writing: set[asyncio.Task[Committed]] = set()
         self._unanswered: set[asyncio.Future[Committed]] = set()

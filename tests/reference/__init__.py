@@ -254,6 +254,17 @@ CHANGED = df.load(
 
 ORDERS = [{"lines": ["a", "b"]}, {"skip": True}, {"lines": ["c"]}, {"stop": True}, {"lines": ["never"]}]
 
+def clocks(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Clock": Scripted(
+            clock,
+            wind=Reply("wound", fails=2, takes=0.05),
+            strike=Reply(lambda given: "ding" * given["times"], takes=0.05),
+            ring=Reply("ringing", fails=1),
+        )
+    }
+
+
 SCENARIOS = (
     Scenario(
         name="w01", workflow=workflow("w01_order"), services=order, input={"items": [{"price": 60}, {"price": 50}]}
@@ -350,4 +361,5 @@ SCENARIOS = (
     ),
     Scenario(name="w19", workflow=workflow("w19_mend"), others=[workflow("w19_below")], services=mend, retries=1),
     Scenario(name="w20", workflow=workflow("w20_many"), services=many),
+    Scenario(name="w21", workflow=workflow("w21_time"), services=clocks),
 )
