@@ -515,9 +515,11 @@ class Engine:
             return
         self._conclude(run, live, step, visit, outcome)
 
-    def _normal(self, done: Outcome) -> Outcome:
+    def _normal(self, done: Outcome | Again) -> Outcome:
         """The outcome with values as they will be after a restart. (What services return was made so already.)"""
-        if type(done) is not Done:
+        if isinstance(done, Again):
+            raise StepError("an instant step cannot be run again", kind="ConfigError")
+        if not isinstance(done, Done):
             return done
         output = done.output
         if output is not KEEP and not done.normal:
@@ -675,7 +677,7 @@ class Engine:
                     return False
                 case _:
                     given = step.type.answered(visit, step.config, wait, message)
-                    if type(given) is Again:
+                    if isinstance(given, Again):
                         return True  # it still waits, unless it learns something
                     self._conclude(run, live, step, visit, self._normal(given), action=Action.ANSWERED, **answered)
                     return False

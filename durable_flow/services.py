@@ -56,7 +56,7 @@ class _Plan(msgspec.Struct, frozen=True):
 class Gates:
     """The resolvers of gates of one runtime: plain or async functions of (params, context)."""
 
-    def __init__(self, registered: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(self, registered: Mapping[Any, Any] | None = None) -> None:
         self._registered: dict[str, Callable[..., Any]] = {}
         for name, resolver in (registered or {}).items():
             if not isinstance(name, str) or not name:

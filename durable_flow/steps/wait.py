@@ -77,11 +77,13 @@ def _time(value: object) -> float:
     """Epoch seconds of a time, which must have a zone."""
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
+            time = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError(f"{value[:100]!r} is not a time: write 2031-05-01T09:00:00+02:00") from None
-    if not isinstance(value, datetime):
+    elif isinstance(value, datetime):
+        time = value
+    else:
         raise ValueError(f"a time is text such as 2031-05-01T09:00:00Z, not {type_name(value)}")
-    if value.tzinfo is None:
-        raise ValueError(f"{value.isoformat()!r} has no time zone: write {value.isoformat()}Z, or an offset")
-    return value.timestamp()
+    if time.tzinfo is None:
+        raise ValueError(f"{time.isoformat()!r} has no time zone: write {time.isoformat()}Z, or an offset")
+    return time.timestamp()

@@ -379,7 +379,7 @@ class Connection:
         execute(DELIVER, (n, key, wait_id, body))
         if not self.cursor.rowcount:
             return "duplicate"
-        if wait is not None:
+        if wait is not None and wait[0] > 0:
             remaining = max(0, wait[0] - message.takes) if message.takes else 0
             execute(TAKE, (remaining, n, wait_id))
             if remaining:  # the message will be consumed while the wait is still open

@@ -254,6 +254,7 @@ CHANGED = df.load(
 
 ORDERS = [{"lines": ["a", "b"]}, {"skip": True}, {"lines": ["c"]}, {"stop": True}, {"lines": ["never"]}]
 
+
 def clocks(clock: FakeClock) -> Mapping[str, Any]:
     return {
         "Clock": Scripted(

@@ -172,16 +172,6 @@ async def test_a_message_to_what_somebody_drives_does_not_change_its_time(
     assert (await row_of(store)).wake_at == START + 50
 
 
-async def test_an_answer_of_a_child_does_not_make_a_wait_less_late(opened: tuple[Store, Store, SettableClock]) -> None:
-    store, _, clock = opened
-    await idle(store, status="halted", opened=[("due", 1, 1, START, "{}")], wake_at=START)
-    await store.take("you", ttl=30, limit=1)
-    assert (await append(store, kind="child", wait_id="due")).outcome == "accepted"
-    clock.time += 31
-    (found,) = await store.take("other", ttl=30, limit=1)
-    assert (found.late, len(found.inbox)) == (["due"], 1)
-
-
 async def test_what_becomes_running_or_stops_running_without_an_owner_is_due_as_its_status_says(
     opened: tuple[Store, Store, SettableClock],
 ) -> None:

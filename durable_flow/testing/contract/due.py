@@ -183,3 +183,11 @@ class DueWork:
         (found,) = await store.take("you", ttl=30, limit=1)
         assert found.late == []
         assert len(found.inbox) == 1
+
+    async def test_the_end_of_a_child_does_not_make_a_wait_less_late(self, store: Store, clock: SettableClock) -> None:
+        await idle(store, status="halted", opened=[opening("due", 1, START)], wake_at=START)
+        await store.take("you", ttl=30, limit=1)
+        assert (await append(store, kind="child", wait_id="due")).outcome == "accepted"
+        clock.time += 31
+        (found,) = await store.take("other", ttl=30, limit=1)
+        assert (found.late, len(found.inbox)) == (["due"], 1)
