@@ -26,10 +26,11 @@ from pathlib import Path
 
 class Desk:
     async def work(self):
-        """Goes on until there is a file `go`."""
+        """Goes on until there is a file `go`, and then for longer than it takes to stop without grace."""
         print("READY", flush=True)
         while not Path("go").exists():
             await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
         return "worked"
 
     def block(self):
