@@ -26,10 +26,11 @@ from pathlib import Path
 
 class Desk:
     async def work(self):
-        """Goes on until there is a file `go`."""
+        """Goes on until there is a file `go`, and then for longer than it takes to stop without grace."""
         print("READY", flush=True)
         while not Path("go").exists():
             await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
         return "worked"
 
     def block(self):
@@ -131,6 +132,12 @@ def office(folder: Path) -> Iterator[Office]:
         yield Office(folder, stack)
 
 
+async def completed() -> list[str]:
+    """The steps that have completed."""
+    async with df.open_store(STORE) as store:
+        return [entry.path for entry in await store.entries("e") if entry.action is df.Action.COMPLETED]
+
+
 async def execution() -> df.Execution:
     async with df.open_store(STORE) as store:
         found = await store.load("e")
@@ -164,11 +171,10 @@ async def test_sigterm_lets_the_step_end_and_another_worker_goes_on_at_once(offi
     assert first.ended() == 0
     left = await execution()
     assert (left.status, left.owner) == (df.Status.RUNNING, None)
+    assert await completed() == ["work"]
     worker = office.worker()
     assert worker.told("workflow.completed")["workflow_id"] == "work"
-    async with df.open_store(STORE) as store:
-        ends = [entry.path for entry in await store.entries("e") if entry.action is df.Action.COMPLETED]
-    assert ends == ["work", "rest"]
+    assert await completed() == ["work", "rest"]
 
 
 @pytest.mark.parametrize("flow", ["work", "block"])
