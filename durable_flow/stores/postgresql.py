@@ -71,6 +71,9 @@ Work = Callable[[Connection], Awaitable[T]]
 MOST = 200
 """How many members a batch has at most."""
 
+SHARED = 16
+"""From how many members on a batch is shared by the connections that have nothing to do."""
+
 HEAVIEST = 8 * 1024 * 1024
 """How many characters of entries a batch carries, unless one commit alone has more."""
 
@@ -348,12 +351,14 @@ class Kind(Generic[T]):
         if before is not None:
             before.patient = self
 
-    def take(self) -> list[Job[T]]:
-        """The jobs that can begin now, oldest first."""
+    def take(self, hands: int = 1) -> list[Job[T]]:
+        """The jobs that can begin now, oldest first. Of many, so many `hands` get an equal share each: while the server
+        is at work on one share, those who wait for another go on here."""
         jobs, weight = self.jobs, 0
+        most = self.most if len(jobs) < SHARED else min(self.most, -(-len(jobs) // hands))
         taken: list[Job[T]] = []
         kept: list[Job[T]] = []
-        while jobs and len(taken) < self.most and weight < HEAVIEST:
+        while jobs and len(taken) < most and weight < HEAVIEST:
             job = jobs.popleft()
             if job.key is not None and not self.waits:
                 if job.key in self.busy:
@@ -378,6 +383,7 @@ class Crew:
         self.patient = patient
         self.closing = False
         self.idle: list[asyncio.Future[None]] = []
+        self.free = size
         for kind in kinds:
             kind.wake = self.wake
         self.loop = asyncio.get_running_loop()
@@ -400,9 +406,13 @@ class Crew:
         try:
             while True:
                 for kind in self.kinds:
-                    if kind.jobs and (jobs := kind.take()):
+                    if kind.jobs and (jobs := kind.take(self.free)):
                         self.kinds.append(self.kinds.pop(0))  # each kind has its turn
-                        await self._serve(session, kind, jobs)
+                        self.free -= 1
+                        try:
+                            await self._serve(session, kind, jobs)
+                        finally:
+                            self.free += 1
                         break
                 else:
                     if self.closing:
