@@ -28,7 +28,7 @@ BELOW = {
     "machine": {"errors", "limits", "model"},
     "codec": {"errors", "ids"},
     "stores": GROUND | {"model", "codec"},
-    "services": {"errors"},
+    "services": {"errors", "model"},
     "live": GROUND | {"model", "machine", "stores"},
     "context": GROUND | {"model", "expr", "steps", "machine", "live", "services"},
 }

@@ -152,8 +152,7 @@ class Runner:
             raise ConflictError(f"{who} already answered {wait.wait_id!r}")
         if appended.outcome != "accepted":
             raise ConflictError(f"wait {wait.wait_id!r} is over; this answer changed nothing")
-        await self._nudge(message.execution_id)
-        return await self._follow(execution_id)
+        return await self._go_on(message.execution_id, execution_id)
 
     async def run_until_complete(
         self,
@@ -200,8 +199,7 @@ class Runner:
             body={"reason": reason} if remark(reason, "reason") else {},
         )
         await self._engine.store.append(message, encode(message))
-        await self._nudge(execution_id)
-        return await self._follow(execution_id)
+        return await self._go_on(execution_id, execution_id)
 
     async def retry(self, execution_id: str, *, by: str | None = None) -> ExecutionResult:
         """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
@@ -404,30 +402,23 @@ class Runner:
                 f"execution {execution_id!r} belongs to workflow {workflow_id!r}, not to {self.workflow.id!r}"
             )
 
-    async def _nudge(self, execution_id: str) -> None:
+    async def _nudge(self, execution_id: str) -> Run | None:
         with suppress(LeaseLost):  # somebody else goes on with it: it is followed
-            await self._engine.nudge(execution_id)
+            return await self._engine.nudge(execution_id)
+        return None
+
+    async def _go_on(self, told: str, execution_id: str) -> ExecutionResult:
+        """How an execution stands after it, or a child of it (`told`), was sent something."""
+        driven = await self._nudge(told)
+        result = None if driven is None or driven.id != execution_id else _outcome(driven)
+        return result or await self._follow(execution_id)
 
     async def _drive(self, run: Run) -> ExecutionResult:
         try:
             await self._engine.execute(run)
         except LeaseLost:
             return await self._follow(run.id)
-        if run.status.over:
-            return ExecutionResult(
-                status=run.status,
-                execution_id=run.id,
-                output=run.root.values.get("result") if run.status is Status.COMPLETED else None,
-                error=None if run.info.error is None else run.info.error.text,
-                error_info=run.info.error,
-            )
-        waits = list(run.waiting.values())
-        outside = not any(isinstance(wait, ChildWait) for wait in waits) and any(wait.outside for wait in waits)
-        if run.status is Status.HALTED and outside:
-            return ExecutionResult(
-                status=run.status, execution_id=run.id, halts=[_halt(masked(wait, run.masks)) for wait in waits]
-            )
-        return await self._follow(run.id)
+        return _outcome(run) or await self._follow(run.id)
 
     async def _follow(self, execution_id: str) -> ExecutionResult:
         """Waits until the execution is over or halted, and drives it where nobody else does."""
@@ -492,6 +483,25 @@ class Runner:
             else:
                 found.append(masked(wait, masks) if masks else wait)
         return found
+
+
+def _outcome(run: Run) -> ExecutionResult | None:
+    """The result of an execution that was driven here; None where it goes on, or must be looked for further down."""
+    if run.status.over:
+        return ExecutionResult(
+            status=run.status,
+            execution_id=run.id,
+            output=run.root.values.get("result") if run.status is Status.COMPLETED else None,
+            error=None if run.info.error is None else run.info.error.text,
+            error_info=run.info.error,
+        )
+    waits = list(run.waiting.values())
+    outside = not any(isinstance(wait, ChildWait) for wait in waits) and any(wait.outside for wait in waits)
+    if run.status is not Status.HALTED or not outside:
+        return None
+    return ExecutionResult(
+        status=run.status, execution_id=run.id, halts=[_halt(masked(wait, run.masks)) for wait in waits]
+    )
 
 
 def _halt(wait: AnyWait) -> Halt:
