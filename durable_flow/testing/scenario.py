@@ -33,7 +33,14 @@ class Cancel(msgspec.Struct, frozen=True):
     by: str | None = None
 
 
-Move = Answer | Expire | Pass | Cancel
+class Send(msgspec.Struct, frozen=True):
+    """Sends a signal."""
+
+    name: str
+    payload: Any = None
+
+
+Move = Answer | Expire | Pass | Cancel | Send
 
 
 def answer(**arguments: Any) -> Answer:
@@ -57,7 +64,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new
     version of the definition, of which a running execution must not notice anything. `restart` is how
     the next process takes over: with `Runner.recover`, or by a `run` with the same id. `epilogue` is called at the end,
-    possibly more than once.
+    possibly more than once. `gates` are made for each case like services; with `worker` one works in each process.
     """
 
     name: str
@@ -72,4 +79,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     restart: Literal["recover", "run"] = "recover"
     epilogue: Callable[[Runtime, str], Awaitable[None]] | None = None
     options: Mapping[str, Any] = {}
+    gates: Callable[[FakeClock], Mapping[str, Any]] = no_services
+    worker: bool = False
     execution_id: str = "x"

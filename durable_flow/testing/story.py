@@ -21,13 +21,14 @@ from durable_flow import (
     Store,
     StoreError,
     StoreUnavailable,
+    Worker,
 )
 from durable_flow.testing.clock import SkippingLoop
 from durable_flow.testing.ground import Ground
 from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Lanes, Ledger
 from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
-from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Pass, Scenario
+from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Pass, Scenario, Send
 from durable_flow.testing.services import Door
 from durable_flow.testing.store import Watch, WatchedStore
 from durable_flow.testing.trail import Fold
@@ -89,6 +90,7 @@ class Teller:
         self.ledger = Ledger()
         self.watch = Watch(self.ledger)
         self.services = scenario.services(self.clock)
+        self.gates = scenario.gates(self.clock)
         self.lanes = Lanes([scenario.workflow, *scenario.others])
         self.clock.on_skip = self._asleep
         self.problems: list[str] = []
@@ -149,7 +151,7 @@ class Teller:
         store = WatchedStore(inner, gate=gate, watch=self.watch, clock=self.clock, inline=self.ground.inline)
         scenario = self.scenario
         workflow = scenario.later if scenario.later is not None and self.watch.folds else scenario.workflow
-        options: dict[str, Any] = {"lease_ttl": TTL, "grace": 0.0, **scenario.options}
+        options: dict[str, Any] = {"lease_ttl": TTL, "grace": 0.0, "gates": self.gates, **scenario.options}
         if "secrets" in options:
             options["secrets"] = self._secrets(options["secrets"])
         runtime = Runtime(
@@ -172,7 +174,11 @@ class Teller:
         self.runtime, self.workflow = runtime, workflow
         try:
             await runtime.__aenter__()
+            worker = self.loop.create_task(Worker(runtime).run(), name="worker") if scenario.worker else None
             await self._drive()
+            if worker is not None:
+                worker.cancel()
+                await asyncio.wait([worker])
         except Over:
             dead = True
         finally:
@@ -402,7 +408,7 @@ class Teller:
     async def _begin(self, *, recover: bool) -> Any:
         self.recoveries += recover
         if recover and self.scenario.restart == "recover":
-            ended = await self._ask(lambda runner, name: runner.recover(name))
+            ended = await self._ask(_recover)
             if not isinstance(ended, ExecutionNotFound):
                 return ended
             if self.watch.folds:
@@ -436,10 +442,13 @@ class Teller:
             case Expire():
                 assert halt.deadline is not None
                 self.clock.jump(max(0.0, halt.deadline.timestamp() - self.clock.now()) + 1)
-                ended = await self._ask(lambda runner, name: runner.recover(name))
+                ended = await self._ask(_recover)
             case Pass(seconds):
                 self.clock.jump(seconds)
-                ended = await self._ask(lambda runner, name: runner.recover(name))
+                # With a worker, somebody may be driving it already: then it is followed.
+                ended = await (self._begin(recover=True) if self.scenario.worker else self._ask(_recover))
+            case Send(name, payload):
+                ended = await self._send(wait_id, name, payload)
             case Cancel(by):
                 ended = await self._ask(lambda runner, name: runner.cancel(name, by=by))
         arrived = isinstance(ended, ConflictError) and unsure
@@ -447,6 +456,18 @@ class Teller:
             left.pop(0)
             self.unsure.discard(wait_id)
         return None if arrived else ended
+
+    async def _send(self, wait_id: str, name: str, payload: Any) -> Any:
+        """Sends a signal, once for each wait: who does not know whether it arrived sees whether it comes about."""
+
+        async def send(runner: Runner, execution_id: str) -> ExecutionResult:
+            await runner.recover(execution_id)
+            entries = self.watch.folds[execution_id].values.values()
+            if not any(entry.get("actor") == wait_id for entry in entries):
+                await runner.signal(execution_id, name, payload, by=wait_id)
+            return await runner.recover(execution_id)
+
+        return await self._ask(send)
 
     async def _finish(self, name: str) -> None:
         """An execution that outlives the one it was started by is driven to its end too."""
@@ -509,3 +530,7 @@ class Teller:
 def _end_of(task: asyncio.Task[Any]) -> str:
     error = None if task.cancelled() else task.exception()
     return "it returned" if error is None else f"it raised {error!r}"
+
+
+async def _recover(runner: Runner, execution_id: str) -> ExecutionResult:
+    return await runner.recover(execution_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import durable_flow as df
-from durable_flow.testing import Cancel, Expire, FakeClock, Pass, Reply, Scenario, Scripted, answer
+from durable_flow.testing import Cancel, Expire, FakeClock, Pass, Reply, Scenario, Scripted, Send, answer
 
 HOUR = 3600.0
 
@@ -255,6 +255,27 @@ CHANGED = df.load(
 ORDERS = [{"lines": ["a", "b"]}, {"skip": True}, {"lines": ["c"]}, {"stop": True}, {"lines": ["never"]}]
 
 
+def desk(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Desk": Scripted(
+            clock,
+            book=Reply(lambda given: f"{given['paid']} EUR", takes=0.05),
+            note=Reply(lambda given: given["what"], takes=0.05),
+        )
+    }
+
+
+def opens_later(clock: FakeClock) -> Mapping[str, Any]:
+    """A gate that is shut for the first minute after it was asked."""
+    asked: list[float] = []
+
+    async def checks(params: Any, context: df.StepContext) -> Any:
+        asked.append(clock.now())
+        return (df.Gate.APPROVED, params["of"]) if clock.now() >= asked[0] + 60 else df.Gate.PENDING
+
+    return {"checks": checks}
+
+
 def clocks(clock: FakeClock) -> Mapping[str, Any]:
     return {
         "Clock": Scripted(
@@ -363,4 +384,23 @@ SCENARIOS = (
     Scenario(name="w19", workflow=workflow("w19_mend"), others=[workflow("w19_below")], services=mend, retries=1),
     Scenario(name="w20", workflow=workflow("w20_many"), services=many),
     Scenario(name="w21", workflow=workflow("w21_time"), services=clocks),
+    Scenario(
+        name="w22",
+        workflow=workflow("w22_outside"),
+        services=desk,
+        gates=opens_later,
+        moves={
+            "ask": [Send("paid", 25), answer()],
+            "checks": Pass(61),
+            "go": Send("go", "up"),
+        },
+    ),
+    Scenario(
+        name="w23",
+        workflow=workflow("w23_worker"),
+        services=desk,
+        moves={"late": Pass(21)},
+        restart="run",
+        worker=True,
+    ),
 )
