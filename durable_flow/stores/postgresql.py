@@ -97,7 +97,8 @@ PASSING = (
     pg.PostgresConnectionError, pg.CannotConnectNowError, pg.AdminShutdownError, pg.CrashShutdownError,
     pg.IdleSessionTimeoutError, pg.InsufficientResourcesError, pg.PostgresSystemError, pg.QueryCanceledError,
     pg.LockNotAvailableError, pg.SerializationError, pg.DeadlockDetectedError,
-    pg.ReadOnlySQLTransactionError, pg.TargetServerAttributeNotMatched, OSError, TimeoutError, EOFError,
+    pg.ReadOnlySQLTransactionError, pg.TargetServerAttributeNotMatched, pg.InternalClientError, OSError, TimeoutError,
+    EOFError,
 )  # fmt: skip
 """Errors that say nothing about what was asked, only that it cannot be done now."""
 
