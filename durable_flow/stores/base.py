@@ -30,6 +30,8 @@ The rules a store must keep, in words:
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -614,6 +616,24 @@ class Store(ABC):
             total += count
             if count < 500:
                 return total
+
+
+def cursor_of(created_at: float, execution_id: str) -> str:
+    """The cursor of a page whose last row was created then and has this id."""
+    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, execution_id])).decode().rstrip("=")
+
+
+def position_of(cursor: str) -> tuple[float, str]:
+    """The time and the id behind which a page begins. Raises ValidationError for what is no cursor.
+
+    >>> position_of(cursor_of(1700000000.25, "order-1"))
+    (1700000000.25, 'order-1')
+    """
+    try:
+        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=tuple[float, str])
+    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
+        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
 
 
 def check_id(execution_id: object) -> str:

@@ -22,8 +22,6 @@ without names, and there is no LISTEN.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
 import os
 import zlib
@@ -52,7 +50,20 @@ from durable_flow.ids import token_hex
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores import _postgresql_schema as ddl
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Landing, Row, Store, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    Landing,
+    Row,
+    Store,
+    Stored,
+    cursor_of,
+    position_of,
+)
 
 try:
     import asyncpg
@@ -819,18 +830,6 @@ def search_sql(
     return sql, texts, times
 
 
-def _cursor(row: Row) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode([row.created_at, row.id])).decode().rstrip("=")
-
-
-def _position(cursor: str) -> tuple[float, str]:
-    try:
-        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=tuple[float, str])
-    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
-        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
-
-
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
@@ -1240,7 +1239,7 @@ class PostgresStore(Store):
         return [(seq, unpack(body)) for seq, body in found]
 
     async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
-        position = None if cursor is None else _position(cursor)
+        position = None if cursor is None else position_of(cursor)
         if filter.statuses is not None and not filter.statuses:
             self._crew()
             return [], None
@@ -1250,7 +1249,7 @@ class PostgresStore(Store):
         search = search_sql(self._s, filter, labels, position, limit + 1)
         found = await self._read(f"SELECT * FROM {self._s}.page($1, $2, $3)", *search)
         rows = [_row(record.values()) for record in found]
-        return rows[:limit], _cursor(rows[limit - 1]) if len(rows) > limit else None
+        return rows[:limit], cursor_of(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
 
     async def _rarest_first(self, labels: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """In front the one that the fewest executions have, as far as 1,000 of them tell."""

@@ -19,8 +19,6 @@ answer is lost is StoreUnavailable for all its members, and its connection is th
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import logging
 import os
@@ -43,12 +41,25 @@ from durable_flow.errors import (
     SchemaTooNew,
     StoreError,
     StoreUnavailable,
-    ValidationError,
 )
 from durable_flow.ids import token_hex
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Landing, New, Row, Store, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    Landing,
+    New,
+    Row,
+    Store,
+    Stored,
+    cursor_of,
+    position_of,
+)
 
 try:
     from redis.asyncio import ConnectionPool
@@ -394,21 +405,6 @@ def _claimed(answer: Sequence[Any]) -> Stored | Busy | None:
 
 def _strange(answer: Sequence[Any]) -> StoreError:
     return StoreError(f"the server gave an answer that means nothing here: {answer!r:.200}")
-
-
-# -- cursors ----------------------------------------------------------------------------------------------------------
-
-
-def _cursor(created_at: float, name: str) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, name])).decode().rstrip("=")
-
-
-def _position(cursor: str) -> tuple[float, str]:
-    try:
-        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=tuple[float, str])
-    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
-        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
 
 
 # -- connections ------------------------------------------------------------------------------------------------------
@@ -1102,7 +1098,7 @@ class RedisStore(Store):
         return found
 
     async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
-        position = None if cursor is None else _position(cursor)
+        position = None if cursor is None else position_of(cursor)
         if filter.created_before is not None and (position is None or filter.created_before <= position[0]):
             position = (filter.created_before, "")
         score, name = (None, "") if position is None else (repr(position[0]), position[1])
@@ -1120,7 +1116,7 @@ class RedisStore(Store):
                 return rows, None
             score, name = _text(place[0]), _text(place[1]) or ""
             if word == b"more" and len(rows) == limit:
-                return rows, _cursor(rows[-1].created_at, rows[-1].id)
+                return rows, cursor_of(rows[-1].created_at, rows[-1].id)
 
     async def definition(self, definition_hash: str) -> Blob | None:
         return await self._read(

@@ -17,8 +17,6 @@ at its end. `labels` repeats what `search` needs, so that a page is a range of o
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import heapq
 import itertools
 import logging
@@ -43,11 +41,24 @@ from durable_flow.errors import (
     SchemaTooNew,
     StoreError,
     StoreUnavailable,
-    ValidationError,
 )
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Landing, New, Row, Store, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    Landing,
+    New,
+    Row,
+    Store,
+    Stored,
+    cursor_of,
+    position_of,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -532,7 +543,7 @@ class Connection:
             row = self.cursor.execute(f"{ROW} e.n = ?", (n,)).fetchone()
             if row is not None:
                 rows.append(self._row(row))
-        return rows, _cursor(*found[limit - 1][:2]) if len(found) > limit else None
+        return rows, cursor_of(*found[limit - 1][:2]) if len(found) > limit else None
 
     def _rarest(self, labels: Mapping[str, str]) -> Sequence[tuple[str, str]]:
         """The labels, with the one that the fewest executions have (as far as 1,000 of them tell) in front."""
@@ -629,18 +640,6 @@ def searches(
             "ORDER BY s.created_at DESC, s.id DESC LIMIT ?"
         )
         yield sql, (str(status), *values)
-
-
-def _cursor(created_at: float, name: str) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode([created_at, name])).decode().rstrip("=")
-
-
-def _position(cursor: str) -> tuple[float, str]:
-    try:
-        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=tuple[float, str])
-    except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
-        raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
 
 
 # -- transactions -----------------------------------------------------------------------------------------------------
@@ -1161,7 +1160,7 @@ class SqliteStore(Store):
         return await self._read(Connection.read, execution_id, after, limit, seqs)
 
     async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
-        position = None if cursor is None else _position(cursor)
+        position = None if cursor is None else position_of(cursor)
         return await self._read(Connection.search, filter, limit, position)
 
     async def definition(self, definition_hash: str) -> Blob | None:
