@@ -36,7 +36,7 @@ class Behind(WatchedStore):
 class TestInMemory(StoreContract):
     @pytest.fixture
     def subject(self) -> Subject:
-        return Subject(lambda: Behind(open_store("sqlite://:memory:"), inline=True), shared=False)
+        return Subject(lambda: Behind(open_store("sqlite://:memory:"), inline=True), shared=False, wakes=True)
 
 
 class TestOnFile(StoreContract):

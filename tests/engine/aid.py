@@ -185,6 +185,14 @@ class Wire(Store):
         return await self._alive("purge_rows").purge_rows(before=before, statuses=statuses, limit=limit)
 
 
+class Far(Wire):
+    """The connection of a process that hears of others only what a test tells it."""
+
+    wakes = True
+    listen = Store.listen
+    heard = Store.heard
+
+
 class Desk:
     """The service of the tests: whatever method is called, it takes a note and answers as it was told to.
 

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from durable_flow.engine import BACKSTOP, POLL
-from durable_flow.stores.base import Store
-from tests.engine.aid import Wire, World, flow, idle
+from tests.engine.aid import Far, World, flow, idle
 
 WORK = """
 - {id: work, type: call, service: desk, method: work, output: result, next: ask}
 - {id: ask, type: halt}
 """
-
-
-class Far(Wire):
-    """The connection of a process that hears of others only what the test tells it."""
-
-    wakes = True
-    listen = Store.listen
-    heard = Store.heard
 
 
 class Deaf(Far):

@@ -88,7 +88,7 @@ async def a_late_result_does_not_become_that_of_the_next_attempt(clock: FakeCloc
         result = await on.runner().run({}, execution_id="e")
         assert result.output == "of the second attempt"
         entries = [(entry.action, entry.attempt) for entry in await on.store.entries("e") if entry.step_id == "work"]
-        assert entries == [("retried", 1), ("completed", 2)]
+        assert entries == [("retried", 1), ("resumed", 2), ("completed", 2)]
 
 
 async def a_timeout_error_of_the_service_is_not_taken_for_ours(clock: FakeClock) -> None:

@@ -19,7 +19,7 @@ import durable_flow as df
 from durable_flow.engine import BACKSTOP
 from durable_flow.testing import FakeClock, wait_until
 from tests.crash import suite
-from tests.engine.aid import Wire
+from tests.engine.aid import Far
 from tests.reliability.stage import document
 from tests.reliability.table import Case, Table, fake_time
 from tests.servers.provide import provided
@@ -95,7 +95,7 @@ async def wait_for_them(
         went_on.append(name)
 
     following = [asyncio.ensure_future(follow(name)) for name in names[::2]]
-    await until(lambda: len(far._engine._followed) == len(following))
+    await until(lambda: len(far.engine._followed) == len(following))
     began = now()
     await asyncio.gather(*[cancel(name) for name in names[1::2]])
     cancelled = now() - began
@@ -128,9 +128,8 @@ def in_memory(filter: Filter, count: int, what: str) -> Callable[[], int]:
         store = df.open_store("sqlite://:memory:")
         store.clock = clock
         async with store:
-            wires = [Wire(store), Wire(store)]
+            wires = [Far(store), Far(store)]
             for wire, other in zip(wires, reversed(wires), strict=True):
-                wire.wakes = True
                 wire.watchers.append(lambda verb: None)
                 tell_others(wire, filter(other.heard))
             runtimes = [
@@ -152,7 +151,7 @@ def in_memory(filter: Filter, count: int, what: str) -> Callable[[], int]:
     return verify
 
 
-def tell_others(wire: Wire, told: Told) -> None:
+def tell_others(wire: Far, told: Told) -> None:
     """What a store tells others of: messages, and executions that have ended."""
     append, commit = wire.append, wire.commit
 
@@ -168,6 +167,20 @@ def tell_others(wire: Wire, told: Told) -> None:
         return landing
 
     wire.append, wire.commit = appended, committed  # type: ignore[method-assign]
+
+
+def filter_heard(store: df.Store, filter: Filter) -> None:
+    """What the store hears of other processes goes through a filter."""
+    heard = store.heard
+    told = filter(heard)
+
+    def hear(execution_id: str, *, but: Any = None) -> None:
+        if but is None:
+            told(execution_id)
+        else:
+            heard(execution_id, but=but)
+
+    store.heard = hear  # type: ignore[method-assign]
 
 
 # -- on servers -------------------------------------------------------------------------------------------------------
@@ -219,7 +232,7 @@ async def two_processes(url: str, options: dict[str, Any], filter: Filter) -> As
     async with Proxy.to(url, counting=Listener) as proxy:
         stores = [df.open_store(proxy.url(url), **options) for _ in range(2)]
         for store in stores:
-            store.heard = filter(store.heard)  # type: ignore[method-assign]
+            filter_heard(store, filter)
         async with stores[0], stores[1]:
             runtimes = [df.Runtime(store, workflows=[WORK], services={"desk": desk}) for store in stores]
             async with runtimes[0] as near, runtimes[1] as far:
