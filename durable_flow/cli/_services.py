@@ -56,16 +56,7 @@ def missing_gates(workflow: df.WorkflowDef, gates: Mapping[str, Any]) -> list[st
 
 def missing_services(workflow: df.WorkflowDef, services: Mapping[str, Any]) -> list[str]:
     """The services that steps of the workflow call and that are not there."""
-    return sorted({name for name in _called(workflow.body) if name not in services})
-
-
-def _called(body: Any) -> Iterator[str]:
-    for step in body:
-        name = getattr(step.config, "service", None)
-        if isinstance(name, str):
-            yield name
-        for inner in step.type.bodies(step.config):
-            yield from _called(inner.body)
+    return sorted({name for name in _needed(workflow.body, "service") if name not in services})
 
 
 def _needed(body: Any, kind: str) -> Iterator[str]:
