@@ -77,6 +77,7 @@ from durable_flow.steps.base import (
     TargetName,
     VariableName,
     Visit,
+    every_step,
 )
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Page, Store
@@ -148,6 +149,7 @@ __all__ = [
     "WorkflowFailed",
     "mermaid",
     "language_schema",
+    "every_step",
     "load",
     "open_store",
     "parse_duration",

@@ -51,19 +51,17 @@ def load_gates(sources: Iterable[str]) -> dict[str, Any]:
 
 def missing_gates(workflow: df.WorkflowDef, gates: Mapping[str, Any]) -> list[str]:
     """The gates that steps of the workflow ask and that are not there."""
-    return sorted({name for name in _needed(workflow.body, "gate") if name not in gates})
+    return sorted({name for name in _needed(workflow, "gate") if name not in gates})
 
 
 def missing_services(workflow: df.WorkflowDef, services: Mapping[str, Any]) -> list[str]:
     """The services that steps of the workflow call and that are not there."""
-    return sorted({name for name in _needed(workflow.body, "service") if name not in services})
+    return sorted({name for name in _needed(workflow, "service") if name not in services})
 
 
-def _needed(body: Any, kind: str) -> Iterator[str]:
-    for step in body:
+def _needed(workflow: df.WorkflowDef, kind: str) -> Iterator[str]:
+    for step in df.every_step(workflow.body):
         yield from (name for needed, name in step.type.needs(step.config) if needed == kind)
-        for inner in step.type.bodies(step.config):
-            yield from _needed(inner.body, kind)
 
 
 def _services_of(source: str) -> Mapping[str, Any]:

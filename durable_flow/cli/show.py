@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -60,14 +59,7 @@ async def _definition(store: df.Store, one: df.Execution) -> tuple[str, dict[str
             workflow = (await runtime.runner_of(one.id)).workflow
         except (df.CorruptState, df.ValidationError):
             return one.workflow_id, {}
-        return workflow.name, dict(_types(workflow.body))
-
-
-def _types(body: Any) -> Iterator[tuple[str, str]]:
-    for step in body:
-        yield step.id, step.type.name
-        for inner in step.type.bodies(step.config):
-            yield from _types(inner.body)
+        return workflow.name, {step.id: step.type.name for step in df.every_step(workflow.body)}
 
 
 async def _entries(store: df.Store, execution_id: str) -> list[df.Entry]:
