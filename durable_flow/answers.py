@@ -17,6 +17,7 @@ from durable_flow.model.execution import (
     ErrorWait,
     GateWait,
     HaltWait,
+    PauseWait,
     RetryWait,
     SignalWait,
     TimerWait,
@@ -43,6 +44,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 def choose(waits: Sequence[AnyWait], *, execution_id: str, step: str | None, wait_id: str | None) -> AnyWait:
     """The wait that is meant. Raises ConflictError where none or several fit."""
+    waits = [wait for wait in waits if not isinstance(wait, PauseWait)] or waits
     fits = list(waits)
     if wait_id is not None:
         fits = [wait for wait in waits if wait.wait_id == wait_id]
@@ -108,6 +110,9 @@ def message_for(wait: AnyWait, answer: Answer, *, now: float, limits: Limits) ->
             return _response(wait, answer, now, limits, {"decision": "skip"})
         case SignalWait():
             raise ConflictError(f"wait {wait.wait_id!r} is for the signal {wait.name!r}; send that with signal()")
+        case PauseWait():
+            execution_id = wait.wait_id.rpartition(":")[0]
+            raise ConflictError(f"execution {execution_id!r} is paused and waits for no answer; unpause it")
         case TimerWait() | RetryWait() | GateWait():
             raise ConflictError(f"wait {wait.wait_id!r} is ended by time and by nobody else")
         case _:

@@ -49,7 +49,7 @@ from durable_flow.errors import (
 )
 from durable_flow.ids import Ids
 from durable_flow.limits import Limits
-from durable_flow.live import CLOCK, LiveFrame, Run, timeout_of
+from durable_flow.live import CLOCK, PAUSE, LiveFrame, Run, timeout_of
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
 from durable_flow.model.execution import (
     Action,
@@ -58,6 +58,7 @@ from durable_flow.model.execution import (
     ErrorInfo,
     ErrorWait,
     Event,
+    PauseWait,
     RetryWait,
     SignalWait,
     Status,
@@ -223,9 +224,9 @@ class Engine:
             self.spawn(self.collect(run))
         for changed in self._followed.get(execution_id, ()):
             changed.set()
-        self._look()
+        self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Something may be due sooner than the workers know."""
         for look in self.watchers:
             look()
@@ -313,7 +314,7 @@ class Engine:
         await self._quiesce(run)
         run.releasing = run.released
         if run.released:
-            self._look()  # it may have to be taken up again soon
+            self.look()  # it may have to be taken up again soon
         return run.released
 
     async def _quiesce(self, run: Run) -> None:
@@ -465,8 +466,10 @@ class Engine:
                 break
             if run.stop_reason is not None:
                 raise Stopped
-            if run.draining:
+            if run.draining or (run.paused is not None and _begins(run, live, step)):
                 await self._stand_still(run)
+            if run.status is Status.HALTED and _begins(run, live, step):
+                self._wakes(run)
             state = record.state
             if state is FrameState.FAILED or state is FrameState.CANCELLED:
                 error = record.error or ErrorInfo(
@@ -537,15 +540,17 @@ class Engine:
                 return
             if run.durable < run.seq:
                 await self.flush(run)
-            if run.draining:
+            if run.draining or run.paused is not None:
                 await self._stand_still(run)
             record = live.record
-            if step.at_most_once and not await self._mark(run, live, step):
-                continue
             if record.due is not None:
                 left = record.due - self.clock.now()
                 if left > 0:
                     await self.clock.sleep(left)
+                    if run.draining or run.paused is not None:
+                        await self._stand_still(run)
+            if step.at_most_once and not await self._mark(run, live, step):
+                continue
             visit = StepVisit(self, run, live, step)
             self.announce(run, visit)
             began = self.clock.now()
@@ -1067,7 +1072,7 @@ class Engine:
             if run.active or run.stop_reason is not None:
                 return
             now = self.clock.now()
-            waits = list(run.waiting.values())
+            waits = _answerable(run)
             late = {wait.wait_id: wait for wait in waits if wait.deadline and wait.deadline.timestamp() <= now}
             if not late.keys() <= closed:
                 await self.flush(run)
@@ -1076,6 +1081,7 @@ class Engine:
                 closed |= late.keys()
                 await self.collect(run)
                 continue
+            waits = list(run.waiting.values())
             soon = min((wait.deadline.timestamp() for wait in waits if wait.deadline), default=None)
             if soon is not None and soon - now <= LINGER and not any(wait.outside for wait in waits):
                 await self.flush(run)  # parked as it is: its alarm will ring
@@ -1097,10 +1103,13 @@ class Engine:
         inbox = await self.store.inbox(run.id)
         if not run.leaving and run.version:
             run.take_mail(inbox)
-            await self._sort(run)
+            if await self._sort(run):
+                self.spawn(self._pass_on(run))
 
-    async def _sort(self, run: Run) -> None:
-        """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten."""
+    async def _sort(self, run: Run) -> bool:
+        """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten.
+        Whether the execution was paused or unpaused."""
+        held = False
         known = {wait.wait_id for wait in run.waiting.values()}
         known.update(f"{run.id}:{path}" for path in run.child_memos)  # a child may end before its parent waits
         for wait_id in list(run.mailbox):
@@ -1123,8 +1132,95 @@ class Engine:
                         consumed=(number,),
                     )
                 )
+            elif message.kind == "pause":
+                held |= self._pause(run, message.actor, message.body, consumed=(number,))
+            elif message.kind == "unpause":
+                held |= self._unpause(run, message.actor, message.body, consumed=(number,))
             else:
                 run.consume((number,))
+        return held
+
+    def _pause(self, run: Run, actor: str | None, body: Mapping[str, Any], *, consumed: tuple[int, ...] = ()) -> bool:
+        """From now on no step begins, in this execution and in the children it waits for. False if it is paused."""
+        if run.paused is not None:
+            run.consume(consumed)
+            return False
+        told = {name: body[name] for name in ("reason", "above") if body.get(name) is not None}
+        messages = self._tell_children(run, "pause", actor, {**told, "above": run.id})
+        now = self.clock.now()
+        wait = PauseWait(
+            wait_id=f"{run.id}:{PAUSE}",
+            path="",
+            step_id="",
+            since=moment(now),
+            by=actor,
+            above=told.get("above"),
+            data={"type": "pause", "by": actor, **told},
+        )
+        run.emit(
+            machine.held(
+                Action.PAUSED,
+                now=now,
+                actor=actor,
+                metadata={"wait_id": wait.wait_id, **told},
+                consumed=consumed,
+                messages=messages,
+            )
+        )
+        run.pause(wait)
+        return True
+
+    def _unpause(self, run: Run, actor: str | None, body: Mapping[str, Any], *, consumed: tuple[int, ...] = ()) -> bool:
+        """Steps may begin again, here and in the children that were paused with it. False if it is not paused, or was
+        paused for itself where only its parent was unpaused."""
+        above = body.get("above")
+        if run.paused is None or (above is not None and run.paused.above != above):
+            run.consume(consumed)
+            return False
+        messages = self._tell_children(run, "unpause", actor, {"above": run.id})
+        run.emit(
+            machine.held(
+                Action.UNPAUSED,
+                now=self.clock.now(),
+                actor=actor,
+                metadata=None if above is None else {"above": above},
+                consumed=consumed,
+                messages=messages,
+            )
+        )
+        run.unpause()
+        return True
+
+    def _tell_children(self, run: Run, kind: str, actor: str | None, body: dict[str, Any]) -> tuple[Message, ...]:
+        """The messages that pause or unpause the children which an execution waits for, with it."""
+        messages = []
+        for child in run.child_memos.values():
+            local = self.runs.get(child)
+            if local is not None and not local.version:  # there is no inbox yet
+                (self._pause if kind == "pause" else self._unpause)(local, actor, body)
+            messages.append(
+                Message(
+                    kind=kind,
+                    execution_id=child,
+                    key=f"{kind}:{run.id}:{run.seq}",
+                    time=self.clock.now(),
+                    actor=actor,
+                    body=body,
+                )
+            )
+            run.farewells.append(child)
+        return tuple(messages)
+
+    async def _pass_on(self, run: Run) -> None:
+        """Makes durable that an execution was paused or unpaused, and sees that its children hear of it."""
+        try:
+            await self.flush(run)
+        except Stopped:
+            return
+        if not run.over.is_set():
+            told, run.farewells = run.farewells, []
+            for execution_id in told:
+                await self.nudge(execution_id)
 
     def _deliver(self, run: Run, wait_id: str) -> bool:
         """Wakes the frame that is parked at this wait; False where there is none."""
@@ -1237,6 +1333,9 @@ class Engine:
             self._is_child(row, run)
             status = Status(row.status)
             if status in (Status.FAILED, Status.CANCELLED) and memo.get("again") == row.finished_at:
+                if run.paused is not None:
+                    await self._stand_still(run)
+                    continue
                 again = await self.revive(execution_id, (Status.FAILED, Status.CANCELLED))
                 if again is None:
                     await self.clock.sleep(POLL)  # somebody else does it
@@ -1252,7 +1351,12 @@ class Engine:
                 await self.collect(run)
                 run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
                 return self._child_result(row)
-            taken = await self.claim(execution_id) if status is not Status.HALTED else None
+            taken = None
+            if run.paused is None and execution_id in run.farewells:
+                run.farewells.remove(execution_id)  # it was unpaused with this one, and is halted until it hears of it
+                taken = await self.claim(execution_id)
+            elif status is not Status.HALTED:
+                taken = await self.claim(execution_id)
             if taken is not None:
                 self._wakes(run)
                 await self._drive_child(run, live, taken, deadline)
@@ -1385,6 +1489,8 @@ class Engine:
         )
         run.masks = secret_texts(given, definition.secrets)
         run.emit(machine.started(now=now, metadata={"trigger": trigger}))
+        if parent is not None and parent.paused is not None and parent_wait is not None:
+            self._pause(run, parent.paused.by, {"reason": parent.paused.data.get("reason"), "above": parent.id})
         return run
 
     async def claim(
@@ -1627,6 +1733,7 @@ class Engine:
 
     async def _finish(self, run: Run, end: ChildEnd) -> None:
         now = self.clock.now()
+        run.unpause()
         consumed = run.unread()
         if end.error is not None:
             transition = machine.finished(
@@ -1716,14 +1823,24 @@ class Engine:
             self.stop(run, "shutdown")
 
     async def _stand_still(self, run: Run) -> None:
-        """A frame between two steps, while others of its execution may be at work: until all are unwound."""
-        run.active -= 1
-        try:
-            if run.active == 0:
-                self.stop(run, "shutdown")
-            await asyncio.Event().wait()
-        finally:
-            run.active += 1
+        """A frame between two steps, while others of its execution may be at work: until it is unpaused (what that
+        says is durable then), or all are unwound."""
+        while run.draining or run.paused is not None:
+            call = asyncio.Event()
+            run.standing.append(call)
+            run.active -= 1
+            try:
+                if run.active == 0:
+                    await self.quiet(run)
+                elif not run.draining:
+                    await self.flush(run)
+                await call.wait()
+            finally:
+                if call in run.standing:
+                    run.standing.remove(call)
+                    run.active += 1
+            self._wakes(run)
+            await self.flush(run)
 
     async def nudge(self, execution_id: str) -> Run | None:
         """An execution has mail: it is read here if it is driven here, and driven if nobody does. What was driven."""
@@ -1803,12 +1920,27 @@ def _unrepeatable(error: BaseException) -> bool:
     return isinstance(error, NonRetryableError | LimitExceeded)
 
 
+def _begins(run: Run, live: LiveFrame, step: StepDef) -> bool:
+    """Whether what a frame does next is to begin a step, or an attempt of one: not, to go on with one that began."""
+    record, kind = live.record, step.type
+    if record.state is not FrameState.RUNNING:
+        return False
+    if kind.instant or kind.works_outside:
+        return True
+    return record.memo is None and not run.has_bodies(live.step_path(step.id))
+
+
+def _answerable(run: Run) -> list[AnyWait]:
+    """The waits that can end now: while an execution is paused, no gate is asked whether it is open."""
+    return [wait for wait in run.waiting.values() if run.paused is None or not wait.polls]
+
+
 def _wake_at(run: Run) -> float | None:
     """When time alone makes something happen in this execution."""
     if not run.delayed and not run.waiting and run.info.deadline is None:
         return None
-    times = list(run.delayed.values())
-    times += [wait.deadline.timestamp() for wait in run.waiting.values() if wait.deadline is not None]
+    times = [] if run.paused is not None else list(run.delayed.values())
+    times += [wait.deadline.timestamp() for wait in _answerable(run) if wait.deadline is not None]
     if run.info.deadline is not None:
         times.append(run.info.deadline)
     return min(times) if times and not run.status.over else None

@@ -21,7 +21,7 @@ from durable_flow.model.codec import (
     encode,
     value_of,
 )
-from durable_flow.model.execution import AnyWait, Status
+from durable_flow.model.execution import AnyWait, PauseWait, Status
 from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
@@ -29,6 +29,10 @@ from durable_flow.stores.base import Commit, New, Stored
 
 CLOCK = 0
 """The number of a message that no inbox holds: time itself closed the wait."""
+
+
+PAUSE = "~pause"
+"""Where a pause stands among the waits: the path of no frame."""
 
 
 def timeout_of(wait_id: str, *, now: float) -> Message:
@@ -101,9 +105,10 @@ class Run:
         "created", "created_at", "definition", "delayed", "draining", "durable", "ending", "farewells", "finished_at",
         "frames", "generation", "history", "id", "inflight", "inflight_commit", "inflight_records", "info",
         "input", "kept", "lease_ttl", "lives", "loose_mail", "mailbox", "masks", "new", "over", "owner",
-        "parent_id", "parked", "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id",
-        "scope", "seq", "signals", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records",
-        "stored_sets", "taken_over", "task", "updated_at", "version", "waiting", "woken",
+        "parent_id", "parked", "paused", "read_mail", "recoveries", "released", "releasing", "result_seq", "root",
+        "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor", "stop_detail", "stop_mail",
+        "stop_reason", "stored_records", "stored_sets", "taken_over", "task", "updated_at", "version", "waiting",
+        "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -149,6 +154,8 @@ class Run:
         self.cancelled_for: Callable[[], str | None] = lambda: None
         self.releasing = False
         self.draining = False
+        self.paused: PauseWait | None = None
+        self.standing: list[asyncio.Event] = []
         self.released = False
         self.ending = False
         self.woken: dict[str, bool] = {}
@@ -207,7 +214,9 @@ class Run:
             run._note_child(record)
         for blob in row.waits:  # in the order in which they were opened
             wait = decode_wait(blob, execution_id=row.id)
-            if (found := waiting.get(wait.wait_id)) is not None and found.wait is not None:
+            if isinstance(wait, PauseWait):
+                run.paused = run.waiting[PAUSE] = wait
+            elif (found := waiting.get(wait.wait_id)) is not None and found.wait is not None:
                 run.waiting[found.path] = found.wait
         for path in run.frames:
             step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
@@ -347,6 +356,21 @@ class Run:
         self.waiting.pop(path, None)
         self._keep(replace(frame, wait=wait))
 
+    def pause(self, wait: PauseWait) -> None:
+        """The entry emitted last says that no step begins any more."""
+        self.paused = wait
+        self._wait(PAUSE, None, wait, 1)
+
+    def unpause(self) -> None:
+        """Steps may begin again: the frames that stand still go on."""
+        self.paused = None
+        if PAUSE in self.waiting:
+            self._close(PAUSE)
+        self.active += len(self.standing)
+        for call in self.standing:
+            call.set()
+        self.standing.clear()
+
     def _close(self, path: str) -> None:
         wait_id = self.waiting.pop(path).wait_id
         self._opened.pop(wait_id, None)
@@ -408,6 +432,7 @@ class Run:
 
     def close_waits(self) -> None:
         """Nothing waits any more: late answers find their wait closed."""
+        self.paused = None
         for path in list(self.waiting):
             self._close(path)
 

@@ -434,6 +434,20 @@ def noted(
     )
 
 
+def held(
+    action: Action,
+    *,
+    now: float,
+    actor: str | None,
+    metadata: dict[str, Any] | None,
+    consumed: tuple[int, ...],
+    messages: tuple[Message, ...],
+) -> Transition:
+    """The execution was paused or unpaused, and so are the children it waits for."""
+    record = Record(action=action, time=now, actor=actor, metadata=metadata)
+    return Transition(record=record, consumed=consumed, messages=messages)
+
+
 def finished(
     frame: Frame,
     status: Status,

@@ -15,6 +15,7 @@ from durable_flow.cli._url import shown
 
 APPROVAL = "approval"
 SIGNAL = "signal"
+PAUSE = "pause"
 BLOCKED = ("error", "uncertain")
 BY_TIME = ("timer", "retry", "gate")
 """Types of waits that nobody ends: a worker goes on when their time has come."""
@@ -76,6 +77,9 @@ class Hints(msgspec.Struct, frozen=True):
         resume = self.drive("resume", execution_id, "--response", "JSON", *which)
         if halt.type in BY_TIME:
             return [self.drive("worker")]
+        if halt.type == PAUSE:
+            asked = halt.data if isinstance(halt.data, dict) else {}
+            return [self.drive("unpause", str(asked.get("above") or halt.execution_id))]
         if halt.type == SIGNAL:
             return [self.drive("signal", halt.execution_id, str(halt.data["name"]), "--payload", "JSON")]
         if halt.type in BLOCKED:

@@ -205,7 +205,7 @@ def drive(
     workflow: df.WorkflowDef | None = None,
     execution_id: str | None = None,
     runs_steps: bool = True,
-    success: df.Status = df.Status.COMPLETED,
+    success: df.Status | tuple[df.Status, ...] = df.Status.COMPLETED,
 ) -> int:
     """Opens a runtime, lets `work` drive an execution in it with its progress shown, and tells what became of it.
 
@@ -224,7 +224,7 @@ class _Drive:
         workflow: df.WorkflowDef | None,
         execution_id: str | None,
         runs_steps: bool,
-        success: df.Status,
+        success: df.Status | tuple[df.Status, ...],
     ) -> None:
         self.host = host
         self.work = work
@@ -232,7 +232,7 @@ class _Drive:
         self.workflow = workflow
         self.execution_id = execution_id
         self.runs_steps = runs_steps
-        self.success = success
+        self.success = success if isinstance(success, tuple) else (success,)
         self.hints = Hints.here()
         self.codec: df.Codec | None = None
         self.terminated = False
@@ -252,7 +252,7 @@ class _Drive:
         except (KeyboardInterrupt, asyncio.CancelledError):
             return self._interrupted()
         self._tell(result, workflow_id, asked, clock.monotonic() - begun)
-        return 0 if result.status is self.success else EXIT_CODES[result.status]
+        return 0 if result.status in self.success else EXIT_CODES[result.status]
 
     async def _main(
         self,

@@ -274,7 +274,7 @@ def wait(asked: Asked) -> None:
         prompt = asked_for(data)
         told |= TOLD[halt.type]
     console.print(Text.assemble((plain(halt.type), "bold"), f"  {plain(prompt)}" if prompt else ""))
-    facts: list[tuple[str, Any]] = [("step", halt.path)]
+    facts: list[tuple[str, Any]] = [("step", halt.path)] if halt.path else []
     if halt.deadline is not None:
         facts.append((DEADLINES.get(halt.type, "until"), f"{_local(halt.deadline)} ({_ago(halt.deadline)})"))
     facts += [(str(name), item) for name, item in data.items() if name not in told and item is not None]
@@ -399,6 +399,8 @@ def executions(found: Sequence[df.Execution], *, more: str | None) -> None:
 def _awaited(wait: Any) -> str:
     """The place of a wait, with its type where that is not what people answer."""
     kind = wait.__struct_config__.tag
+    if kind == "pause":
+        return "paused"
     return f"{wait.path} ({kind})" if kind in TOLD else str(wait.path)
 
 
@@ -433,6 +435,12 @@ def execution(
         facts.append(("driven by", f"{one.owner} (lease {'runs out in ' + span(left) if left > 0 else 'has run out'})"))
     elif one.status is df.Status.RUNNING:
         facts.append(("driven by", "nobody: 'recover' goes on with it"))
+    for wait in one.blocked_on:
+        if wait.__struct_config__.tag == "pause":
+            told: Mapping[str, Any] = getattr(wait, "data", {})
+            who = f"by {told['by']}, " if told.get("by") else ""
+            why = f": {told['reason']}" if told.get("reason") else ""
+            facts.append(("paused", f"{who}{_local(wait.since)} ({_ago(wait.since)}){why}"))
     facts.append(("input", one.input))
     if one.result is not None:
         facts.append(("result", one.result))

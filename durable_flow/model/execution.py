@@ -41,6 +41,8 @@ class Action(StrEnum):
     RECOVERED = "recovered"
     CANCELLED = "cancelled"
     FINISHED = "finished"
+    PAUSED = "paused"
+    UNPAUSED = "unpaused"
     NOTED = "noted"
 
 
@@ -176,8 +178,28 @@ class UncertainWait(Wait, tag="uncertain", frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
+class PauseWait(Wait, tag="pause", frozen=True, kw_only=True):
+    """Somebody paused the execution: no step begins until it is unpaused. No frame waits for this, so `path` is empty.
+
+    `above` is the execution that was paused, where this one is a child of it (or of a child) and was paused with it.
+    """
+
+    by: str | None = None
+    above: str | None = None
+    data: dict[str, Any] = {}
+
+
 AnyWait = (
-    HaltWait | ApprovalWait | ChildWait | TimerWait | SignalWait | GateWait | RetryWait | ErrorWait | UncertainWait
+    HaltWait
+    | ApprovalWait
+    | ChildWait
+    | TimerWait
+    | SignalWait
+    | GateWait
+    | RetryWait
+    | ErrorWait
+    | UncertainWait
+    | PauseWait
 )
 
 Blocked = ErrorWait | UncertainWait

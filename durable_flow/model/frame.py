@@ -86,8 +86,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something told to the owner of an execution through its inbox.
 
-    `kind` is answer, timeout, cancel, child or note. `wait_id` makes it an answer to one wait, which it closes by
-    `takes` (1 for one vote, 0 for all of it); `key` makes it unique within its execution.
+    `kind` is answer, timeout, signal, cancel, child, pause, unpause or note. `wait_id` makes it an answer to one wait,
+    which it closes by `takes` (1 for one vote, 0 for all of it); `key` makes it unique within its execution.
     """
 
     kind: str

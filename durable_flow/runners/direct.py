@@ -27,6 +27,7 @@ from durable_flow.model.execution import (
     GateWait,
     Halt,
     HaltWait,
+    PauseWait,
     RetryWait,
     SignalWait,
     Status,
@@ -200,6 +201,51 @@ class Runner:
         )
         await self._engine.store.append(message, encode(message))
         return await self._go_on(execution_id, execution_id)
+
+    async def pause(self, execution_id: str, *, by: str | None = None, reason: str | None = None) -> ExecutionResult:
+        """Pauses an execution, wherever it runs, and the children it waits for: steps under way end, and none begins
+        after them. Then it is halted, and nobody takes it up until it is unpaused.
+
+        What it waits for goes on meanwhile: answers and signals are taken, timers and timeouts fire, it can be
+        cancelled; only what follows does not begin. Pausing again changes nothing. Returns how it stands as soon as
+        that is durable: `running`, while whoever drives it has steps under way. ConflictError if it is over.
+        """
+        await self._hold(execution_id, "pause", by, {"reason": reason} if remark(reason, "reason") else {})
+        await self._nudge(execution_id)
+        return await self._result(execution_id)
+
+    async def unpause(self, execution_id: str, *, by: str | None = None, drive: bool = True) -> ExecutionResult:
+        """Lets a paused execution go on, with the children that were paused with it. One that is not paused does not
+        change.
+
+        Where nobody drives it, it is driven here until it is over or waits again; without `drive` that is left to
+        workers, which take it up at once. ConflictError if it is over.
+        """
+        await self._hold(execution_id, "unpause", by, {})
+        if not drive and execution_id not in self._engine.runs:
+            self._engine.look()
+            return await self._result(execution_id)
+        driven = await self._nudge(execution_id)
+        return await (self._result(execution_id) if driven is None else self._follow(execution_id))
+
+    async def _hold(self, execution_id: str, kind: str, by: str | None, body: dict[str, Any]) -> None:
+        self._check_open()
+        engine = self._engine
+        row = await self._row(execution_id)
+        if not Status(row.status).over:
+            decode_info(row.info, execution_id=execution_id)  # who cannot read it must not write to it
+            message = Message(
+                kind=kind,
+                execution_id=execution_id,
+                key=f"{kind}:{engine.ids.nonce()}",
+                time=engine.clock.now(),
+                actor=person(by),
+                body=body,
+            )
+            if (await engine.store.append(message, encode(message))).outcome == "accepted":
+                return
+            row = await self._row(execution_id)
+        raise ConflictError(f"execution {execution_id!r} is {row.status}; it cannot be {kind}d any more")
 
     async def retry(self, execution_id: str, *, by: str | None = None) -> ExecutionResult:
         """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
@@ -507,7 +553,7 @@ def _outcome(run: Run) -> ExecutionResult | None:
 def _halt(wait: AnyWait) -> Halt:
     data = getattr(wait, "data", None)
     prompt = wait.prompt if isinstance(wait, ApprovalWait) else None
-    if isinstance(wait, HaltWait):
+    if isinstance(wait, HaltWait | PauseWait):
         reason = wait.data.get("reason")
         prompt = reason if isinstance(reason, str) else None
     return Halt(
@@ -532,6 +578,10 @@ def _why(wait: AnyWait) -> tuple[str, str]:
     if isinstance(wait, HaltWait):
         reason = wait.data.get("reason")
         return f"a response{f': {reason}' if reason else ''}", "resume it with a response"
+    if isinstance(wait, PauseWait):
+        who, reason = f" by {wait.by}" if wait.by else "", wait.data.get("reason")
+        which = f"execution {wait.above!r}, which it was paused with" if wait.above else "it"
+        return f"paused{who}{f': {reason}' if reason else ''}", f"unpause {which}"
     if isinstance(wait, SignalWait):
         return f"the signal {wait.name!r}", f"signal it: {wait.name}"
     if isinstance(wait, RetryWait):

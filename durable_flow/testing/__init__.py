@@ -31,7 +31,7 @@ from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Effect, Ledger
 from durable_flow.testing.oracle import judge
 from durable_flow.testing.points import CANCELS, ERRORS, KILLS, NETWORK, Gate, Killed, Mode, Plan, Point
-from durable_flow.testing.scenario import Answer, Cancel, Expire, Pass, Scenario, Send, answer
+from durable_flow.testing.scenario import Answer, Cancel, Expire, Pass, Pause, Scenario, Send, Unpause, answer
 from durable_flow.testing.services import Door, Reply, Scripted
 from durable_flow.testing.store import Watch, WatchedStore
 from durable_flow.testing.story import Story, Teller
@@ -60,6 +60,7 @@ __all__ = [
     "Ledger",
     "Mode",
     "Pass",
+    "Pause",
     "Plan",
     "Point",
     "Reply",
@@ -70,6 +71,7 @@ __all__ = [
     "SkippingLoop",
     "Story",
     "Teller",
+    "Unpause",
     "Watch",
     "WatchedStore",
     "answer",

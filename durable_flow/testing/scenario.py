@@ -40,7 +40,19 @@ class Send(msgspec.Struct, frozen=True):
     payload: Any = None
 
 
-Move = Answer | Expire | Pass | Cancel | Send
+class Pause(msgspec.Struct, frozen=True):
+    """Pauses the execution. It goes on waiting for what it waits for, and for the move under ``""``."""
+
+    by: str | None = None
+
+
+class Unpause(msgspec.Struct, frozen=True):
+    """Lets a paused execution go on."""
+
+    by: str | None = None
+
+
+Move = Answer | Expire | Pass | Cancel | Send | Pause | Unpause
 
 
 def answer(**arguments: Any) -> Answer:
@@ -57,8 +69,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A workflow, its input, its services and the people who answer it.
 
     `services` is called once for each case, so that nothing is left of the one before; `others` are workflows that are
-    started by it. `moves` says what is done about a wait, by the id of its step; a list has one move for each time it
-    is asked, as an approval by two people is. `retries` is how often a failed execution is retried by hand.
+    started by it. `moves` says what is done about a wait, by the id of its step (``""`` for that of a paused
+    execution); a list has one move for each time it is asked, as an approval by two people is. `retries` is how often a
+    failed execution is retried by hand.
 
     `racing` are paths of steps whose outcome depends on who comes first (`wait: any`): what is below them may differ
     from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new

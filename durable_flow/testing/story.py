@@ -28,7 +28,7 @@ from durable_flow.testing.ground import Ground
 from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Lanes, Ledger
 from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
-from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Pass, Scenario, Send
+from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Pass, Pause, Scenario, Send, Unpause
 from durable_flow.testing.services import Door
 from durable_flow.testing.store import Watch, WatchedStore
 from durable_flow.testing.trail import Fold
@@ -450,6 +450,10 @@ class Teller:
                 ended = await (self._begin(recover=True) if self.scenario.worker else self._ask(_recover))
             case Send(name, payload):
                 ended = await self._send(wait_id, name, payload)
+            case Pause(by):
+                ended = await self._ask(lambda runner, name: runner.pause(name, by=by))
+            case Unpause(by):
+                ended = await self._ask(lambda runner, name: runner.unpause(name, by=by))
             case Cancel(by):
                 ended = await self._ask(lambda runner, name: runner.cancel(name, by=by))
         arrived = isinstance(ended, ConflictError) and unsure

@@ -40,6 +40,7 @@ class Fold:
         self.seq = 0
         self.status = ""
         self.finished = False
+        self.pause: str | None = None
         self.frames: dict[str, Place] = {"": Place()}
         self.sets: dict[tuple[str, str], int] = {}
         self.values: dict[int, Seen] = {}
@@ -75,11 +76,15 @@ class Fold:
                             place.memo = {**(place.memo or {}), **memos[path]}
             case "halted":
                 self.status = "halted"
+            case "paused":
+                self.pause = entry["metadata"]["wait_id"]
+            case "unpaused":
+                self.pause = None
             case "noted" if entry.get("frame"):
                 for name in entry["changes"]:
                     self.sets[entry["frame"], name] = seq
             case "finished":
-                self.status, self.finished = entry["metadata"]["status"], True
+                self.status, self.finished, self.pause = entry["metadata"]["status"], True, None
 
     def _began(self, seq: int, entry: Seen, known: Collection[str]) -> None:
         """A step that takes many transitions: its memo stands in the frame the step is in, what it keeps below it."""
@@ -181,7 +186,8 @@ class Fold:
             compare(f"wait of frame {path!r}", place.wait_id, (body.get("wait") or {}).get("wait_id"))
         if not self.finished:
             waits = [msgspec.json.decode(body)["wait_id"] for body in row.waits]
-            compare("waits", sorted(filter(None, (place.wait_id for place in self.frames.values()))), sorted(waits))
+            told = (self.pause, *(place.wait_id for place in self.frames.values()))
+            compare("waits", sorted(filter(None, told)), sorted(waits))
         if self.status == "completed":
             kept = self.sets.get(("", "result"))
             compare("result", kept, row.result_seq)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import durable_flow as df
@@ -383,6 +383,19 @@ class World:
     async def trail(self, execution: str | df.ExecutionResult = "e") -> list[str]:
         """The audit trail as lines such as `orders[3]/charge completed`."""
         return [f"{entry.path} {entry.action}".strip() for entry in await self.entries(execution)]
+
+
+@asynccontextmanager
+async def working(runtime: df.Runtime, **options: Any) -> AsyncIterator[df.Worker]:
+    """A worker at work."""
+    worker = df.Worker(runtime, **options)
+    task = asyncio.get_running_loop().create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def outputs(entries: Iterable[df.Entry], path: str) -> list[Any]:

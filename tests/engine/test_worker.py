@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 import durable_flow as df
-from tests.engine.aid import World, flow, idle
+from tests.engine.aid import World, flow, idle, working
 
 WORK = """
 - {id: first, type: call, service: desk, method: first, next: work}
@@ -23,18 +20,6 @@ ASK = """
 - {id: late, type: end, result: too late}
 - {id: done, type: end, result: in time}
 """
-
-
-@asynccontextmanager
-async def working(runtime: df.Runtime, **options: Any) -> AsyncIterator[df.Worker]:
-    worker = df.Worker(runtime, **options)
-    task = asyncio.get_running_loop().create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def test_a_worker_takes_over_what_a_dead_process_left(world: World) -> None:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import durable_flow as df
-from durable_flow.testing import Cancel, Expire, FakeClock, Pass, Reply, Scenario, Scripted, Send, answer
+from durable_flow.testing import (
+    Cancel,
+    Expire,
+    FakeClock,
+    Pass,
+    Pause,
+    Reply,
+    Scenario,
+    Scripted,
+    Send,
+    Unpause,
+    answer,
+)
 
 HOUR = 3600.0
 
@@ -265,6 +277,17 @@ def desk(clock: FakeClock) -> Mapping[str, Any]:
     }
 
 
+def paused(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Desk": Scripted(
+            clock,
+            book=Reply(lambda given: f"booked {given['what']}", takes=0.05),
+            dig=Reply(lambda given: f"gold in {given['region']}", takes=0.02),
+            local=Reply(lambda given: f"local {given['region']}", takes=0.01),
+        )
+    }
+
+
 def opens_later(clock: FakeClock) -> Mapping[str, Any]:
     """A gate that is shut for the first minute after it was asked."""
     asked: list[float] = []
@@ -402,5 +425,17 @@ SCENARIOS = (
         moves={"late": Pass(21)},
         restart="run",
         worker=True,
+    ),
+    Scenario(
+        name="w24",
+        workflow=workflow("w24_paused"),
+        others=[workflow("w09_below")],
+        services=paused,
+        moves={
+            "ask": [Pause(by="ann"), answer(response="in")],
+            "check": [Pause(), answer(response="right")],
+            "hurry": [Pause(by="bob"), Expire()],
+            "": [Unpause(by="ann"), Unpause(by="ann")],
+        },
     ),
 )

@@ -1,0 +1,29 @@
+"""`unpause`: lets a paused execution go on."""
+
+from __future__ import annotations
+
+import click
+
+import durable_flow as df
+from durable_flow.cli._host import Host, drive, host_options
+from durable_flow.cli._options import execution_argument
+from durable_flow.cli._program import command as as_command
+
+
+@as_command("Answer and repair", example="durable-flow unpause 42 --services shop")
+@execution_argument
+@click.option("--by", metavar="NAME", help="Who does that; kept in the audit trail.")
+@click.option("--leave", is_flag=True, help="Leave it to workers to drive it on: it needs no services here.")
+@host_options
+def command(*, execution_id: str, by: str | None, leave: bool, host: Host, as_json: bool) -> int:
+    """Let a paused execution go on, with the children that were paused with it, and drive it on.
+
+    With --leave the exit code is 0 as soon as workers can take it up.
+    """
+
+    async def work(runtime: df.Runtime) -> df.ExecutionResult:
+        runner = await runtime.runner_of(execution_id)
+        return await runner.unpause(execution_id, by=by, drive=not leave)
+
+    success = tuple(df.Status) if leave else (df.Status.COMPLETED,)
+    return drive(host, work, as_json=as_json, execution_id=execution_id, runs_steps=not leave, success=success)
