@@ -1458,8 +1458,10 @@ class Engine:
         parent: Run | None = None,
         parent_wait: str | None = None,
         fingerprint: str = "",
+        begins: bool = True,
     ) -> Run:
-        """A new execution in memory; its first commit creates it, with the lease."""
+        """A new execution in memory; its first commit creates it, with the lease. Unless it `begins`, its first entry
+        is still to be written."""
         now = self.clock.now()
         run = Run(execution_id, definition, owner=self.owner, generation=1)
         run.input = given
@@ -1488,10 +1490,32 @@ class Engine:
             given=fingerprint,
         )
         run.masks = secret_texts(given, definition.secrets)
-        run.emit(machine.started(now=now, metadata={"trigger": trigger}))
+        if begins:
+            run.emit(machine.started(now=now, metadata={"trigger": trigger}))
         if parent is not None and parent.paused is not None and parent_wait is not None:
             self._pause(run, parent.paused.by, {"reason": parent.paused.data.get("reason"), "above": parent.id})
         return run
+
+    async def establish(self, run: Run) -> Run:
+        """Creates an execution in the store, and gives what is to be driven: the same as it was read back. Raises
+        AlreadyExists."""
+        while (settled := self._taking.get(run.id)) is not None:
+            await settled.wait()
+        settled = self._taking[run.id] = asyncio.Event()
+        try:
+            await self.uninterrupted(self.flush(run))
+            stored = await self.store.fetch(run.id)
+            if stored is None or stored.row.generation != run.generation:
+                raise LeaseLost(run.id)
+            return Run.load(stored, run.definition, owner=self.owner)
+        except BaseException:
+            if run.version:
+                release = self.store.release(run.id, owner=self.owner, generation=run.generation)
+                await self.uninterrupted(release)
+            raise
+        finally:
+            del self._taking[run.id]
+            settled.set()
 
     async def claim(
         self,

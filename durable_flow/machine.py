@@ -25,6 +25,54 @@ def started(*, now: float, actor: str | None = None, metadata: dict[str, Any] | 
     return Transition(record=Record(action=Action.STARTED, time=now, actor=actor, metadata=metadata))
 
 
+def restored(
+    frame: Frame,
+    *,
+    seq: int,
+    now: float,
+    values: Mapping[str, Any] | None,
+    output: Any = UNSET,
+    action: Action = Action.NOTED,
+    actor: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Transition:
+    """An execution does not begin at its beginning: a frame is put as it is, with its variables and, where it has one,
+    the output of its last step. The record holds all of it."""
+    told: dict[str, Any] = {}
+    if frame.visit != 1:
+        told["visit"] = frame.visit
+    if frame.state is not FrameState.RUNNING:
+        told["state"] = str(frame.state)
+    if frame.memo is not None:
+        told["memo"] = frame.memo
+    if frame.settled:
+        told["settled"] = True
+    if output is not UNSET:
+        told["out"] = True
+    record = Record(
+        action=action,
+        time=now,
+        output=None if output is UNSET else output,
+        frame=frame.path,
+        at=frame.at,
+        changes=dict(values) if values else None,
+        error=frame.error,
+        actor=actor,
+        metadata={**(metadata or {}), "frame": told},
+    )
+    return Transition(
+        record=record,
+        frame=replace(frame, out=None if output is UNSET else seq),
+        sets=tuple((frame.path, name, seq) for name in values or ()),
+    )
+
+
+def kept(path: str, values: Mapping[str, Any], *, seq: int, now: float) -> Transition:
+    """Values are put back that no frame has but that are kept under this path, as steps and signals keep them."""
+    record = Record(action=Action.NOTED, time=now, frame=path, changes=dict(values))
+    return Transition(record=record, sets=tuple((path, name, seq) for name in values))
+
+
 def moved(frame: Frame, step: StepDef, body: Body, target: str | None, out: int | None) -> Frame:
     """The frame with its cursor at the target. Going backwards (or to the same step) begins a new visit."""
     order = body.order
@@ -77,6 +125,8 @@ def completed(
         metadata=metadata,
     )
     sets: list[tuple[str, str, int]] = []
+    if has_output and output is None:
+        record = replace(record, null=True)
     if merged:
         record = replace(record, merged=dict(merged))
         sets += [(owner, name, source) for name, source in merged]

@@ -29,6 +29,7 @@ BELOW = {
     "codec": {"errors", "ids"},
     "stores": GROUND | {"model", "codec"},
     "services": {"errors", "model"},
+    "history": {"model", "machine"},
     "live": GROUND | {"model", "machine", "stores"},
     "context": GROUND | {"model", "expr", "steps", "machine", "live", "services"},
 }

@@ -32,8 +32,9 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The part of a row's header that changes rarely. Times are epoch seconds.
 
     `secrets` are the names of inputs to mask, `depth` how many parents there are, `handled` whether the workflow's
-    own `on_error` was entered. `parent_wait` is the wait of the parent that this execution's end answers, `given` the
-    SHA-256 of the input as it was given, before defaults.
+    own `on_error` was entered. `began_as` is the hash of the definition that an execution had before it was migrated.
+    `parent_wait` is the wait of the parent that this execution's end answers, `given` the SHA-256 of the input as it
+    was given, before defaults.
     """
 
     error: ErrorInfo | None = None
@@ -44,6 +45,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     handled: bool = False
     dry_run: bool = False
     forked_from: str | None = None
+    began_as: str | None = None
     secrets: tuple[str, ...] = ()
     parent_wait: str | None = None
     given: str = ""

@@ -39,6 +39,7 @@ class Action(StrEnum):
     SKIPPED = "skipped"
     RESUMED = "resumed"
     RECOVERED = "recovered"
+    MIGRATED = "migrated"
     CANCELLED = "cancelled"
     FINISHED = "finished"
     PAUSED = "paused"

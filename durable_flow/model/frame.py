@@ -62,6 +62,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A value is written once: `same` names the variables whose value is the `output`, `merged` those that were taken
     over from an earlier entry (its seq). `frame` is the frame whose variables changed, `at` its cursor afterwards.
+    `null` tells an output that is null from none.
     """
 
     action: Action
@@ -73,6 +74,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ms: float | None = None
     input: Any = None
     output: Any = None
+    null: bool = False
     frame: str = ""
     at: str | None = None
     same: tuple[str, ...] = ()

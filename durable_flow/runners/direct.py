@@ -15,6 +15,7 @@ from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, p
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import AlreadyExists, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, OutputError, ValidationError
+from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.limits import Limits
 from durable_flow.live import Run
 from durable_flow.model.codec import decode_info, encode
@@ -327,6 +328,52 @@ class Runner:
                 await self._nudge(row.id)
                 stirred = True
         return stirred
+
+    async def fork(
+        self,
+        original_id: str,
+        *,
+        from_step: str,
+        set: Mapping[str, Any] | None = None,
+        execution_id: str | None = None,
+        by: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> ExecutionResult:
+        """Begins a new execution where another one was when it came to a step, and drives it. The original stays as it
+        is, whether it is over, waits or runs.
+
+        `from_step` is a step of the workflow, or the path of one inside others (`orders[3]/charge`); where it was
+        visited several times the last visit is meant, or the one that `poll#2` names. `set` replaces variables. The new
+        execution has the input and the definition of the original, and its labels unless others are given; whatever it
+        does has ids and idempotency keys of its own, and its timeout counts anew. With an `execution_id` starting is
+        idempotent, as with `run`.
+
+        Raises ValidationError for a step or a variable that the workflow has not, and ConflictError where the original
+        never came to the step or the `execution_id` is that of something else.
+        """
+        engine = self._engine
+        self._check_open()
+        person(by)
+        _check_labels(labels)
+        target = Target(from_step)
+        changes = checked(set, limits=engine.limits)
+        asked = fingerprint(check_id(original_id), target, changes)
+        if execution_id is not None and await engine.store.row(check_id(execution_id)) is not None:
+            return await self._follow_fork(execution_id, asked)
+        row = await self._row(original_id)
+        new_id = engine.ids.execution() if execution_id is None else execution_id
+        run = await forked(engine, row, target, changes, execution_id=new_id, by=by, labels=labels)
+        run.change_info(given=asked)
+        try:
+            return await self._drive(await engine.establish(run))
+        except AlreadyExists:
+            return await self._follow_fork(new_id, asked)
+
+    async def _follow_fork(self, execution_id: str, expected: str) -> ExecutionResult:
+        row = await self._row(execution_id)
+        if decode_info(row.info, execution_id=execution_id).given != expected:
+            raise ConflictError(f"execution {execution_id!r} was not started as this fork")
+        return await self._follow(execution_id)
 
     async def signal(self, execution_id: str, name: str, payload: Any = None, *, by: str | None = None) -> None:
         """Sends a signal to an execution that is not over: to the `signal` step that waits for `name`, or the next one

@@ -24,8 +24,11 @@ from durable_flow.testing.story import Story
 from durable_flow.testing.trail import Fold, Seen, is_settlement
 
 VOLATILE = frozenset(
-    {"requested_at", "deadline", "at", "since", "timestamp", "attempts", "memo", "memos", "next_attempt_in", "shown"}
-)
+    (
+        "requested_at", "deadline", "at", "since", "timestamp", "attempts", "memo", "memos", "next_attempt_in", "shown",
+        "forked_at",
+    )
+)  # fmt: skip
 """Keys whose values depend on when something happened, or on how often it was tried."""
 
 INJECTED = "injected at point"

@@ -61,6 +61,8 @@ class Fold:
             self._of_step(seq, entry)
 
     def _of_workflow(self, seq: int, entry: Seen) -> None:
+        if "frame" in (entry.get("metadata") or {}):
+            self._restored(seq, entry)
         match entry["action"]:
             case "started" | "resumed" | "recovered":
                 self.status = "running"
@@ -81,10 +83,19 @@ class Fold:
             case "unpaused":
                 self.pause = None
             case "noted" if entry.get("frame"):
-                for name in entry["changes"]:
+                for name in entry.get("changes") or ():
                     self.sets[entry["frame"], name] = seq
             case "finished":
                 self.status, self.finished, self.pause = entry["metadata"]["status"], True, None
+
+    def _restored(self, seq: int, entry: Seen) -> None:
+        """A frame of a fork is as it was in the original when this one begins."""
+        frame, told = entry.get("frame", ""), entry["metadata"]["frame"]
+        self.frames[frame] = Place(
+            at=entry.get("at"), known=True, state=told.get("state", "running"), memo=told.get("memo")
+        )
+        for name in entry.get("changes") or ():
+            self.sets[frame, name] = seq
 
     def _began(self, seq: int, entry: Seen, known: Collection[str]) -> None:
         """A step that takes many transitions: its memo stands in the frame the step is in, what it keeps below it."""
