@@ -24,7 +24,7 @@ from durable_flow.model.mask import MASK, redact, secret_texts
 from durable_flow.model.value import copy_value, encode, normalise
 from durable_flow.model.workflow import Body, StepDef
 from durable_flow.services import StepContext
-from durable_flow.steps.base import ChildEnd
+from durable_flow.steps.base import ChildEnd, Compensate
 
 if TYPE_CHECKING:
     from durable_flow.engine import Engine
@@ -205,6 +205,13 @@ class StepVisit:
             logger=logging.LoggerAdapter(logger, {"execution_id": run.id, "step": self.path}),
         )
 
+    def undo(self, compensate: Compensate, set_now: Mapping[str, Any]) -> dict[str, Any]:
+        """What undoes this step, resolved with the variables as they are, and those it has set now."""
+        scope = self.bind(set_now) if set_now else self
+        given = None if compensate.input is None else compensate.input.resolve(scope)
+        given = normalise(given, limits=self._engine.limits, what="compensate.input")
+        return {"service": compensate.service, "method": compensate.method, "input": given}
+
     async def gate(self, resolver: str, params: Template | None) -> tuple[Gate, Any]:
         engine = self._engine
         value = None
@@ -215,7 +222,8 @@ class StepVisit:
         return verdict, redact(output, self.scrub) if self.scrub else output
 
     async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
-        return await self._engine.child(self._run, self._live, self, workflow_id, input, wait=wait, timeout=timeout)
+        children = self._engine.children
+        return await children.result(self._run, self._live, self, workflow_id, input, wait=wait, timeout=timeout)
 
     # -- composite steps -----------------------------------------------------------------------------------------------
 

@@ -16,10 +16,9 @@ The rules it keeps:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -30,9 +29,10 @@ import msgspec
 from msgspec.structs import replace
 
 from durable_flow import machine
+from durable_flow.children import Children
 from durable_flow.clock import Clock, Timer, moment
 from durable_flow.context import Fatal, StepVisit, step_error
-from durable_flow.definition.inputs import check_input
+from durable_flow.endings import Endings, may_have_happened
 from durable_flow.errors import (
     ConflictError,
     CorruptState,
@@ -49,12 +49,11 @@ from durable_flow.errors import (
 )
 from durable_flow.ids import Ids
 from durable_flow.limits import Limits
-from durable_flow.live import CLOCK, PAUSE, LiveFrame, Run, timeout_of
-from durable_flow.model.codec import Info, decode_info, decode_record, encode
+from durable_flow.live import CLOCK, PAUSE, AlreadyExists, LiveFrame, Run, Stopped, timeout_of
+from durable_flow.model.codec import Info, decode_record, encode
 from durable_flow.model.execution import (
     Action,
     AnyWait,
-    ChildWait,
     ErrorInfo,
     ErrorWait,
     Event,
@@ -71,7 +70,7 @@ from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
-from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Row, Store, Stored, result_of
+from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Store, Stored
 
 logger = logging.getLogger("durable_flow.engine")
 T = TypeVar("T")
@@ -101,14 +100,6 @@ CLEANUP = 1.0
 """Seconds a timed-out attempt has to clean up; after them the execution goes on without it."""
 
 
-class Stopped(Exception):
-    """Unwinds a run whose `stop_reason` is set."""
-
-
-class AlreadyExists(ConflictError):
-    """There is an execution with this id already."""
-
-
 class Engine:
     """Drives executions against one store. `Runtime` makes it; nothing here knows which store it is."""
 
@@ -127,6 +118,8 @@ class Engine:
         clock: Clock,
         ids: Ids,
     ) -> None:
+        self.children = Children(self)
+        self.endings = Endings(self)
         self.store = PatientStore(store, clock, patience=lease_ttl * 0.8)
         self.services = services
         self.gates = gates
@@ -158,12 +151,15 @@ class Engine:
 
     def lacks(self, definition: WorkflowDef) -> list[str]:
         """What a definition needs and this process does not have, as texts."""
+        return self.missing({need for step in every_step(definition) for need in step.type.needs(step.config)})
+
+    def missing(self, needed: Iterable[tuple[str, str]]) -> list[str]:
+        """What of this, as (kind, name), this process does not have, as texts."""
         has: dict[str, Callable[[str], object]] = {
             "service": self.services.may_have,
             "gate": self.gates.has,
             "workflow": self.find_workflow,
         }
-        needed = {need for step in every_step(definition.body) for need in step.type.needs(step.config)}
         return [f"{kind} {name!r}" for kind, name in sorted(needed) if kind in has and not has[kind](name)]
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -466,20 +462,21 @@ class Engine:
                 break
             if run.stop_reason is not None:
                 raise Stopped
-            if run.draining or (run.paused is not None and _begins(run, live, step)):
-                await self._stand_still(run)
-            if run.status is Status.HALTED and _begins(run, live, step):
-                self._wakes(run)
+            if run.sweep is not None and not self._to_sweep(run, live, step):
+                await self.stand_still(run)
+            if run.draining or (run.paused is not None and run.sweep is None and _begins(run, live, step)):
+                await self.stand_still(run)
+            if run.sweep is None and run.status is Status.HALTED and _begins(run, live, step):
+                self.goes_on(run)
             state = record.state
             if state is FrameState.FAILED or state is FrameState.CANCELLED:
                 error = record.error or ErrorInfo(
                     type="Cancelled", message="cancelled", step=at, path=live.step_path(step.id)
                 )
                 return ChildEnd(key=key, state=state, error=error)
-            if run.seq >= self.limits.transitions:
-                self.fail(
-                    run, live, step, StepVisit(self, run, live, step), machine.too_many(self.limits, step, record)
-                )
+            if run.seq - run.free >= self.limits.transitions:
+                bound = machine.too_many(self.limits, step, record)
+                self.fail(run, live, step, StepVisit(self, run, live, step), bound, handled=False)
                 continue
             if step.needs_history:
                 await self._load_history(run)
@@ -503,6 +500,17 @@ class Engine:
             output=live.output,
             breaks=live.values.get("break_loop") is True and "break_loop" in live.seqs,
         )
+
+    def _to_sweep(self, run: Run, live: LiveFrame, step: StepDef) -> bool:
+        """Whether a frame is driven on to find what below it was under way in a process that died; a step with no
+        frames below it that may have been is noted."""
+        record = live.record
+        if not (step.type.instant or step.type.works_outside):
+            return record.memo is not None
+        if record.path in run.inherited and step.compensate is not None and may_have_happened(record):
+            visit = StepVisit(self, run, live, step)
+            self._cut_off(run, live, step, visit, reason="crashed", in_flight=True, ms=None)
+        return False
 
     def _instant(self, run: Run, live: LiveFrame, step: StepDef) -> None:
         visit = StepVisit(self, run, live, step)
@@ -541,14 +549,14 @@ class Engine:
             if run.durable < run.seq:
                 await self.flush(run)
             if run.draining or run.paused is not None:
-                await self._stand_still(run)
+                await self.stand_still(run)
             record = live.record
             if record.due is not None:
                 left = record.due - self.clock.now()
                 if left > 0:
                     await self.clock.sleep(left)
                     if run.draining or run.paused is not None:
-                        await self._stand_still(run)
+                        await self.stand_still(run)
             if step.at_most_once and not await self._mark(run, live, step):
                 continue
             visit = StepVisit(self, run, live, step)
@@ -573,12 +581,12 @@ class Engine:
                 if run.stop_reason == "lease_lost":
                     raise Stopped
                 if run.status is Status.HALTED and type(outcome) is not Suspend:
-                    self._wakes(run)
+                    self.goes_on(run)
                 ms = (self.clock.monotonic() - start) * 1000
-                self._conclude(run, live, step, visit, outcome, ms=ms)
+                self._conclude(run, live, step, visit, outcome, ms=ms, action=step.type.completes_as)
                 return
             ms = (self.clock.monotonic() - start) * 1000
-            self._wakes(run)
+            self.goes_on(run)
             delay: float | None
             if policy is None or _unrepeatable(cause):
                 delay = None
@@ -785,18 +793,34 @@ class Engine:
                 run.stop_reason if run.stop_reason == "timeout" else run.stop_detail or "user_requested"
             )
             if live.record.state in (FrameState.RUNNING, FrameState.WAITING):
-                run.emit(
-                    machine.cut(
-                        live.record,
-                        step,
-                        path=visit.path,
-                        now=self.clock.now(),
-                        reason=reason,
-                        in_flight=in_flight,
-                        ms=(self.clock.monotonic() - start) * 1000,
-                    )
-                )
+                ms = (self.clock.monotonic() - start) * 1000
+                in_flight = in_flight or isinstance(live.record.wait, UncertainWait)
+                self._cut_off(run, live, step, visit, reason=reason, in_flight=in_flight, ms=ms)
         return True
+
+    def _cut_off(
+        self,
+        run: Run,
+        live: LiveFrame,
+        step: StepDef,
+        visit: StepVisit,
+        *,
+        reason: str,
+        in_flight: bool,
+        ms: float | None,
+    ) -> None:
+        """A step ends without an end of its own. If it was in flight it is undone as if it had completed."""
+        undo = None
+        if in_flight and step.compensate is not None and run.info.closing is None:
+            try:
+                undo = visit.undo(step.compensate, {})
+            except Exception as error:
+                told = self.describe(run, step, visit, error).text
+                logger.error("execution %s: step %s cannot be undone: %s", run.id, visit.path, told)
+        cut = machine.cut(
+            live.record, step, path=visit.path, now=self.clock.now(), reason=reason, in_flight=in_flight, ms=ms
+        )
+        run.emit_undoing(cut, undo)
 
     def _conclude(
         self,
@@ -814,6 +838,15 @@ class Engine:
     ) -> None:
         """Turns an outcome into a transition and applies it."""
         if type(outcome) is Done:
+            undo = None
+            if step.compensate is not None and run.info.closing is None:
+                set_now = {**dict.fromkeys(outcome.same, outcome.output), **(outcome.changes or {})}
+                try:
+                    undo = visit.undo(step.compensate, set_now)
+                except Exception as raised:
+                    failure = self.describe(run, step, visit, raised)
+                    self.fail(run, live, step, visit, failure, ms=ms, actor=actor, consumed=consumed, metadata=metadata)
+                    return
             seq = run.seq + 1
             merged: list[tuple[str, int]] = []
             for key in outcome.merge:
@@ -849,9 +882,12 @@ class Engine:
                 transition = replace(transition, consumed=consumed)
             if run.has_bodies(visit.path):
                 transition = replace(
-                    transition, dropped=(visit.path,), messages=self._farewell(run, (visit.path,), "not_needed")
+                    transition, dropped=(visit.path,), messages=self.children.farewell(run, (visit.path,), "not_needed")
                 )
-            run.emit(transition)
+            if undo is None:
+                run.emit(transition)
+            else:
+                run.emit_undoing(transition, undo)
         elif type(outcome) is Suspend:
             wait = outcome.wait
             if live.record.wait is not None and live.record.wait.wait_id == wait.wait_id:
@@ -912,14 +948,16 @@ class Engine:
         consumed: tuple[int, ...] = (),
         metadata: dict[str, Any] | None = None,
         changes: dict[str, Any] | None = None,
+        handled: bool = True,
     ) -> None:
-        """A step failed for good: its frame goes to a handler (with these changes of variables), or has failed."""
+        """A step failed for good: its frame goes to a handler (with these changes of variables), or has failed. What is
+        fatal, or not to be `handled`, has no handler; only the rest of `finally` goes on after a fatal error."""
         handler = step.on_error
         if handler is None and live is run.root and not run.info.handled and not error.fatal:
             handler = run.definition.on_error
             if handler is not None:
                 run.change_info(handled=True)
-        if error.fatal:
+        if not handled or (error.fatal and live.record.path != machine.FINALLY):
             handler = None
         seq = run.seq + 1
         dropped: tuple[str, ...] = ()
@@ -946,7 +984,7 @@ class Engine:
                 metadata=metadata,
                 dropped=dropped,
                 consumed=consumed,
-                messages=self._farewell(run, dropped, "parent_failed") if dropped else (),
+                messages=self.children.farewell(run, dropped, "parent_failed") if dropped else (),
             )
         )
 
@@ -1032,7 +1070,7 @@ class Engine:
                 raise
             queue = run.mailbox[wait.wait_id]
         if not wait.polls:
-            self._wakes(run)
+            self.goes_on(run)
         first = queue.pop(0)
         if not queue:
             del run.mailbox[wait.wait_id]
@@ -1064,6 +1102,9 @@ class Engine:
     async def quiet(self, run: Run) -> None:
         """No task of this execution is active: it is halted, unless a message came or a wait is out of time."""
         closed: set[str] = set()
+        if run.sweep is not None:
+            run.sweep.cancel()
+            return
         if run.draining:  # some of its frames stand still, and do not wait
             self.stop(run, "shutdown")
             return
@@ -1119,6 +1160,8 @@ class Engine:
             number, message = run.loose_mail.pop(0)
             if message.kind == "signal":
                 self._signal(run, number, message)
+            elif message.kind == "cancel" and (run.cutting or run.info.closing is not None):
+                run.consume((number,))  # it ends already
             elif message.kind == "cancel":
                 run.stop_actor, run.stop_mail = message.actor, (number,)
                 self.stop(run, "cancelled", detail=message.body.get("reason"))
@@ -1231,7 +1274,7 @@ class Engine:
             run.woken[wait_id] = True
             run.active += 1
             if live.record.wait is not None and not live.record.wait.polls:
-                self._wakes(run)
+                self.goes_on(run)
             live.wake.set()
         return True
 
@@ -1245,7 +1288,7 @@ class Engine:
                 return
         run.keep_signal(number, message)
 
-    def _wakes(self, run: Run) -> None:
+    def goes_on(self, run: Run) -> None:
         """Something goes on in an execution that may have been halted."""
         if run.status is Status.HALTED:
             run.emit(machine.noted(Action.RESUMED, now=self.clock.now(), status=Status.RUNNING))
@@ -1263,187 +1306,6 @@ class Engine:
         elif wait.wait_id not in run.mailbox:  # nobody else could answer, so there is no race to win
             run.mailbox[wait.wait_id] = [(CLOCK, message)]
             self._deliver(run, wait.wait_id)
-
-    # -- child executions ----------------------------------------------------------------------------------------------
-
-    async def child(
-        self,
-        run: Run,
-        live: LiveFrame,
-        visit: StepVisit,
-        workflow_id: str,
-        given: Any,
-        *,
-        wait: bool,
-        timeout: float | None,
-    ) -> Any:
-        """The result of the child execution of a visit, which is started, taken over, or waited for."""
-        memo = visit.memo
-        if memo is None:
-            if run.info.depth + 1 > self.limits.workflow_depth:
-                raise LimitExceeded("workflow_depth", allowed=self.limits.workflow_depth, where=visit.path)
-            definition = self.find_workflow(workflow_id)
-            if definition is None:
-                raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
-            given = check_input(definition, {} if given is None else given, limits=self.limits)
-            deadline = None if timeout is None else self.clock.now() + timeout
-            self._is_child(await self.store.row(child_id(run.id, visit.path)), run)
-            memo = {
-                "child": child_id(run.id, visit.path),
-                "path": visit.path,
-                "workflow_id": workflow_id,
-                "deadline": deadline,
-                "timeout": None if timeout is None else float(timeout),
-                "wait": wait,
-            }
-            visit.remember(memo, kept={"input": given})
-        await self.flush(run)
-        execution_id, deadline = memo["child"], memo["deadline"]
-        row = await self.store.row(execution_id)
-        if row is None:
-            definition = self.find_workflow(workflow_id)
-            if definition is None:
-                raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
-            child = self.create(
-                definition,
-                visit.kept("input"),
-                execution_id=execution_id,
-                parent=run,
-                parent_wait=visit.wait_id if wait else None,
-                trigger="child",
-                labels={},
-            )
-            try:
-                if not wait:
-                    await self.flush(child, release=True)
-                    self.spawn(self.nudge(execution_id))
-                    return execution_id
-                await self._drive_child(run, live, child, deadline)
-            except (LeaseLost, AlreadyExists):
-                if not wait:
-                    return execution_id
-                # it is there, and somebody else drives it
-        elif not wait:
-            self.spawn(self.nudge(execution_id))
-            return execution_id
-        while True:
-            row = await self.store.row(execution_id)
-            if row is None:
-                raise StepError(f"the child execution {execution_id!r} was deleted", kind="ChildFailed")
-            self._is_child(row, run)
-            status = Status(row.status)
-            if status in (Status.FAILED, Status.CANCELLED) and memo.get("again") == row.finished_at:
-                if run.paused is not None:
-                    await self._stand_still(run)
-                    continue
-                again = await self.revive(execution_id, (Status.FAILED, Status.CANCELLED))
-                if again is None:
-                    await self.clock.sleep(POLL)  # somebody else does it
-                else:
-                    await self._drive_child(run, live, again, deadline)
-                continue
-            late = deadline is not None and self.clock.now() >= deadline
-            if late and status not in (Status.COMPLETED, Status.FAILED):
-                self._wakes(run)
-                raise StepError("the child execution did not end in time", kind="TimeoutError")
-            if status.over:
-                self._wakes(run)
-                await self.collect(run)
-                run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
-                return self._child_result(row)
-            taken = None
-            if run.paused is None and execution_id in run.farewells:
-                run.farewells.remove(execution_id)  # it was unpaused with this one, and is halted until it hears of it
-                taken = await self.claim(execution_id)
-            elif status is not Status.HALTED:
-                taken = await self.claim(execution_id)
-            if taken is not None:
-                self._wakes(run)
-                await self._drive_child(run, live, taken, deadline)
-                continue
-            if live.record.wait is None:
-                run.emit(
-                    machine.waiting(
-                        live.record,
-                        visit.step,
-                        ChildWait(
-                            wait_id=visit.wait_id,
-                            path=visit.path,
-                            step_id=visit.step.id,
-                            since=moment(self.clock.now()),
-                            deadline=None if deadline is None else moment(deadline),
-                            execution_id=execution_id,
-                            workflow_id=memo["workflow_id"],
-                        ),
-                        path=visit.path,
-                        now=self.clock.now(),
-                        data={"type": "child", "execution_id": execution_id},
-                    )
-                )
-            await self.park(run, live)
-            run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
-
-    def _is_child(self, row: Row | None, run: Run) -> None:
-        if row is not None and row.parent_id != run.id:
-            raise StepError(f"execution {row.id!r} is there already and no child of this one", kind="ConflictError")
-
-    async def _drive_child(self, run: Run, live: LiveFrame, child: Run, deadline: float | None) -> None:
-        """Drives a child in the task of its parent's step. What ends the step early ends the child as well; where only
-        the parent's process leaves, the child is left where it is."""
-        late = False
-
-        def reason() -> str | None:
-            if late:
-                return "timeout"
-            return "parent_cancelled" if live.cut() or run.stop_reason in ("cancelled", "timeout") else None
-
-        child.cancelled_for = reason
-        timer: Timer | None = None
-        with anyio.CancelScope() as scope:
-
-            def expire() -> None:
-                nonlocal late
-                late = True
-                scope.cancel()
-
-            if deadline is not None:
-                timer = self.clock.call_later(max(0.0, deadline - self.clock.now()), expire)
-            try:
-                with suppress(LeaseLost):  # somebody else drives it: its end comes by message
-                    await self.execute(child)
-            finally:
-                if timer is not None:
-                    timer.cancel()
-
-    def _child_result(self, row: Row) -> Any:
-        info = decode_info(row.info, execution_id=row.id)
-        if row.status == Status.COMPLETED:
-            return result_of(row)
-        if row.status == Status.CANCELLED:
-            raise StepError(f"the child execution {row.id!r} was cancelled", kind="ChildCancelled")
-        error = info.error
-        raise StepError(
-            f"{error.message} (in child execution {row.id!r})" if error else f"child execution {row.id!r} failed",
-            kind=error.type if error else "ChildFailed",
-        )
-
-    def _farewell(self, run: Run, step_paths: tuple[str, ...] | None, reason: str) -> tuple[Message, ...]:
-        """Messages that cancel the children of these steps (or of the whole execution) which still may run."""
-        if not run.child_memos:
-            return ()
-        children = [
-            child
-            for path, child in run.child_memos.items()
-            if step_paths is None
-            or any(path == step or path.startswith((f"{step}[", f"{step}/")) for step in step_paths)
-        ]
-        now = self.clock.now()
-        messages = tuple(
-            Message(kind="cancel", execution_id=child, key="cancel", time=now, body={"reason": reason})
-            for child in children
-        )
-        run.farewells.extend(children)
-        return messages
 
     # -- whole executions ----------------------------------------------------------------------------------------------
 
@@ -1676,31 +1538,15 @@ class Engine:
         return run.task
 
     async def _execute(self, run: Run) -> None:
-        deadline: Timer | None = None
         try:
-            try:
-                with anyio.CancelScope() as scope:
-                    run.scope = scope
-                    if run.info.deadline is not None:
-                        if run.info.deadline <= self.clock.now():
-                            self.stop(run, "timeout")
-                        else:
-                            deadline = Alarm(self.clock, run.info.deadline, lambda: self.stop(run, "timeout"))
-                    await self._sort(run)
-                    if run.stop_reason is None:
-                        try:
-                            end = self._poisoned(run) or await self.body(run, run.root, "")
-                            await self._finish(run, end)
-                        except Stopped:
-                            pass
-            finally:
-                if deadline is not None:
-                    deadline.cancel()
+            await self._play(run, self.endings.drive)
+            if run.stop_reason in ("cancelled", "timeout"):
+                run.cutting, run.cut_by = True, (run.stop_reason, run.stop_detail)
+                run.stop_reason, run.active = None, 1
+                await self._play(run, self.endings.cut_short)
             match run.stop_reason:
                 case None | "halted" | "finished":
                     pass
-                case "cancelled" | "timeout":
-                    await self.settle_cancelled(run)
                 case "abandoned":
                     await self._abandon(run)
                 case "lease_lost":
@@ -1728,17 +1574,24 @@ class Engine:
             for changed in self._followed.get(run.id, ()):
                 changed.set()
 
-    def _poisoned(self, run: Run) -> ChildEnd | None:
-        """The end of an execution that took its process down too often without getting anywhere."""
-        if run.recoveries <= self.max_recoveries:
-            return None
-        error = ErrorInfo(
-            type="Poisoned",
-            message=f"{run.recoveries} processes died at this place (max_recoveries={self.max_recoveries})",
-            step=run.root.record.at,
-            path=run.root.record.at or "",
-        )
-        return ChildEnd(key="", state=FrameState.FAILED, error=error)
+    async def _play(self, run: Run, work: Callable[[Run], Awaitable[None]]) -> None:
+        """Does its work in a scope that `stop` cancels; whether it was stopped is seen at its `stop_reason`."""
+        deadline: Timer | None = None
+        try:
+            with anyio.CancelScope() as scope:
+                run.scope = scope
+                if run.info.deadline is not None and not run.cutting:
+                    if run.info.deadline <= self.clock.now():
+                        self.stop(run, "timeout")
+                    else:
+                        deadline = Alarm(self.clock, run.info.deadline, lambda: self.stop(run, "timeout"))
+                await self._sort(run)
+                if run.stop_reason is None:
+                    with suppress(Stopped):
+                        await work(run)
+        finally:
+            if deadline is not None:
+                deadline.cancel()
 
     async def _abandon(self, run: Run) -> None:
         """The caller is gone: what was done is committed and the lease given back; anybody can go on with it."""
@@ -1755,85 +1608,12 @@ class Engine:
 
         await self.uninterrupted(leave())
 
-    async def _finish(self, run: Run, end: ChildEnd) -> None:
-        now = self.clock.now()
-        run.unpause()
-        consumed = run.unread()
-        if end.error is not None:
-            transition = machine.finished(
-                run.root.record,
-                Status.FAILED,
-                now=now,
-                error=end.error,
-                consumed=consumed,
-                messages=(*self._farewell(run, None, "parent_failed"), *self._report(run)),
-            )
-        else:
-            transition = machine.finished(
-                run.root.record,
-                Status.COMPLETED,
-                now=now,
-                result=run.root.seqs.get("result"),
-                consumed=consumed,
-                messages=self._report(run),
-            )
-        run.emit(transition)
-        await self._let_go(run)
-
-    async def _let_go(self, run: Run) -> None:
-        """Commits the end with the lease; a message that came too late does not keep it."""
-        run.ending = True
-        if not await self.flush(run, release=True):
-            await self.store.release(run.id, owner=self.owner, generation=run.generation)
-        run.stop_reason = "finished"
-
-    async def settle_cancelled(self, run: Run) -> None:
-        """The tasks of a cancelled (or timed out) execution are unwound: it ends."""
-        now = self.clock.now()
-        consumed = (*run.stop_mail, *run.unread())
-        reason = run.stop_detail or "user_requested"
-        farewell = self._farewell(run, None, "parent_cancelled")
-        if run.stop_reason == "cancelled":
-            status, error = Status.CANCELLED, None
-        else:
-            timeout = run.definition.timeout or 0.0
-            status, reason = Status.FAILED, "timeout"
-            error = ErrorInfo(
-                type="TimeoutError",
-                message=f"the workflow timed out after {timeout:g} s",
-                step=run.root.record.at,
-                path=run.root.record.at or "",
-            )
-        run.close_waits()
-        run.emit(
-            machine.finished(
-                run.root.record,
-                status,
-                now=now,
-                error=error,
-                actor=run.stop_actor,
-                reason=reason,
-                consumed=consumed,
-                messages=(*farewell, *self._report(run)),
-            )
-        )
-        run.stop_reason = None
-        await self.uninterrupted(self._let_go(run))
-
-    def _report(self, run: Run) -> tuple[Message, ...]:
-        """What a child tells its parent in the commit that ends it."""
-        wait_id = run.info.parent_wait
-        if wait_id is None or run.parent_id is None:
-            return ()
-        return (
-            Message(
-                kind="child", execution_id=run.parent_id, key=f"child:{run.id}", time=self.clock.now(), wait_id=wait_id
-            ),
-        )
-
     def stop(self, run: Run, reason: str, *, detail: str | None = None) -> None:
-        """Unwinds the tasks of a run. The first reason counts, except that a lost lease overrides all."""
+        """Unwinds the tasks of a run. The first reason counts, except that a lost lease overrides all. What ends
+        already goes on to its end."""
         if run.ending and reason != "lease_lost":
+            return
+        if reason in ("cancelled", "timeout") and (run.cutting or run.info.closing is not None):
             return
         if run.stop_reason is None or reason == "lease_lost":
             run.stop_reason, run.stop_detail = reason, detail
@@ -1846,10 +1626,10 @@ class Engine:
         if run.active == 0:
             self.stop(run, "shutdown")
 
-    async def _stand_still(self, run: Run) -> None:
+    async def stand_still(self, run: Run) -> None:
         """A frame between two steps, while others of its execution may be at work: until it is unpaused (what that
         says is durable then), or all are unwound."""
-        while run.draining or run.paused is not None:
+        while run.draining or run.paused is not None or run.sweep is not None:
             call = asyncio.Event()
             run.standing.append(call)
             run.active -= 1
@@ -1863,7 +1643,7 @@ class Engine:
                 if call in run.standing:
                     run.standing.remove(call)
                     run.active += 1
-            self._wakes(run)
+            self.goes_on(run)
             await self.flush(run)
 
     async def nudge(self, execution_id: str) -> Run | None:
@@ -1929,14 +1709,6 @@ class Alarm:
         self._timer.cancel()
 
 
-def child_id(parent_id: str, path: str) -> str:
-    """The id of the execution that a `workflow` step starts: the same however often the step is entered."""
-    readable = f"{parent_id}.{path}"
-    if len(readable) <= 200:
-        return readable
-    return f"{parent_id[:80]}.{hashlib.sha256(readable.encode()).hexdigest()[:40]}"
-
-
 def _unrepeatable(error: BaseException) -> bool:
     """What would fail the same way again: the value it returns cannot be stored, or nothing can be called."""
     if isinstance(error, StepError):
@@ -1980,6 +1752,7 @@ def events_of(run: Run, record: Record, seq: int) -> list[Event]:
         Action.RETRIED: "step.retried",
         Action.SKIPPED: "step.completed",
         Action.CANCELLED: "step.cancelled",
+        Action.COMPENSATED: "step.compensated",
     }
     if record.step:
         name = names.get(record.action)

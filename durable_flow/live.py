@@ -9,7 +9,8 @@ from typing import Any
 import anyio
 from msgspec.structs import replace
 
-from durable_flow.machine import SIGNALS, kept_path, signalled
+from durable_flow.errors import ConflictError
+from durable_flow.machine import CLOSING, SIGNALS, UNDO, kept_path, signalled, undoing
 from durable_flow.model.codec import (
     Info,
     decode_frame,
@@ -21,7 +22,7 @@ from durable_flow.model.codec import (
     encode,
     value_of,
 )
-from durable_flow.model.execution import AnyWait, PauseWait, Status
+from durable_flow.model.execution import AnyWait, PauseWait, Status, UncertainWait
 from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
@@ -44,6 +45,14 @@ def timeout_of(wait_id: str, *, now: float) -> Message:
         time=now,
         wait_id=wait_id,
     )
+
+
+class Stopped(Exception):
+    """Unwinds a run whose `stop_reason` is set."""
+
+
+class AlreadyExists(ConflictError):
+    """There is an execution with this id already."""
 
 
 class LiveFrame:
@@ -100,15 +109,15 @@ class Run:
 
     # With so many attributes every instance would have a dict of its own.
     __slots__ = (
-        "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages",
-        "_opened", "_records", "_rewritten", "_sets", "_steps", "active", "cancelled_for", "child_memos",
-        "created", "created_at", "definition", "delayed", "draining", "durable", "ending", "farewells", "finished_at",
-        "frames", "generation", "history", "id", "inflight", "inflight_commit", "inflight_records", "info",
-        "input", "kept", "lease_ttl", "lives", "loose_mail", "mailbox", "masks", "new", "over", "owner",
-        "parent_id", "parked", "paused", "read_mail", "recoveries", "released", "releasing", "result_seq", "root",
-        "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor", "stop_detail", "stop_mail",
-        "stop_reason", "stored_records", "stored_sets", "taken_over", "task", "updated_at", "version", "waiting",
-        "woken",
+        "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
+        "_records", "_rewritten", "_sets", "_steps", "active", "cancelled_for", "child_memos", "created",
+        "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells",
+        "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
+        "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "lives", "loose_mail", "mailbox",
+        "masks", "new", "over", "owner", "parent_id", "parked", "paused", "read_mail", "recoveries", "released",
+        "releasing", "result_seq", "root", "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor",
+        "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task",
+        "undo", "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -161,6 +170,12 @@ class Run:
         self.woken: dict[str, bool] = {}
         self.parked: dict[str, LiveFrame] = {}
         self.farewells: list[str] = []
+        self.cutting = False
+        self.cut_by: tuple[str, str | None] | None = None
+        self.sweep: anyio.CancelScope | None = None
+        self.inherited: set[str] = set()
+        self.undo: dict[str, dict[str, Any]] = {}
+        self.free = 0
         self.child_memos: dict[str, str] = {}
         self.recoveries = 0
         self.taken_over = 0
@@ -218,6 +233,12 @@ class Run:
                 run.paused = run.waiting[PAUSE] = wait
             elif (found := waiting.get(wait.wait_id)) is not None and found.wait is not None:
                 run.waiting[found.path] = found.wait
+        run.inherited = {
+            record.path
+            for record in (run.root.record, *run.frames.values())
+            if isinstance(record.wait, UncertainWait)
+            or (record.state is FrameState.RUNNING and run.status is Status.RUNNING)
+        }
         for path in run.frames:
             step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
             owner = step_path if step_path in run.frames else step_path.rpartition("/")[0]
@@ -227,6 +248,8 @@ class Run:
         for key, seq in sorted(run.stored_sets.pop(SIGNALS, {}).items(), key=lambda pair: pair[1]):
             payload = value_of(run.stored_records[seq], key)
             run.signals.setdefault(key.partition(":")[2], []).append((key, payload))
+        for path, seq in sorted(run.stored_sets.pop(UNDO, {}).items(), key=lambda pair: pair[1]):
+            run.undo[path] = (run.stored_records[seq].metadata or {})["compensate"]
         for wait_id in stored.late:
             run.mailbox.setdefault(wait_id, []).append((CLOCK, timeout_of(wait_id, now=row.updated_at)))
         run.masks = secret_texts(run.input, run.info.secrets)
@@ -285,6 +308,15 @@ class Run:
 
     # -- transitions ---------------------------------------------------------------------------------------------------
 
+    def emit_undoing(self, transition: Transition, undo: dict[str, Any] | None) -> None:
+        """Applies the transition of a step that this undoes."""
+        if undo is not None:
+            path = transition.record.path
+            transition = undoing(transition, path, undo, seq=self.seq + 1)
+            self.undo.pop(path, None)  # in the order of the last completions
+            self.undo[path] = undo
+        self.emit(transition)
+
     def emit(self, transition: Transition, *, needed: int = 1) -> None:
         """Applies a transition to the header and the buffer. Variables are the caller's: it has the values."""
         record = transition.record
@@ -321,6 +353,8 @@ class Run:
         if path:
             self.frames[path] = frame
             self._frames[path] = frame
+        if self.inherited:
+            self.inherited.discard(path)
         if frame.wait is not (known := self.waiting.get(path)):
             self._wait(path, known, frame.wait, needed)
         if frame.due is not None and frame.state is FrameState.RUNNING:
@@ -381,6 +415,10 @@ class Run:
         starts = (f"{step_path}[", f"{step_path}/")
         for key in [key for key in self._sets if key[0].startswith(starts)]:
             del self._sets[key]
+        if step_path == CLOSING:
+            self.undo.clear()
+            for path in [path for path in self.frames if path.startswith(starts)]:
+                self._forget_frame(path)
         self._forget(step_path)
         self._dropped.append(step_path)
 
@@ -390,12 +428,24 @@ class Run:
         self.kept.pop(kept, None)
         self.stored_sets.pop(kept, None)
         for path in self._bodies.pop(step_path, ()):
-            for mapping in (self.frames, self._frames, self.lives, self.stored_sets, self.delayed):
-                mapping.pop(path, None)
-            if path in self.waiting:
-                self._close(path)
+            self._forget_frame(path)
             for inner in self._steps.pop(path, ()):
                 self._forget(inner)
+
+    def _forget_frame(self, path: str) -> None:
+        for mapping in (self.frames, self._frames, self.lives, self.stored_sets, self.delayed):
+            mapping.pop(path, None)
+        if path in self.waiting:
+            self._close(path)
+
+    def frame(self, path: str) -> Frame | None:
+        """The frame with this path."""
+        return self.frames.get(path) if path else self.root.record
+
+    @property
+    def has_closing(self) -> bool:
+        """Whether anything is kept that goes with the end of the execution."""
+        return bool(self.undo) or any(path.startswith(f"{CLOSING}/") for path in self.frames)
 
     def change_info(self, **changes: Any) -> None:
         """Changes the rarely changing part of the header with the next commit."""

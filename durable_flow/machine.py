@@ -19,6 +19,19 @@ from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 
 LAST_ERROR = "_last_error"
 
+CLOSING = "~"
+"""The path below which everything is that belongs to the end of an execution; no step can have it."""
+
+COMPENSATE = f"{CLOSING}/compensate/"
+"""What the path of a compensation begins with; the path of the step that it undoes follows."""
+
+FINALLY = f"{CLOSING}/finally"
+"""The path of the frame in which the steps of `finally` run."""
+
+UNDO = f"{CLOSING}[undo]"
+"""The frame path under which it is kept what undoes a step, by the path of the step. The entry of its completion has
+it in its metadata, under `compensate`."""
+
 
 def started(*, now: float, actor: str | None = None, metadata: dict[str, Any] | None = None) -> Transition:
     """The first transition: the execution exists."""
@@ -447,6 +460,16 @@ def signalled(message: Message, key: str, payload: Any, *, seq: int, consumed: t
     return Transition(record=record, sets=((SIGNALS, key, seq),), consumed=consumed)
 
 
+def undoing(transition: Transition, path: str, undo: dict[str, Any], *, seq: int) -> Transition:
+    """The transition of a step that this undoes, should the execution fail or be cancelled later."""
+    record = transition.record
+    return replace(
+        transition,
+        record=replace(record, metadata={**(record.metadata or {}), "compensate": undo}),
+        sets=(*transition.sets, (UNDO, path, seq)),
+    )
+
+
 def cut(
     frame: Frame, step: StepDef, *, path: str, now: float, reason: str, in_flight: bool, ms: float | None
 ) -> Transition:
@@ -498,6 +521,23 @@ def held(
     return Transition(record=record, consumed=consumed, messages=messages)
 
 
+def closing(
+    frame: Frame,
+    status: Status,
+    *,
+    now: float,
+    error: ErrorInfo | None,
+    actor: str | None,
+    reason: str | None,
+    consumed: tuple[int, ...],
+    messages: tuple[Message, ...],
+) -> Transition:
+    """The steps are over, and how the execution will have ended is settled: what there is to do before that begins."""
+    metadata = {"closing": str(status)} | ({} if reason is None else {"reason": reason})
+    record = Record(action=Action.NOTED, time=now, at=frame.at, error=error, actor=actor, metadata=metadata)
+    return Transition(record=record, status=Status.RUNNING, consumed=consumed, messages=messages)
+
+
 def finished(
     frame: Frame,
     status: Status,
@@ -509,13 +549,22 @@ def finished(
     reason: str | None = None,
     consumed: tuple[int, ...] = (),
     messages: tuple[Message, ...] = (),
+    dropped: tuple[str, ...] = (),
 ) -> Transition:
     """The execution is over. A failed one keeps its frames, so that `retry` can go on from them."""
     metadata: dict[str, Any] = {"status": str(status)}
     if reason is not None:
         metadata["reason"] = reason
     record = Record(action=Action.FINISHED, time=now, at=frame.at, error=error, actor=actor, metadata=metadata)
-    return Transition(record=record, status=status, result=result, error=error, consumed=consumed, messages=messages)
+    return Transition(
+        record=record,
+        status=status,
+        result=result,
+        error=error,
+        consumed=consumed,
+        messages=messages,
+        dropped=dropped,
+    )
 
 
 def revived(

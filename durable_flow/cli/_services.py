@@ -60,7 +60,7 @@ def missing_services(workflow: df.WorkflowDef, services: Mapping[str, Any]) -> l
 
 
 def _needed(workflow: df.WorkflowDef, kind: str) -> Iterator[str]:
-    for step in df.every_step(workflow.body):
+    for step in df.every_step(workflow):
         yield from (name for needed, name in step.type.needs(step.config) if needed == kind)
 
 

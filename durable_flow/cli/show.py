@@ -59,7 +59,7 @@ async def _definition(store: df.Store, one: df.Execution) -> tuple[str, dict[str
             workflow = (await runtime.runner_of(one.id)).workflow
         except (df.CorruptState, df.ValidationError):
             return one.workflow_id, {}
-        return workflow.name, {step.id: step.type.name for step in df.every_step(workflow.body)}
+        return workflow.name, {step.id: step.type.name for step in df.every_step(workflow)}
 
 
 async def _entries(store: df.Store, execution_id: str) -> list[df.Entry]:

@@ -17,6 +17,9 @@ from durable_flow.steps.base import BodyDef
 
 LAST_ERROR = "_last_error"
 
+OUTCOME = "outcome"
+"""What the steps of `finally` find set: how the execution will have ended."""
+
 EVERYTHING: Final = -1
 """The set of all variables: what may be taken for granted where nothing is known."""
 
@@ -220,13 +223,13 @@ class Flow:
 
     # -- the fixpoint --------------------------------------------------------------------------------------------------
 
-    def solve(self) -> None:
-        """Finds `state` of every step that can be reached."""
+    def solve(self, given: int = 0) -> None:
+        """Finds `state` of every step that can be reached, where so much is set at the beginning."""
         self._rank = self._order()
         self._heap: list[tuple[int, int]] = []
         self._queued: set[int] = set()
         self._last_error = self.bit(LAST_ERROR)
-        self._enter(self.nodes[0], 0)
+        self._enter(self.nodes[0], given)
         self._run()
         if self.handler is not None and self.handler.state is None:
             self._enter(self.handler, self._last_error)

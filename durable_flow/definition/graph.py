@@ -32,8 +32,15 @@ class _Chart:
 
     def lines(self) -> Iterator[str]:
         self._name(self._workflow.body)
+        if self._workflow.finally_ is not None:
+            self._name(self._workflow.finally_)
         yield "flowchart TD"
         yield from self._body(self._workflow.body, 1)
+        if self._workflow.finally_ is not None:
+            yield f'    subgraph g{self._subgraphs} ["finally"]'
+            self._subgraphs += 1
+            yield from self._body(self._workflow.finally_, 2)
+            yield "    end"
         if self._workflow.on_error is not None:
             self._specials[""] = "error", "any error"
             self._edges.append(f"error -.-> {self._target(self._workflow.on_error)}")

@@ -114,6 +114,7 @@ class DocumentKeys(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, InputKeys] = {}
     steps: Body
     on_error: TargetName | None = None
+    finally_: Body | None = msgspec.field(name="finally", default=None)
 
 
 class UnknownConfig(msgspec.Struct, frozen=True):
@@ -253,6 +254,7 @@ class _Parser(Reader):
                 inputs=inputs,
                 on_error=_text(values.get("on_error")),
                 body=body,
+                finally_=values.get("finally_"),
                 document=plain,
                 hash=definition_hash(plain),
                 source=self.file,
@@ -349,6 +351,7 @@ class _Parser(Reader):
             timeout=_seconds(common.get("timeout")),
             retry=retry,
             at_most_once=once,
+            compensate=None if config is BAD or config is None else kind.compensation(config),
             position=StepPosition(line=node.at.line, column=node.at.column),
             needs_history=not self.doubtful and _reads_history(kind, config),
         )
@@ -476,7 +479,8 @@ def _leading_keys(kind: StepType[Any]) -> str:
 
 
 def _reads_history(kind: StepType[Any], config: Any) -> bool:
-    return any(reference.root == "history" for reference in kind.references(config))
+    read = (*kind.references(config), *kind.references_after(config))
+    return any(reference.root == "history" for reference in read)
 
 
 def _id_in(node: Node) -> str | None:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
-from durable_flow.definition.flow import LAST_ERROR, Flow, Scope
+from durable_flow.definition.flow import EVERYTHING, LAST_ERROR, OUTCOME, Flow, Scope
 from durable_flow.definition.flow import Node as FlowNode
 from durable_flow.definition.parser import Draft
 from durable_flow.definition.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
@@ -27,7 +28,7 @@ from durable_flow.expr.schema import Schema, compile_schema
 from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem, suggest
-from durable_flow.model.workflow import StepDef, WorkflowDef
+from durable_flow.model.workflow import Body, StepDef, WorkflowDef
 from durable_flow.steps.base import VariableName, walk
 
 MAX_COMPARISONS = 20_000
@@ -48,12 +49,29 @@ def validate(workflow: WorkflowDef, *, limits: Limits | None = None) -> list[Pro
 
 def examine(workflow: WorkflowDef, *, limits: Limits | None = None, draft: Draft | None = None) -> Findings:
     """Problems and warnings. With the draft it comes from, they say where in a step they are."""
-    return _Validator(workflow, limits or Limits(), draft).run()
+    steps = _Validator(workflow, limits or Limits(), draft, elsewhere=workflow.finally_)
+    found = steps.run()
+    if workflow.finally_ is not None:
+        rest = replace(workflow, body=workflow.finally_, finally_=None, on_error=None)
+        after = _Validator(rest, limits or Limits(), draft, elsewhere=workflow.body, steps=steps).run()
+        found = Findings(problems=found.problems + after.problems, warnings=found.warnings + after.warnings)
+    return found
 
 
 class _Validator:
-    def __init__(self, workflow: WorkflowDef, limits: Limits, draft: Draft | None) -> None:
+    """Examines the steps of a workflow; or, with the one that did so, those of its `finally`."""
+
+    def __init__(
+        self,
+        workflow: WorkflowDef,
+        limits: Limits,
+        draft: Draft | None,
+        *,
+        elsewhere: Body | None,
+        steps: _Validator | None = None,
+    ) -> None:
         self._workflow = workflow
+        self._steps = steps
         self._limits = limits
         self._vague = frozenset[int]() if draft is None else draft.vague
         self._places = _Places(draft)
@@ -61,6 +79,9 @@ class _Validator:
         self._found = Findings(problems=[], warnings=[])
         self._inside = {node.step.id: node for node in self._flow.nodes if node.scope.owner is not None}
         self._inputs = {declared.name: declared for declared in workflow.inputs}
+        self.writers: Writers = {}
+        self.approvals: set[str] = set()
+        self._elsewhere = frozenset(_ids(elsewhere))
         self._meant: list[FlowNode] = []
         self._comparisons = 0
 
@@ -70,13 +91,15 @@ class _Validator:
         for node in flow.nodes:
             self._targets(node)
             self._place(node)
-        flow.solve()
+            if self._steps is not None:
+                self._place_in_finally(node)
+        flow.solve(self._given())
         for meant in self._meant:
             flow.assume(meant)
         self._unreachable()
         self._cycles()
-        self._writers = _writers(flow)
-        self._schemas = _Schemas(self._workflow, self._writers)
+        self.writers = _writers(flow, {} if self._steps is None else self._steps.writers)
+        self._schemas = _Schemas(self._workflow, self.writers)
         self._local_to = {
             name: node.step.id
             for node in flow.nodes
@@ -84,12 +107,21 @@ class _Validator:
             if scope.definition is not None
             for name in scope.definition.locals
         }
-        self._approvals = {node.step.id for node in flow.nodes if node.step.type.decides or node.vague}
+        self.approvals = {node.step.id for node in flow.nodes if node.step.type.decides or node.vague}
+        self.approvals |= set() if self._steps is None else self._steps.approvals
         for node in flow.nodes:
             if node.step.config is not None:
                 self._reads(node)
                 self._overlaps(node)
         return self._found
+
+    def _given(self) -> int:
+        """What is set at the beginning: of `finally`, whatever some step may have set by then."""
+        if self._steps is None:
+            return 0
+        if self._vague:
+            return EVERYTHING
+        return self._flow.mask({*self._steps.writers, OUTCOME, LAST_ERROR})
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -145,10 +177,36 @@ class _Validator:
             owner = inside.scope.owner
             self._meant.append(owner)
             return f"step {shown!r} is inside of {owner.step.id!r} and cannot be reached from here", None
+        if target in self._elsewhere:
+            return (
+                f"step {shown!r} cannot be reached from here: 'steps' and 'finally' do not lead into each other",
+                None,
+            )
         hint = self._suggest(target, _visible(scope))
         if hint is not None:
             self._meant += [node for node in _nodes(scope) if repr(node.step.id) in hint]
         return f"there is no step {shown!r}", hint
+
+    def _place_in_finally(self, node: FlowNode) -> None:
+        """Whether a step can do its work where nobody may be there to answer, and the outcome is settled."""
+        step = node.step
+        kind = repr(step.type.name)
+        if step.type.asks:
+            message = f"a step of type {kind} cannot stand in 'finally': nobody may be there to answer"
+            self._problem(step, self._places.step(step), message)
+        if step.type.ends:
+            message = f"a step of type {kind} cannot stand in 'finally': the outcome is settled before"
+            hint = "'next' may be '__FINISHED__'"
+            self._problem(step, self._places.step(step), message, hint=hint)
+        if step.retry is not None and step.retry.halts:
+            at = self._places.key(step, "retry.on_exhausted")
+            self._problem(step, at, "nobody may be there to decide in 'finally'", key="retry.on_exhausted")
+        if step.at_most_once:
+            at = self._places.key(step, "delivery")
+            self._problem(step, at, "nobody may be there to find out in 'finally' whether it happened", key="delivery")
+        if step.compensate is not None:
+            at = self._places.key(step, "compensate")
+            self._problem(step, at, "what 'finally' does is not undone", key="compensate")
 
     def _place(self, node: FlowNode) -> None:
         """Whether a step of this type may stand here, with so many bodies."""
@@ -177,7 +235,7 @@ class _Validator:
                     node.step,
                     self._places.step(node.step),
                     "unreachable: no step leads here",
-                    hint=_no_next(before, node),
+                    hint=None if self._steps is not None else _no_next(before, node),
                 )
             before = node
 
@@ -210,12 +268,15 @@ class _Validator:
         step = node.step
         told: set[Reference] = set()
         secret = False
-        for reference in step.type.references(step.config):
+        after = frozenset(step.type.references_after(step.config))
+        for reference in (*step.type.references(step.config), *after):
             secret = secret or reference.root == "secrets"
             if reference in told:
                 continue
             found = self._root(node, reference) if reference.root in ROOTS else None
             if reference.root not in ROOTS:
+                if reference in after and node.sets & self._flow.bit(reference.root):
+                    continue
                 if not self._is_set(node, reference.root):
                     found = self._unset(node, reference)
                 elif reference.path:
@@ -239,8 +300,8 @@ class _Validator:
             case "input", (name, *_) if self._inputs and name not in self._inputs:
                 near = self._near_input(name)
                 return None if near is None else (f"there is no input {name!r}", f"did you mean {near!r}?")
-            case "approvals", (name, *_) if name not in self._approvals:
-                return f"there is no approval step {name!r}", self._suggest(name, self._approvals)
+            case "approvals", (name, *_) if name not in self.approvals:
+                return f"there is no approval step {name!r}", self._suggest(name, self.approvals)
             case "secrets", ():
                 return "name one secret, such as $secrets.api_key", None
             case _:
@@ -255,7 +316,7 @@ class _Validator:
     def _unset(self, node: FlowNode, reference: Reference) -> tuple[str, str | None]:
         """(message, hint) for a variable that may not be set."""
         name = reference.root
-        writers = [writer.step for writer, _ in self._writers.get(name, ())[:5]]
+        writers = [writer.step for writer, _ in self.writers.get(name, ())[:5]]
         if writers:
             if all(writer is node.step for writer in writers):
                 hint = "only this step sets it"
@@ -269,7 +330,7 @@ class _Validator:
             return f"nothing sets ${name}", f"did you mean $input.{'.'.join((name, *reference.path))}?"
         if (owner := self._local_to.get(name)) is not None:
             return f"${name} is only set in the body of {owner!r}", None
-        near = self._suggest(name, itertools.chain(self._writers, _locals(node.scope), ROOTS))
+        near = self._suggest(name, itertools.chain(self.writers, _locals(node.scope), ROOTS))
         if near is None and (meant := self._near_input(name)) is not None:
             near = f"did you mean $input.{meant}?"
         return f"nothing sets ${name}", near
@@ -350,6 +411,15 @@ def _no_next(before: FlowNode | None, node: FlowNode) -> str | None:
     return f"{step.id!r} before it has no 'next'"
 
 
+def _ids(body: Body | None) -> Iterator[str]:
+    """The ids of the steps of a body, as far as it could be read."""
+    for step in body or ():
+        yield step.id
+        if step.config is not None:
+            for inner in step.type.bodies(step.config):
+                yield from _ids(inner.body)
+
+
 def _called(scope: Scope) -> str:
     assert scope.definition is not None
     return f"{scope.definition.key} ({next(iter(scope.nodes))!r})"
@@ -372,9 +442,9 @@ def _set_in(scope: Scope) -> set[str]:
 Writers = Mapping[str, list[tuple[FlowNode, Schema | None]]]
 
 
-def _writers(flow: Flow) -> Writers:
-    """Who sets each variable, with the schema of what is set where there is one."""
-    found: dict[str, list[tuple[FlowNode, Schema | None]]] = {}
+def _writers(flow: Flow, others: Writers) -> Writers:
+    """Who sets each variable, with the schema of what is set where there is one; after those that did so before."""
+    found: dict[str, list[tuple[FlowNode, Schema | None]]] = {name: list(known) for name, known in others.items()}
     for node in flow.nodes:
         if node.step.config is None:
             continue

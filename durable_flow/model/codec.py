@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from durable_flow.errors import CorruptState
-from durable_flow.model.execution import AnyWait, ErrorInfo
+from durable_flow.model.execution import AnyWait, ErrorInfo, Status
 from durable_flow.model.frame import Frame, Message, Record
 
 T = TypeVar("T")
@@ -28,13 +28,25 @@ class Unopened(bytes):
         return made
 
 
+class Closing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an execution will have ended, while what comes after its steps still runs. `result` is the entry that holds
+    its result, `since` the entry with which this began."""
+
+    status: Status
+    result: int | None = None
+    error: ErrorInfo | None = None
+    reason: str | None = None
+    actor: str | None = None
+    since: int = 0
+
+
 class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The part of a row's header that changes rarely. Times are epoch seconds.
 
     `secrets` are the names of inputs to mask, `depth` how many parents there are, `handled` whether the workflow's
     own `on_error` was entered. `began_as` is the hash of the definition that an execution had before it was migrated.
     `parent_wait` is the wait of the parent that this execution's end answers, `given` the SHA-256 of the input as it
-    was given, before defaults.
+    was given, before defaults. `compensated`: steps were undone, so it cannot go on.
     """
 
     error: ErrorInfo | None = None
@@ -49,6 +61,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     secrets: tuple[str, ...] = ()
     parent_wait: str | None = None
     given: str = ""
+    closing: Closing | None = None
+    compensated: bool = False
 
 
 def _plain(value: Any) -> Any:

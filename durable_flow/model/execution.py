@@ -37,6 +37,7 @@ class Action(StrEnum):
     FAILED = "failed"
     RETRIED = "retried"
     SKIPPED = "skipped"
+    COMPENSATED = "compensated"
     RESUMED = "resumed"
     RECOVERED = "recovered"
     MIGRATED = "migrated"
@@ -324,6 +325,7 @@ EVENT_TYPES = frozenset(
     {
         *(f"workflow.{what}" for what in ("started", "resumed", "completed", "halted", "failed", "cancelled")),
         *(f"step.{what}" for what in ("started", "completed", "failed", "halted", "retried", "answered", "cancelled")),
+        "step.compensated",
     }
 )
 """The types an event can have. `step.started` alone is not durable: it may be missed."""

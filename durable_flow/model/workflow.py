@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from durable_flow.model.codec import encode
+from durable_flow.model.frame import FINISHED
 
 if TYPE_CHECKING:
     from durable_flow.steps.base import StepType
@@ -53,7 +55,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepDef(msgspec.Struct, frozen=True, kw_only=True):
-    """One step. `follow` is where it goes when nothing else is said: its `next`, or in a body the following step."""
+    """One step. `follow` is where it goes when nothing else is said: its `next`, or in a body the following step.
+    `compensate` is what undoes it once it has completed, as its type says."""
 
     id: str
     type: StepType[Any]
@@ -67,6 +70,7 @@ class StepDef(msgspec.Struct, frozen=True, kw_only=True):
     position: Position = Position()
     needs_history: bool = False
     at_most_once: bool = False
+    compensate: Any = None
 
 
 class Body:
@@ -103,6 +107,7 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     version: str = "1.0"
     description: str = ""
     timeout: float | None = None
+    finally_: Body | None = None
     inputs: tuple[InputDef, ...] = ()
     on_error: str | None = None
     source: str = "<mapping>"
@@ -112,6 +117,24 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def steps(self) -> tuple[StepDef, ...]:
         """The steps of the top level, in document order."""
         return self.body.steps
+
+    @cached_property
+    def closing(self) -> Body | None:
+        """The steps of `finally` as they run: where one fails the next follows."""
+        if self.finally_ is None:
+            return None
+        return Body([replace(step, on_error=step.on_error or step.follow or FINISHED) for step in self.finally_])
+
+    @cached_property
+    def steps_by_id(self) -> Mapping[str, StepDef]:
+        """Every step at every depth, those of `finally` included."""
+        found: dict[str, StepDef] = {}
+        left = [body for body in (self.body, self.finally_) if body is not None]
+        while left:
+            for step in left.pop():
+                found[step.id] = step
+                left += [inner.body for inner in step.type.bodies(step.config)]
+        return found
 
     @cached_property
     def text(self) -> str:

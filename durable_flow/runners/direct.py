@@ -13,11 +13,11 @@ import msgspec
 
 from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
 from durable_flow.definition.inputs import check_input
-from durable_flow.engine import AlreadyExists, Engine
+from durable_flow.engine import Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, OutputError, ValidationError
 from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.limits import Limits
-from durable_flow.live import Run
+from durable_flow.live import AlreadyExists, Run
 from durable_flow.model.codec import decode_info, encode
 from durable_flow.model.execution import (
     AnyWait,
@@ -259,6 +259,8 @@ class Runner:
         if row.status == Status.HALTED:
             return await self._decide(row, "retry", by=by)
         if row.status == Status.FAILED:
+            if decode_info(row.info, execution_id=execution_id).compensated:
+                raise ConflictError(f"execution {execution_id!r} was undone when it failed; start a new one")
             run = await self._engine.revive(execution_id, actor=by)
         if run is None:
             raise ConflictError(f"execution {execution_id!r} is {row.status}; only a failed one can be retried")

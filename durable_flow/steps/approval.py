@@ -35,6 +35,7 @@ class Approval(StepType[ApprovalConfig]):
     Config = ApprovalConfig
     instant = True
     can_wait = True
+    asks = True
     decides = True
 
     def check(self, config: ApprovalConfig) -> Iterable[tuple[str, str]]:

@@ -39,9 +39,9 @@ from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
-from durable_flow.model.execution import AnyWait, ErrorInfo, Gate
+from durable_flow.model.execution import Action, AnyWait, ErrorInfo, Gate
 from durable_flow.model.frame import FrameState, Message
-from durable_flow.model.workflow import Body, RetryPolicy, StepDef
+from durable_flow.model.workflow import Body, RetryPolicy, StepDef, WorkflowDef
 
 ConfigT = TypeVar("ConfigT", bound=msgspec.Struct)
 
@@ -114,6 +114,14 @@ Outcome = Done | Suspend | Failed
 
 class Again(msgspec.Struct, frozen=True):
     """What `answered` of a working type gives when its `run` is to be called again."""
+
+
+class Compensate(msgspec.Struct, frozen=True, kw_only=True):
+    """What undoes a step that completed: a call of a service. `input` is resolved when the step completes."""
+
+    service: str
+    method: str
+    input: Template | None = None
 
 
 class BodyDef(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +265,10 @@ class StepType(Generic[ConfigT]):
     can_wait: ClassVar[bool] = False
     decides: ClassVar[bool] = False
     """People decide on it: its outcome is `$approvals.<step id>`."""
+    asks: ClassVar[bool] = False
+    """Waits for people, or for something outside that may never come."""
+    completes_as: ClassVar[Action] = Action.COMPLETED
+    """What an audit entry calls its completion."""
     entry: ClassVar[bool] = False
     """Marks the entry: at the top level it may only be the first step."""
     bare: ClassVar[frozenset[str]] = frozenset({"on_timeout"})
@@ -269,15 +281,24 @@ class StepType(Generic[ConfigT]):
         return ((key, value) for key, value in walk(config) if isinstance(value, TargetName))
 
     def references(self, config: ConfigT) -> Iterable[Reference]:
-        """What it reads, its bodies not included. A condition of a type with bodies sees what they find set."""
+        """What it reads before it completes, its bodies not included. A condition of a type with bodies sees what they
+        find set."""
         seen = frozenset[str]().union(*(body.locals for body in self.bodies(config)))
+        undo = self.compensation(config)
         for _, value in walk(config):
+            if undo is not None and value is undo.input:
+                continue
             if isinstance(value, Reference):
                 yield value
             elif isinstance(value, Condition):
                 yield from (reference for reference in value.references if reference.root not in seen)
             elif isinstance(value, Template | Transform):
                 yield from value.references
+
+    def references_after(self, config: ConfigT) -> Iterable[Reference]:
+        """What it reads when it has completed: what it sets is set there."""
+        undo = self.compensation(config)
+        return () if undo is None or undo.input is None else undo.input.references
 
     def writes(self, config: ConfigT) -> frozenset[str]:
         """The variables it has set whenever it completes and goes on."""
@@ -294,6 +315,10 @@ class StepType(Generic[ConfigT]):
     def at_most_once(self, config: ConfigT) -> bool:
         """Whether an attempt that may have happened must never be repeated by itself."""
         return False
+
+    def compensation(self, config: ConfigT) -> Compensate | None:
+        """What undoes it, if the execution fails or is cancelled after it completed."""
+        return None
 
     def needs(self, config: ConfigT) -> Iterable[tuple[str, str]]:
         """What its host must have for it, as (kind, name): a `service`, a `workflow`, a `gate`."""
@@ -322,9 +347,14 @@ class StepType(Generic[ConfigT]):
         raise NotImplementedError(f"step type {self.name!r} does not wait")
 
 
-def every_step(body: Body) -> Iterator[StepDef]:
-    """The steps of a body and of all bodies below it."""
-    for step in body:
+def every_step(where: Body | WorkflowDef) -> Iterator[StepDef]:
+    """The steps of a body and of all bodies below it; of a workflow those of `finally` too."""
+    if isinstance(where, WorkflowDef):
+        yield from every_step(where.body)
+        if where.finally_ is not None:
+            yield from every_step(where.finally_)
+        return
+    for step in where:
         yield step
         for inner in step.type.bodies(step.config):
             yield from every_step(inner.body)

@@ -11,7 +11,7 @@ from durable_flow.errors import OutputError
 from durable_flow.expr.reference import Template
 from durable_flow.expr.schema import Schema
 from durable_flow.model.workflow import RetryPolicy
-from durable_flow.steps.base import Done, Interval, Outcome, StepType, VariableName, Visit
+from durable_flow.steps.base import Compensate, Done, Interval, Outcome, StepType, VariableName, Visit
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`retries`, `retry_delay` and `retry_backoff` are the short form of `retry`; one of the two may be used.
 
     `delivery`: what becomes of a call that was under way when its process died. It is made again, or, at most once,
-    a person is asked.
+    a person is asked. `compensate`: the call that undoes this one, if the execution fails or is cancelled later.
     """
 
     service: str
@@ -38,6 +38,7 @@ class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
     retry_delay: Interval | None = None
     retry_backoff: Annotated[float, msgspec.Meta(ge=1)] | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    compensate: Compensate | None = None
 
 
 class Call(StepType[CallConfig]):
@@ -51,6 +52,11 @@ class Call(StepType[CallConfig]):
 
     def needs(self, config: CallConfig) -> Iterable[tuple[str, str]]:
         yield "service", config.service
+        if config.compensate is not None:
+            yield "service", config.compensate.service
+
+    def compensation(self, config: CallConfig) -> Compensate | None:
+        return config.compensate
 
     def retry_policy(self, config: CallConfig) -> RetryPolicy | None:
         if config.retries is None and config.retry_delay is None and config.retry_backoff is None:

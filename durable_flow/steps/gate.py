@@ -33,6 +33,7 @@ class Gate(StepType[GateConfig]):
     Config = GateConfig
     works_outside = True
     can_wait = True
+    asks = True
 
     def needs(self, config: GateConfig) -> Iterable[tuple[str, str]]:
         yield "gate", config.resolver

@@ -30,6 +30,7 @@ class Halt(StepType[HaltConfig]):
     Config = HaltConfig
     instant = True
     can_wait = True
+    asks = True
 
     def writes(self, config: HaltConfig) -> frozenset[str]:
         return frozenset({"response"})

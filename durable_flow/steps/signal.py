@@ -27,6 +27,7 @@ class Signal(StepType[SignalConfig]):
     Config = SignalConfig
     instant = True
     can_wait = True
+    asks = True
 
     def evaluate(self, visit: Visit, config: SignalConfig) -> Outcome:
         name = visit.resolve(config.name)
