@@ -42,6 +42,10 @@ class Fatal(Exception):
         super().__init__(error.text)
 
 
+class NotBegun(Exception):
+    """A step would begin now where it is only asked what had begun."""
+
+
 class BoundScope:
     """Variables over an outer scope."""
 
@@ -229,6 +233,8 @@ class StepVisit:
 
     def remember(self, memo: dict[str, Any], *, kept: Mapping[str, Any] | None = None) -> None:
         run, live = self._run, self._live
+        if run.sweep is not None:
+            raise NotBegun
         if kept:
             kept = {name: self._storable(value) for name, value in kept.items()}
         run.emit(

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from durable_flow import machine
 from durable_flow.context import StepVisit
 from durable_flow.definition.flow import OUTCOME
-from durable_flow.errors import ConfigError
+from durable_flow.errors import ConfigError, DurableFlowError
 from durable_flow.expr.reference import Template
 from durable_flow.live import LiveFrame, Run, Stopped
 from durable_flow.machine import CLOSING, COMPENSATE, FINALLY
@@ -57,9 +57,10 @@ class Endings:
 
     async def drive(self, run: Run) -> None:
         """Drives an execution from where it is to its end."""
+        poison = self.poisoned(run)
         if run.info.closing is not None:
-            await self._close(run)
-        elif (poison := self.poisoned(run)) is not None:
+            await self._close(run, poison)
+        elif poison is not None:
             await self._sweep(run)
             await self._end(run, Closing(status=Status.FAILED, error=poison), farewell="parent_failed")
         else:
@@ -120,13 +121,18 @@ class Endings:
             )
         )
         await self._engine.flush(run)
-        for execution_id in run.farewells:
-            self._engine.spawn(self._tell(execution_id))
-        run.farewells.clear()
+        await self._tell_children(run)
         await self._close(run)
 
-    async def _tell(self, execution_id: str) -> None:
-        await self._engine.nudge(execution_id)
+    async def _tell_children(self, run: Run) -> None:
+        """Lets the children end that this one took with it, where nobody else drives them: what they did is undone
+        before what was done before them."""
+        while run.farewells:
+            execution_id = run.farewells.pop(0)
+            try:
+                await self._engine.nudge(execution_id)
+            except DurableFlowError as error:
+                logger.warning("execution %s was told to end: %s", execution_id, error)
 
     # -- what may have happened ----------------------------------------------------------------------------------------
 
@@ -150,12 +156,15 @@ class Endings:
         if frame is None or frame.at is None:
             return False
         step = run.definition.steps_by_id.get(frame.at)
-        return step is not None and step.compensate is not None and may_have_happened(frame)
+        if step is None or not may_have_happened(frame):
+            return False
+        return any(inner.compensate is not None for inner in every_step(Body([step])))
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
-    async def _close(self, run: Run) -> None:
-        """Undoes what was done and runs `finally`, from where a process before this one came."""
+    async def _close(self, run: Run, poison: ErrorInfo | None = None) -> None:
+        """Undoes what was done and runs `finally`, from where a process before this one came; the step at which others
+        died is left out if it is `poison`."""
         engine = self._engine
         closing = run.info.closing
         assert closing is not None
@@ -165,7 +174,6 @@ class Endings:
                 f"execution {run.id!r} is {closing.status}, and what follows is left to a worker: there is no "
                 f"{', '.join(lacking)} here"
             )
-        poison = self.poisoned(run)
         for live in self._frames(run, closing):
             step = live.body.by_id.get(live.record.at or "")
             over = live.record.state in (FrameState.FAILED, FrameState.CANCELLED)

@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from durable_flow import machine
 from durable_flow.children import Children
 from durable_flow.clock import Clock, Timer, moment
-from durable_flow.context import Fatal, StepVisit, step_error
+from durable_flow.context import Fatal, NotBegun, StepVisit, step_error
 from durable_flow.endings import Endings, may_have_happened
 from durable_flow.errors import (
     ConflictError,
@@ -506,8 +506,9 @@ class Engine:
         frames below it that may have been is noted."""
         record = live.record
         if not (step.type.instant or step.type.works_outside):
-            return record.memo is not None
-        if record.path in run.inherited and step.compensate is not None and may_have_happened(record):
+            return True  # it tells itself if it had not begun
+        begun = record.path in run.inherited or record.path not in run.frames  # its first step writes it
+        if begun and step.compensate is not None and may_have_happened(record):
             visit = StepVisit(self, run, live, step)
             self._cut_off(run, live, step, visit, reason="crashed", in_flight=True, ms=None)
         return False
@@ -773,6 +774,9 @@ class Engine:
             raise
         except Fatal as fatal:
             self.fail(run, live, step, visit, fatal.error)
+            return
+        except NotBegun:
+            await self._stand_still(run)
             return
         except Exception as error:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error))

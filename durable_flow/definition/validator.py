@@ -121,7 +121,7 @@ class _Validator:
             return 0
         if self._vague:
             return EVERYTHING
-        return self._flow.mask({*self._steps.writers, OUTCOME, LAST_ERROR})
+        return self._flow.mask({*self._steps.writers, "result", OUTCOME, LAST_ERROR})
 
     # -- telling -------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ Seen = dict[str, Any]
 STEP_OVER = ("completed", "answered", "failed")
 DONE = ("completed", "skipped")
 
+AFTER = "~"
+"""The path below which everything is that happens after the steps."""
+
 
 class Place(msgspec.Struct):
     """What the entries say of one frame."""
@@ -41,6 +44,8 @@ class Fold:
         self.status = ""
         self.finished = False
         self.pause: str | None = None
+        self.closing = False
+        """Whether the steps are over, and only what comes after them still runs."""
         self.frames: dict[str, Place] = {"": Place()}
         self.sets: dict[tuple[str, str], int] = {}
         self.values: dict[int, Seen] = {}
@@ -85,8 +90,12 @@ class Fold:
             case "noted" if entry.get("frame"):
                 for name in entry.get("changes") or ():
                     self.sets[entry["frame"], name] = seq
+            case "noted" if "closing" in (entry.get("metadata") or {}):
+                self.status, self.closing, self.pause = "running", True, None
             case "finished":
-                self.status, self.finished, self.pause = entry["metadata"]["status"], True, None
+                self.status, self.finished = entry["metadata"]["status"], True
+                self.closing, self.pause = False, None
+                self._drop(AFTER)
 
     def _restored(self, seq: int, entry: Seen) -> None:
         """A frame of a fork is as it was in the original when this one begins."""
@@ -129,6 +138,8 @@ class Fold:
             self.sets[frame, name] = seq
         for name in entry.get("changes") or ():
             self.sets[frame, name] = seq
+        if "compensate" in (entry.get("metadata") or {}):
+            self.sets[f"{AFTER}[undo]", entry["path"]] = seq
         match action:
             case "halted":
                 place.state, place.wait_id = "waiting", entry["metadata"]["wait_id"]
@@ -197,8 +208,10 @@ class Fold:
             compare(f"wait of frame {path!r}", place.wait_id, (body.get("wait") or {}).get("wait_id"))
         if not self.finished:
             waits = [msgspec.json.decode(body)["wait_id"] for body in row.waits]
-            told = (self.pause, *(place.wait_id for place in self.frames.values()))
-            compare("waits", sorted(filter(None, told)), sorted(waits))
+            told = [
+                place.wait_id for path, place in self.frames.items() if not self.closing or path.startswith(f"{AFTER}/")
+            ]
+            compare("waits", sorted(filter(None, (self.pause, *told))), sorted(waits))
         if self.status == "completed":
             kept = self.sets.get(("", "result"))
             compare("result", kept, row.result_seq)

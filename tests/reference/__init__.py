@@ -310,6 +310,29 @@ def clocks(clock: FakeClock) -> Mapping[str, Any]:
     }
 
 
+def agency(clock: FakeClock) -> Mapping[str, Any]:
+    return {
+        "Agency": Scripted(
+            clock,
+            fly=Reply({"id": "F1"}, takes=0.02),
+            room=Reply(lambda given: f"room in {given['city']}", takes=0.01),
+            insure=Reply("policy", takes=0.03),
+            tour=Reply(lambda given: f"tour with {given['with']}", takes=0.01),
+            map="map",
+            taxi=Reply(fails=99, error=ValueError("no taxi")),
+            visa=Reply(fails=99, error=ValueError("no visa"), takes=0.02),
+            tell=Reply(lambda given: given["how"], takes=0.02),
+            broken=Reply(fails=99, error=ValueError("broken")),
+            thank=Reply(lambda given: given["city"], takes=0.01),
+            cancel_flight=Reply("gone", takes=0.02),
+            cancel_room=Reply("free", fails=1, takes=0.01),
+            uninsure=Reply(fails=99, error=ValueError("too late")),
+            cancel_tour="no tour",
+            never="never",
+        )
+    }
+
+
 SCENARIOS = (
     Scenario(
         name="w01", workflow=workflow("w01_order"), services=order, input={"items": [{"price": 60}, {"price": 50}]}
@@ -437,5 +460,13 @@ SCENARIOS = (
             "hurry": [Pause(by="bob"), Expire()],
             "": [Unpause(by="ann"), Unpause(by="ann")],
         },
+    ),
+    Scenario(name="w30", workflow=workflow("w30_saga"), services=agency, input={"cities": ["Rome", "Oslo"]}),
+    Scenario(
+        name="w31",
+        workflow=workflow("w31_undone"),
+        others=[workflow("w31_below")],
+        services=agency,
+        moves={"agree": Cancel(by="ann"), "sure": Cancel(by="ann")},
     ),
 )

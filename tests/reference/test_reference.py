@@ -25,7 +25,7 @@ NESTINGS = {
     "parallel/loop/workflow",
     "loop/parallel/loop/approval",
 }
-ENDS = {"w13": df.Status.CANCELLED, "w18": df.Status.FAILED}
+ENDS = {"w13": df.Status.CANCELLED, "w18": df.Status.FAILED, "w30": df.Status.FAILED, "w31": df.Status.CANCELLED}
 WORKFLOWS = {workflow.id: workflow for scenario in SCENARIOS for workflow in (scenario.workflow, *scenario.others)}
 
 
