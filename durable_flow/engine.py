@@ -776,7 +776,7 @@ class Engine:
             self.fail(run, live, step, visit, fatal.error)
             return
         except NotBegun:
-            await self._stand_still(run)
+            await self.stand_still(run)
             return
         except Exception as error:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error))

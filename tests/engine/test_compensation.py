@@ -232,6 +232,45 @@ async def test_a_step_that_had_not_begun_when_the_execution_was_cancelled_is_not
     assert world.desk.called == []
 
 
+async def test_a_loop_that_had_not_begun_when_its_process_died_has_nothing_to_undo(world: World) -> None:
+    world.desk.hold("slow")
+    await world.start("""
+    - id: both
+      type: parallel
+      branches:
+        - {id: slow, type: call, service: desk, method: slow, compensate: {service: desk, method: unslow}}
+        - id: later
+          do:
+            - {id: held, type: call, service: desk, method: slow}
+            - id: each
+              type: loop
+              over: [1]
+              do: [{id: buy, type: call, service: desk, method: buy, compensate: {service: desk, method: sell}}]
+    """)
+    await world.after_the_lease()
+    world.desk.release("slow")
+    assert (await world.runner().cancel("e")).cancelled
+    assert world.desk.called == ["slow", "slow", "unslow"]
+
+
+async def test_a_loop_before_which_its_process_stopped_has_nothing_to_undo(world: World) -> None:
+    world.desk.hold("work")
+    running = await world.start("""
+    - {id: work, type: call, service: desk, method: work, next: each}
+    - id: each
+      type: loop
+      over: [1]
+      do: [{id: buy, type: call, service: desk, method: buy, compensate: {service: desk, method: sell}}]
+    """)
+    world.runtime.engine.drain(world.runtime.engine.runs["e"])
+    world.desk.release("work")
+    with pytest.raises(df.ConflictError):
+        await running
+    assert (await world.load()).current_step == "each"
+    assert (await world.runner().cancel("e")).cancelled
+    assert world.desk.called == ["work"]
+
+
 async def test_a_step_of_which_nobody_knows_whether_it_happened_is_undone(world: World) -> None:
     world.desk.hold("buy")
     steps = (
