@@ -20,7 +20,7 @@ from durable_flow.definition.reader import bad_variable
 from durable_flow.errors import ConflictError, CorruptState, LimitExceeded, OutputError, ValidationError
 from durable_flow.history import History, step_id_of, step_path_of
 from durable_flow.limits import Limits
-from durable_flow.machine import SIGNALS, kept_path
+from durable_flow.machine import CLOSING, SIGNALS, kept_path
 from durable_flow.model.codec import decode_info, decode_record, decode_value, value_of
 from durable_flow.model.execution import Action
 from durable_flow.model.frame import Frame, FrameState, Record
@@ -46,6 +46,9 @@ class Target:
         if type(text) is not str or not 0 < len(text) <= 1000:
             raise ValidationError([f"from_step is the id of a step, or its path, not {text!r:.100}"])
         self.text = text
+        if text.startswith(CLOSING):
+            problem = f"from_step {text!r:.100}: what undoes steps and 'finally' belong to the end of an execution"
+            raise ValidationError([f"{problem}; fork from one of its steps"])
         above, slash, last = text.rpartition("/")
         self.step_id, mark, number = last.partition("#")
         if mark and not (number.isascii() and number.isdigit() and int(number) > 0):

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from durable_flow.machine import SIGNALS, kept_path, moved
+from durable_flow.machine import CLOSING, SIGNALS, kept_path, moved
 from durable_flow.model.execution import Action, Status
 from durable_flow.model.frame import Frame, FrameState, Record
 from durable_flow.model.workflow import Body, StepDef, WorkflowDef
@@ -65,7 +65,7 @@ class History:
         self.seq = seq
         if not record.step:
             return self._of_workflow(seq, record)
-        if record.step not in self.places:
+        if record.step not in self.places or record.path.startswith(f"{CLOSING}/"):
             return None  # what happens behind the end is no position
         if is_end_of_body(record):
             self._ended(record)

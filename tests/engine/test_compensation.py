@@ -402,3 +402,19 @@ async def test_events_tell_what_was_undone(world: World) -> None:
     await world.run(TRIP)
     assert ("step.compensated", "~/compensate/fly") in told
     assert [kind for kind, _ in told if kind.startswith("workflow")] == ["workflow.started", "workflow.failed"]
+
+
+async def test_a_fork_undoes_what_it_did_itself(world: World) -> None:
+    broken(world, "pay")
+    await world.run(TRIP, execution_id="e")
+    before = len(world.desk.calls)
+    result = await world.runner().fork("e", from_step="stay")
+    assert result.failed
+    assert world.desk.called[before:] == ["stay", "pay", "unstay"]
+
+
+async def test_nothing_is_forked_from_what_undoes_a_step(world: World) -> None:
+    broken(world, "pay")
+    await world.run(TRIP, execution_id="e")
+    with pytest.raises(df.ValidationError, match="fork from one of its steps"):
+        await world.runner().fork("e", from_step="~/compensate/fly")
