@@ -16,6 +16,7 @@ from msgspec.structs import replace
 import durable_flow as df
 from durable_flow import machine
 from durable_flow.context import BodyGroup, StepVisit
+from durable_flow.endings import Endings
 from durable_flow.engine import Engine
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import Action, ErrorInfo, Status
@@ -217,6 +218,25 @@ async def hope(self: Engine, *given: Any) -> Any:
     await asyncio.Event().wait()
 
 
+# -- M11, M12 ---------------------------------------------------------------------------------------------------------
+
+load = Run.load.__func__  # type: ignore[attr-defined]
+compensation = Endings._compensation
+
+
+def load_without_undo(cls: type[Run], *given: Any, **named: Any) -> Run:
+    """What undoes the steps is known to the process that made them."""
+    run: Run = load(cls, *given, **named)
+    run.undo.clear()
+    return run
+
+
+def undo_again(self: Endings, run: Run, path: str, undo: dict[str, Any]) -> LiveFrame:
+    """Whoever goes on undoing begins at the beginning."""
+    run.frames.pop(f"{machine.COMPENSATE}{path}", None)
+    return compensation(self, run, path, undo)
+
+
 MUTANTS = (
     Mutant(
         "M1", "the audit entry is written in a second operation", patched(Engine, _submit=submit_twice),
@@ -250,5 +270,13 @@ MUTANTS = (
     Mutant(
         "M10", "an engine waits for a silent store for ever", patched(Engine, _settle_unknown=hope, _beat=hope),
         ("w01",), (Mode.STALL_BEFORE, Mode.STALL_AFTER), {"O9"},
+    ),
+    Mutant(
+        "M11", "what undoes a step is kept in memory", patched(Run, load=classmethod(load_without_undo)),
+        ("w31",), KILLS, {"O3", "O4"},
+    ),
+    Mutant(
+        "M12", "a process that goes on undoing begins anew", patched(Endings, _compensation=undo_again),
+        ("w31",), KILLS, {"O5", "O2"},
     ),
 )  # fmt: skip
