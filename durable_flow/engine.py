@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -95,6 +95,9 @@ LINGER = 1.0
 
 OUTPUTS = frozenset({"response", "payload"})
 """What an answer carries that becomes the output of its step, and need not be written twice."""
+
+SUSPECTED = 2
+"""So many processes died with an execution, and it did not get anywhere in between: perhaps it is what kills them."""
 
 CLEANUP = 1.0
 """Seconds a timed-out attempt has to clean up; after them the execution goes on without it."""
@@ -282,10 +285,15 @@ class Engine:
                 logger.warning("renewing leases failed: %s", error)
             except Exception:
                 logger.exception("renewing leases failed")
-            if self.clock.monotonic() - self._renewed >= self.lease_ttl * 0.9:
+            if self._silent_since():
                 # The store is silent and the leases may run out: whoever takes over must find nobody at work.
                 for run in list(self.runs.values()):
                     self.stop(run, "lease_lost")
+
+    def _silent_since(self, leased_at: float = 0.0) -> bool:
+        """Whether a lease that was taken then may have run out, because renewing it failed, or because this process
+        stood still: what it holds to be its own may be somebody else's by now."""
+        return self.clock.monotonic() - max(self._renewed, leased_at) >= self.lease_ttl * 0.9
 
     # -- committing ----------------------------------------------------------------------------------------------------
 
@@ -349,6 +357,9 @@ class Engine:
             run.inflight = None
             run.version, run.durable = commit.version + 1, commit.seq
             run.created.set()
+            if run.recoveries:
+                run.recoveries = 0
+                self.look()  # a worker may be watching whether it gets anywhere
             records, run.inflight_records = run.inflight_records, []
             if self.observers:
                 self._publish(run, records, commit.seq)
@@ -560,6 +571,9 @@ class Engine:
                         await self.stand_still(run)
             if step.at_most_once and not await self._mark(run, live, step):
                 continue
+            if self._silent_since(run.leased_at):
+                self.stop(run, "lease_lost")
+                raise Stopped
             visit = StepVisit(self, run, live, step)
             self.announce(run, visit)
             began = self.clock.now()
@@ -1333,6 +1347,7 @@ class Engine:
         run.input = given
         run.created_at = run.updated_at = now
         run.lease_ttl = self.lease_ttl
+        run.leased_at = self.clock.monotonic()
         if parent is not None:
             run.parent_id, run.root_id = parent.id, parent.root_id
         run.new = New(
@@ -1395,6 +1410,7 @@ class Engine:
         if execution_id in self.runs or execution_id in self._taking:
             return None
         stored: Stored | Busy | None = None
+        asked = self.clock.monotonic()
 
         async def take() -> None:
             nonlocal stored
@@ -1408,7 +1424,7 @@ class Engine:
         settled = self._taking[execution_id] = asyncio.Event()
         try:
             await self.uninterrupted(take())
-            return await self._adopt(stored, prepare) if isinstance(stored, Stored) else None
+            return await self._adopt(stored, asked, prepare) if isinstance(stored, Stored) else None
         except BaseException:
             if isinstance(stored, Stored):
                 await self.uninterrupted(
@@ -1419,10 +1435,13 @@ class Engine:
             del self._taking[execution_id]
             settled.set()
 
-    async def _adopt(self, stored: Stored, prepare: Callable[[Run], Awaitable[None]] | None = None) -> Run:
-        """The run of an execution whose lease was taken."""
+    async def _adopt(
+        self, stored: Stored, asked: float, prepare: Callable[[Run], Awaitable[None]] | None = None
+    ) -> Run:
+        """The run of an execution whose lease was taken, after it was asked for."""
         definition = await self.load_definition(stored.row.definition_hash, stored.row.id)
         run = Run.load(stored, definition, owner=self.owner)
+        run.leased_at = asked
         if prepare is not None:
             await prepare(run)
         run.recoveries = stored.row.recoveries
@@ -1445,15 +1464,17 @@ class Engine:
 
         What this process cannot drive is given back: an execution whose definition it cannot read or wants to `avoid`
         (its hash is put among those that it goes `without` from then on), and one that cannot be decoded, which is
-        left alone until the next beat of the heart.
+        left alone until the next beat of the heart. Of those that may be what kills their processes it begins one, the
+        most suspected: should this process die now, that is not held against the others, which are given back.
         """
         found: list[Run] = []
+        asked = self.clock.monotonic()
         self._takes += 1
         try:
             taken = await self.store.take(
                 self.owner, ttl=self.lease_ttl, limit=limit, queues=queues, without=tuple(without)
             )
-            for stored in taken:
+            for stored in await self._apart(taken):
                 row = stored.row
                 if (before := self.runs.get(row.id)) is not None:
                     if before.stop_reason not in ("halted", "finished"):
@@ -1464,7 +1485,7 @@ class Engine:
                     if avoid(definition):
                         without.add(row.definition_hash)
                     else:
-                        found.append(await self._adopt(stored))
+                        found.append(await self._adopt(stored, asked))
                         self._begin(found[-1])
                         continue
                 except CorruptState as error:
@@ -1477,6 +1498,19 @@ class Engine:
         finally:
             self._takes -= 1
         return found, len(taken)
+
+    def suspected(self, recoveries: int) -> bool:
+        """Whether an execution may be what kills its processes; one that is to be failed for it is not begun at all."""
+        return max(1, min(SUSPECTED, self.max_recoveries)) <= recoveries <= self.max_recoveries
+
+    async def _apart(self, taken: Sequence[Stored]) -> list[Stored]:
+        """What is above suspicion, and the most suspected one: the others are given back before anything begins. Among
+        equals chance decides, so that no innocent one dies as often as the one that kills."""
+        suspects = [stored for stored in taken if self.suspected(stored.row.recoveries)]
+        suspects.sort(key=lambda stored: (-stored.row.recoveries, self.ids.jitter()))
+        for stored in suspects[1:]:
+            await self.store.release(stored.row.id, owner=self.owner, generation=stored.row.generation)
+        return [stored for stored in taken if not self.suspected(stored.row.recoveries)] + suspects[:1]
 
     async def revive(
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.FAILED,), *, actor: str | None = None

@@ -110,14 +110,14 @@ class Run:
     # With so many attributes every instance would have a dict of its own.
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
-        "_records", "_rewritten", "_sets", "_steps", "active", "cancelled_for", "child_memos", "created",
-        "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells",
-        "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
-        "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "lives", "loose_mail", "mailbox",
-        "masks", "new", "over", "owner", "parent_id", "parked", "paused", "read_mail", "recoveries", "released",
-        "releasing", "result_seq", "root", "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor",
-        "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task",
-        "undo", "updated_at", "version", "waiting", "woken",
+        "_records", "_rewritten", "_sets", "_steps", "active", "cancelled_for", "child_memos", "created", "created_at",
+        "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells", "finished_at",
+        "frames", "free", "generation", "history", "id", "inflight", "inflight_commit", "inflight_records", "info",
+        "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail", "mailbox", "masks", "new",
+        "over", "owner", "parent_id", "parked", "paused", "read_mail", "recoveries", "released", "releasing",
+        "result_seq", "root", "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor", "stop_detail",
+        "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo",
+        "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -133,6 +133,7 @@ class Run:
         self.input: Any = None
         self.new: New | None = None
         self.lease_ttl: float | None = None
+        self.leased_at = 0.0
         self.parent_id: str | None = None
         self.root_id = execution_id
         self.created_at = 0.0

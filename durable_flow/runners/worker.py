@@ -23,6 +23,9 @@ BATCH = 100
 PAUSE = 0.02
 """Seconds between two looks at least: hints come in crowds."""
 
+PROBATION = 1.0
+"""Seconds after which an execution with which its processes died has shown that it does not kill at once."""
+
 LONGEST = 5.0
 """Seconds between two tries while the store cannot be reached, at most."""
 
@@ -119,6 +122,8 @@ class Worker:
                     for run in runs:
                         self._runs[run.id] = run
                         tasks.start_soon(self._drive, run)
+                    for run in runs:
+                        await self._watch(run)
                 if found < wanted or not wanted:
                     await self._rest(full=not wanted)
                 failures = 0
@@ -126,6 +131,21 @@ class Worker:
                 failures += 1
                 logger.warning("looking for work failed: %s", error)
                 await engine.clock.sleep(min(LONGEST, 0.1 * 2 ** min(failures, 10)))
+
+    async def _watch(self, run: Run) -> None:
+        """Takes nothing while it is to be seen whether an execution kills this process, as it may have killed others:
+        until it has got somewhere, or for a moment."""
+        if not self._engine.suspected(run.recoveries):
+            return
+        clock = self._engine.clock
+        end = clock.monotonic() + PROBATION
+        timer = clock.call_later(PROBATION, self._wake.set)
+        try:
+            while run.recoveries and not run.over.is_set() and not self._stopping and clock.monotonic() < end:
+                self._wake.clear()
+                await self._wake.wait()
+        finally:
+            timer.cancel()
 
     async def _rest(self, *, full: bool) -> None:
         """Returns when something may be due; a full worker when it has room."""

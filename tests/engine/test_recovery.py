@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import durable_flow as df
+from durable_flow.stores.base import Commit, Committed
 from tests.engine.aid import START, World, flow
 
 BREAKS = ConnectionError("no line")
@@ -432,3 +433,33 @@ async def test_nothing_is_left_running_behind_a_runtime(world: World) -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert [task for task in others if not task.done()] == []
     await world.begin()
+
+
+async def test_a_process_that_stood_still_begins_no_step_that_another_one_has_finished(world: World) -> None:
+    commit = world.wire.commit
+
+    def answered_late(given: Commit) -> asyncio.Future[Committed]:
+        landed = commit(given)
+        if world.desk.called != ["first"]:
+            return landed
+        late: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        world.spawn(stand_still(landed, late))
+        return late
+
+    async def stand_still(landed: asyncio.Future[Committed], late: asyncio.Future[Committed]) -> None:
+        world.clock.time += 31
+        async with world.process(world.store) as other:
+            assert (await other.runner("flow").recover("e")).completed
+        late.set_result(landed.result())
+
+    world.wire.commit = answered_late  # type: ignore[method-assign]
+    task = await world.start(
+        """
+        - {id: first, type: call, service: desk, method: first, next: second}
+        - {id: second, type: call, service: desk, method: second, output: result}
+        """
+    )
+    assert world.desk.called == ["first", "second"]
+    await world.clock.advance(5)
+    assert (await task).completed
+    assert world.desk.called == ["first", "second"]

@@ -94,6 +94,62 @@ async def test_no_more_than_its_concurrency_is_driven_at_once(world: World) -> N
         assert (await world.load(f"e{number}")).status == "completed"
 
 
+async def suspects(world: World, *names: str) -> None:
+    """Leaves executions in a step with which several processes have died."""
+    world.desk.hold("work")
+    for name in names:
+        await world.start(WORK, execution_id=name)
+    await world.restart()
+    database = world.store._inline.connection.database  # type: ignore[attr-defined]
+    database.execute("UPDATE executions SET recoveries = 2")
+    world.desk.calls.clear()
+    world.desk.contexts.clear()
+
+
+def begun(world: World) -> list[str]:
+    return [context.execution_id for context in world.desk.contexts if context.step_id == "work"]
+
+
+async def test_of_those_with_which_process_after_process_died_one_at_a_time_shows_whether_it_kills(
+    world: World,
+) -> None:
+    await suspects(world, "a", "b", "c")
+    async with working(world.runtime):
+        await world.clock.advance(0.9)
+        (first,) = begun(world)
+        others = {"a", "b", "c"} - {first}
+        for name in others:  # if this process dies now, that is not held against them
+            loaded = await world.load(name)
+            assert (loaded.status, loaded.owner, loaded.recoveries) == ("running", None, 2)
+        await world.clock.advance(0.2)
+        assert len(begun(world)) == 2
+        await world.clock.advance(1)
+        assert sorted(begun(world)) == ["a", "b", "c"]
+        world.desk.release()
+        await world.clock.advance(1)
+    for name in "abc":
+        assert (await world.load(name)).status == "completed"
+
+
+async def test_who_gets_somewhere_does_not_keep_others_waiting_that_are_suspected_too(world: World) -> None:
+    await suspects(world, "a", "b", "c")
+    world.desk.release()
+    async with working(world.runtime):
+        await world.clock.advance(0.2)
+    for name in "abc":
+        assert (await world.load(name)).status == "completed"
+
+
+async def test_a_worker_that_is_stopped_does_not_wait_to_see_whether_something_kills_it(world: World) -> None:
+    await suspects(world, "a", "b")
+    worker = df.Worker(world.runtime)
+    task = world.spawn(worker.run())
+    await world.clock.advance(0.1)
+    worker.stop()
+    await world.clock.advance(0.1)
+    assert task.done()
+
+
 async def test_definitions_with_services_it_does_not_have_are_left_to_others(world: World) -> None:
     world.desk.hold("work")
     await world.start(WORK)
