@@ -33,6 +33,12 @@ class NullStore(Store):
     ) -> Stored | Busy | None:
         return None
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        return False
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        return {}
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return {}
 

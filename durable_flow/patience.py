@@ -110,6 +110,15 @@ class PatientStore(Store):
     ) -> float | None:
         return await self.store.next_due(queues=queues, without=without)
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        changed = await self._insist(lambda: self.store.hold(queue, body))
+        if body is None:
+            self.heard("")
+        return changed
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        return await self._insist(self.store.held)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon
 

@@ -608,7 +608,7 @@ BEGIN
 END $body$;
 """
 
-DUE = """
+_DUE = """
 CREATE FUNCTION {s}.takes(
     _now double precision, _owner text, _ttl double precision, _limit integer, _queues text[], _without text[]
 ) RETURNS SETOF {s}.stored LANGUAGE plpgsql SET enable_sort = off AS $body$
@@ -629,8 +629,8 @@ DECLARE
     _refill integer[];
     _r record;
     _n bigint[] := ARRAY[]::bigint[];
-    _lost integer[] := ARRAY[]::integer[];
-BEGIN
+    _lost integer[] := ARRAY[]::integer[];{declared}
+BEGIN{begun}
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
     LOOP
         _cursor := NULL;
@@ -640,12 +640,12 @@ BEGIN
             FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
             WHERE l.until <= _now
                 AND CASE WHEN _stage IS NULL THEN h.status = 'running' OR h.status = 'halted' AND l.owner IS NOT NULL
-                    ELSE h.status = 'pending' AND h.priority = _stage END
+                    ELSE h.status = 'pending' AND h.priority = _stage{free} END
                 AND (_queues IS NULL OR coalesce('.' || h.queue, '') = ANY (_queues)) AND (cardinality(_without) = 0
                 OR NOT EXISTS (SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))
             ORDER BY l.until FOR NO KEY UPDATE OF h, l SKIP LOCKED;
         _cursors := ARRAY[_cursor];
-        FOREACH _queue IN ARRAY coalesce(_queues, ARRAY[NULL::text]) LOOP
+        FOREACH _queue IN ARRAY coalesce({served}, ARRAY[NULL::text]) LOOP
             _cursor := NULL;
             IF _stage IS NULL AND _queue IS NULL THEN
                 OPEN _cursor FOR
@@ -711,7 +711,7 @@ BEGIN
             CLOSE _cursor;
         END LOOP;
         EXIT WHEN cardinality(_n) >= _limit;
-        _stage := {s}.next_priority(_queues, _stage);
+        _stage := {s}.next_priority({fresh}, _stage);
         EXIT WHEN _stage IS NULL;
     END LOOP;
 
@@ -753,16 +753,16 @@ DECLARE
     _stage bigint := NULL;
     _queue text;
     _found double precision;
-    _least double precision;
-BEGIN
+    _least double precision;{declared}
+BEGIN{begun}
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
     SELECT l.until INTO _least FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
-    WHERE (h.status IN ('pending', 'running') OR h.status = 'halted' AND l.owner IS NOT NULL)
+    WHERE ({leased} OR h.status = 'halted' AND l.owner IS NOT NULL)
         AND (_queues IS NULL OR coalesce('.' || h.queue, '') = ANY (_queues)) AND (cardinality(_without) = 0
         OR NOT EXISTS (SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))
     ORDER BY l.until LIMIT 1;
     LOOP
-        FOREACH _queue IN ARRAY coalesce(_queues, ARRAY[NULL::text]) LOOP
+        FOREACH _queue IN ARRAY coalesce({served}, ARRAY[NULL::text]) LOOP
             IF _stage IS NULL AND _queue IS NULL THEN
                 SELECT h.due INTO _found FROM {s}.heads h
                 WHERE h.status = 'halted' AND h.due IS NOT NULL AND {fit} ORDER BY h.due LIMIT 1;
@@ -783,7 +783,7 @@ BEGIN
             END IF;
             _least := least(_least, _found);
         END LOOP;
-        _stage := {s}.next_priority(_queues, _stage);
+        _stage := {s}.next_priority({fresh}, _stage);
         EXIT WHEN _stage IS NULL;
     END LOOP;
     RETURN _least - _now;
@@ -794,7 +794,53 @@ END $body$;
     "(SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))",
 )
 """What is due: an execution with an owner when its lease ends; halted, at its time; pending, at its time or at once;
-running without an owner, since it was created. `{fit}`: nobody owns it, and its definition is wanted."""
+running without an owner, since it was created. `{fit}`: nobody owns it, and its definition is wanted. The other gaps
+are what `DUE` and `HOLDS` fill in differently."""
+
+HOLDS = """
+CREATE TABLE {s}.holds (queue text PRIMARY KEY, body bytea NOT NULL);
+
+CREATE FUNCTION {s}.unheld(_queues text[]) RETURNS text[] STABLE LANGUAGE plpgsql AS $body$
+-- The queues among these from which pending executions may be taken; NULL: from all. Where some are held and all are
+-- asked for, those that there are are found by skipping through an index: a held queue may be long.
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM {s}.holds) THEN
+        RETURN _queues;
+    END IF;
+    IF _queues IS NULL THEN
+        _queues := ARRAY(
+            WITH RECURSIVE known (name) AS (
+                (SELECT coalesce('.' || h.queue, '') FROM {s}.heads h WHERE h.status = 'pending' AND h.due IS NOT NULL
+                    ORDER BY coalesce('.' || h.queue, '') LIMIT 1)
+                UNION ALL
+                SELECT (SELECT coalesce('.' || h.queue, '') FROM {s}.heads h
+                    WHERE h.status = 'pending' AND h.due IS NOT NULL AND coalesce('.' || h.queue, '') > k.name
+                    ORDER BY coalesce('.' || h.queue, '') LIMIT 1)
+                FROM known k WHERE k.name IS NOT NULL)
+            SELECT name FROM known WHERE name IS NOT NULL);
+    END IF;
+    RETURN ARRAY(SELECT q FROM unnest(_queues) AS g (q) WHERE NOT EXISTS (
+        SELECT 1 FROM {s}.holds x WHERE x.queue = g.q));
+END $body$;
+""" + _DUE.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION").replace(
+    "{declared}", "\n    _fresh text[]; -- the queues from which something may begin"
+).replace("{begun}", "\n    _fresh := {s}.unheld(_queues);").replace(
+    "{free}", "\n                        AND (_fresh IS NULL OR coalesce('.' || h.queue, '') = ANY (_fresh))"
+).replace("{served}", "CASE WHEN _stage IS NULL THEN _queues ELSE _fresh END").replace("{fresh}", "_fresh").replace(
+    "{leased}",
+    "h.status = 'running'\n        OR h.status = 'pending' AND (_fresh IS NULL OR coalesce('.' || h.queue, '') = ANY "
+    "(_fresh))\n       ",
+)
+"""Since version 2: queues that are held back, and what is due with regard to them."""
+
+DUE = (
+    _DUE.replace("{declared}", "")
+    .replace("{begun}", "")
+    .replace("{free}", "")
+    .replace("{served}", "_queues")
+    .replace("{fresh}", "_queues")
+    .replace("{leased}", "h.status IN ('pending', 'running')")
+)
 
 LEASES = """
 CREATE FUNCTION {s}.renew(_now double precision, _owner text, _ttl double precision)
@@ -935,7 +981,10 @@ LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq;
 COMMENT ON VIEW {s}.executions IS 'What durable_flow executes, for reading. Everything else here is internal.';
 """
 
-MIGRATIONS: Sequence[str] = ("".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),)
+MIGRATIONS: Sequence[str] = (
+    "".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),
+    HOLDS,
+)
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 
 LOCK = 0x6475666C

@@ -18,6 +18,8 @@ The rules a store must keep, in words:
 * *Nothing is left lying.* An execution that is not over is *due* when somebody must look at it: with an owner when the
   lease runs out, without one at its `wake_at` (halted), at its `wake_at` or at once (pending), at once (running).
   `take` finds those that are due by an index.
+* *A held queue begins nothing.* While `hold` holds a queue back, `take` takes no pending execution of it; what began
+  goes on.
 * *Time closes a wait once.* `claim` and `take` close every open wait whose deadline has passed, and whoever drives the
   execution finds it in `late` until a commit takes the wait away; an answer that comes afterwards is too late.
 * *No lost wake-up.* A commit with `release` gives the lease back only if the inbox is empty apart from what it
@@ -230,7 +232,8 @@ class Store(ABC):
     not a `SystemClock` (a test's) takes its place.
 
     *Wake-ups.* A store that can tell calls `heard` in the event loop with the id of an execution that another process
-    appended a message to, or which ended or came to a halt there, and says with `wakes` whether it does so at present.
+    appended a message to, or which ended or came to a halt there (with an empty text where a queue is held no more),
+    and says with `wakes` whether it does so at present.
     It is a hint: it may come late, twice or never, and what it says must be read from the store.
 
     *Versions.* `versions` is set by `open`, before it raises because of them: the version of the stored schema as it
@@ -287,15 +290,24 @@ class Store(ABC):
     ) -> Sequence[Stored]:
         """Claims at most `limit` executions that are due, in one transaction: first those that began already, the
         longest due in front, then pending ones by priority (1 is most urgent) and how long they have been due. Only
-        those of `queues` (None among them: of no queue), if given; none whose definition hash is in `without`. Two
-        takers never get the same one, and do not wait for each other."""
+        those of `queues` (None among them: of no queue), if given; none whose definition hash is in `without`, and
+        no pending one of a queue that is held. Two takers never get the same one, and do not wait for each other."""
 
     @abstractmethod
     async def next_due(
         self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
     ) -> float | None:
         """Seconds from now, by the store's time, until the next execution of these is due; at most 0 where one is, None
-        where there is none."""
+        where there is none. Like `take` it knows of no pending execution of a queue that is held."""
+
+    @abstractmethod
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        """Holds a queue back (None: executions of no queue) and keeps `body` with it; without a body, lets it go. False
+        where it was so already, and nothing has changed. It may be a queue that no execution is in."""
+
+    @abstractmethod
+    async def held(self) -> Mapping[str | None, Blob]:
+        """The queues that are held, with what was kept with them."""
 
     @abstractmethod
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:

@@ -1178,6 +1178,20 @@ class PostgresStore(Store):
         work: Work[Any] = lambda connection: connection.fetch(sql, *arguments)  # noqa: E731
         return self._crew().readers.submit(self._reads, (work, 1.0))
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        name = "" if queue is None else f".{queue}"
+        if body is not None:
+            sql = f"INSERT INTO {self._s}.holds VALUES ($1, $2) ON CONFLICT (queue) DO NOTHING RETURNING 1"
+            return await self._write(sql, name, pack(body)) is not None
+        let_go = await self._write(f"DELETE FROM {self._s}.holds WHERE queue = $1 RETURNING 1", name) is not None
+        if let_go and self._wire is not None:
+            self._wire.tell("")
+        return let_go
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        found = await self._read(f"SELECT queue, body FROM {self._s}.holds ORDER BY queue")
+        return {name[1:] if name else None: unpack(body) for name, body in found}
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return dict(await self._read(f"SELECT * FROM {self._s}.renew($1, $2, $3)", self._now(), owner, ttl))
 

@@ -28,6 +28,7 @@
 --   ended:<status>    what is over, by its end (sorted set)
 --   begun:<q>, pending:<q>  what is not over and has this q, by when it is due (sorted sets); what never is, is in none
 --   begun, pending    the q of these sets (sorted sets), by a time before which nothing in them is due
+--   holds             what is kept with the queues that are held (hash)
 --   definitions, uses documents by hash, and how many executions have them (hashes)
 
 local call, unpack_message, pack_message = redis.call, cmsgpack.unpack, cmsgpack.pack
@@ -36,7 +37,7 @@ local X, N, E, W = prefix .. 'x:', prefix .. 'n:', prefix .. 'e:', prefix .. 'w:
 local A, I, M = prefix .. 'a:', prefix .. 'i:', prefix .. 'm:'
 local OWNER, MAIL, ENDED, BY = prefix .. 'owner:', prefix .. 'mail', prefix .. 'ended:', prefix .. 'by:'
 local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
-local BEGUN, PENDING = prefix .. 'begun', prefix .. 'pending'
+local BEGUN, PENDING, HOLDS = prefix .. 'begun', prefix .. 'pending', prefix .. 'holds'
 local OVER = {completed = true, failed = true, cancelled = true}
 local DUE = {running = BEGUN, halted = BEGUN, pending = PENDING}
 local heard, anything_heard = {}, false
@@ -614,18 +615,22 @@ local function claim(job)
   return grant(id, job[3], job[4])
 end
 
--- A function that tells whether executions with a q are among the wanted, and their priority.
+-- A function that tells whether executions with a q are among the wanted of a list, and their priority.
 local function wanting(queues, without)
-  local wanted, unwanted = {}, {}
+  local wanted, unwanted, held = {}, {}, {}
+  for _, queue in ipairs(call('HKEYS', HOLDS)) do
+    held[queue] = true
+  end
   for i = 1, queues and #queues or 0 do
     wanted[queues[i]] = true
   end
   for i = 1, #without do
     unwanted[without[i]] = true
   end
-  return function(q)
+  return function(q, list)
     local priority, hash, queue = string.match(q, '^(%S+) (%S*) (.*)$')
-    return (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority)
+    local free = list == BEGUN or not held[queue]
+    return free and (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority)
   end
 end
 
@@ -647,7 +652,7 @@ local function longest_due(list, limit, wants, ranked)
     end
   end
   for _, q in ipairs(call('ZRANGEBYSCORE', list, '-inf', ends)) do
-    local wanted, priority = wants(q)
+    local wanted, priority = wants(q, list)
     if wanted then
       local members = call('ZRANGEBYSCORE', list .. ':' .. q, '-inf', ends, 'WITHSCORES', 'LIMIT', 0, limit)
       for i = 1, #members, 2 do
@@ -685,13 +690,26 @@ local function next_due(job)
       if least and tonumber(sets[i + 1]) >= least then
         break
       end
-      if wants(sets[i]) then
+      if wants(sets[i], list) then
         local first = tonumber(call('ZRANGE', list .. ':' .. sets[i], 0, 0, 'WITHSCORES')[2])
         least = least and math.min(least, first) or first
       end
     end
   end
   return {'due', least and exact(least - now()) or false}
+end
+
+local function hold(job)
+  local queue, body = job[2], job[3]
+  if body then
+    return {'hold', call('HSETNX', HOLDS, queue, body)}
+  end
+  hear('')
+  return {'hold', call('HDEL', HOLDS, queue)}
+end
+
+local function holds(job)
+  return {'holds', call('HGETALL', HOLDS)}
 end
 
 local function renew(job)
@@ -919,6 +937,7 @@ local VERBS = {
   commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
   purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
   definition = definition, search = search, schema = schema, take = take, next_due = next_due,
+  hold = hold, holds = holds,
 }
 local answers = {}
 for i = 3, #ARGV do

@@ -1037,6 +1037,17 @@ class RedisStore(Store):
     ) -> float | None:
         return await self._read(("next_due", _queues(queues), list(without)), lambda answer: _float(answer[1]))
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        job = ("hold", _queue(queue), False if body is None else _packed(body))
+        return await self._write(lambda: job, lambda answer: bool(answer[1]))
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        def read(answer: Sequence[Any]) -> dict[str | None, Blob]:
+            found = {name.decode(): _blob(body) for name, body in _pairs(answer[1])}
+            return {name[1:] if name else None: found[name] for name in sorted(found)}
+
+        return await self._read(("holds",), read)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         def read(answer: Sequence[Any]) -> dict[str, int]:
             return {name.decode(): int(generation) for name, generation in _pairs(answer[1])}

@@ -172,6 +172,12 @@ class SealedStore(Store):
     ) -> float | None:
         return await self.store.next_due(queues=queues, without=without)
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        return await self.store.hold(queue, None if body is None else self._seal(body, queue or "", "hold"))
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        return {queue: self._open(body, queue or "", "hold") for queue, body in (await self.store.held()).items()}
+
     async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
         return self._messages(execution_id, await self.store.inbox(execution_id))
 

@@ -154,6 +154,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (n, wait_id, key)) WITHOUT ROWID""",
         "CREATE TABLE definitions (hash TEXT PRIMARY KEY, body BLOB NOT NULL)",
     ),
+    ("CREATE TABLE holds (queue TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",),
 )
 """The n-th item leads from schema version n to n + 1 (`PRAGMA user_version`)."""
 
@@ -223,14 +224,17 @@ RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? A
 SUMMON = "UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1) WHERE n = ?2"
 CLOSE_LATE = f"UPDATE waits SET remaining = {LATE} WHERE n = ? AND remaining > 0 AND deadline <= ?"
 FIND_LATE = f"SELECT wait_id FROM waits WHERE n = ? AND remaining = {LATE} ORDER BY seq, wait_id"
+UNHELD = "AND coalesce('.' || queue, '') NOT IN (SELECT h.queue FROM holds h)"
 TAKE_BEGUN = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} <= ? {{}} ORDER BY {DUE} LIMIT ?"""
 TAKE_PENDING = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_priority
-    WHERE status = 'pending' AND {DUE} <= ? {{}} ORDER BY priority, {DUE} LIMIT ?"""
+    WHERE status = 'pending' AND {DUE} <= ? {UNHELD} {{}} ORDER BY priority, {DUE} LIMIT ?"""
 NEXT_BEGUN = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} IS NOT NULL {{}}"""
 NEXT_PENDING = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_priority
-    WHERE status = 'pending' AND {DUE} IS NOT NULL {{}}"""
+    WHERE status = 'pending' AND {DUE} IS NOT NULL {UNHELD} {{}}"""
+HOLD = "INSERT INTO holds VALUES (?, ?) ON CONFLICT (queue) DO NOTHING"
+LET_GO = "DELETE FROM holds WHERE queue = ?"
 
 PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers")
 """Every table with rows that belong to an execution."""
@@ -443,6 +447,14 @@ class Connection:
         known = [time for (time,) in times if time is not None]
         return min(known) - self.now() if known else None
 
+    def hold(self, queue: str | None, body: Blob | None) -> bool:
+        name = "" if queue is None else f".{queue}"
+        if body is None:
+            self.cursor.execute(LET_GO, (name,))
+        else:
+            self.cursor.execute(HOLD, (name, body))
+        return bool(self.cursor.rowcount)
+
     def renew(self, owner: str, ttl: float) -> Mapping[str, int]:
         return dict(self.cursor.execute(RENEW, (self.now() + ttl, owner)))
 
@@ -557,6 +569,10 @@ class Connection:
             return int(found)
 
         return sorted(labels.items(), key=count)
+
+    def held(self) -> Mapping[str | None, Blob]:
+        found = self.cursor.execute("SELECT queue, body FROM holds ORDER BY queue")
+        return {name[1:] if name else None: body for name, body in found}
 
     def definition(self, definition_hash: str) -> Blob | None:
         found = self.cursor.execute("SELECT body FROM definitions WHERE hash = ?", (definition_hash,)).fetchone()
@@ -1129,6 +1145,12 @@ class SqliteStore(Store):
         self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
     ) -> float | None:
         return await self._read(Connection.next_due, queues, without)
+
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        return await self._write(Connection.hold, queue, body)
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        return await self._read(Connection.held)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._write(Connection.renew, owner, ttl)

@@ -241,6 +241,12 @@ class WatchedStore(Store):
     ) -> float | None:
         return await self._pass("next_due", "", lambda: self.inner.next_due(queues=queues, without=without))
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        return await self._pass("hold", queue or "", lambda: self.inner.hold(queue, body))
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        return await self._pass("held", "", self.inner.held)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._pass("renew", "", lambda: self.inner.renew(owner, ttl=ttl))
 

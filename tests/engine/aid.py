@@ -149,6 +149,12 @@ class Wire(Store):
     ) -> float | None:
         return await self._alive("next_due").next_due(queues=queues, without=without)
 
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        return await self._alive("hold").hold(queue, body)
+
+    async def held(self) -> Mapping[str | None, Blob]:
+        return await self._alive("held").held()
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._alive("renew").renew(owner, ttl=ttl)
 

@@ -142,6 +142,142 @@ class IgnoresCase(SqliteStore):
         return sorted(rows, key=lambda row: (row.created_at, row.id.lower()), reverse=True), following
 
 
+Queues = Collection[str | None] | None
+
+
+class Takes(SqliteStore):
+    """A store that takes what is due in another way."""
+
+    async def take(
+        self, owner: str, *, ttl: float, limit: int, queues: Queues = None, without: Collection[str] = ()
+    ) -> Sequence[Stored]:
+        return await self.taken(owner, ttl, limit, queues, without)
+
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        return await super().take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+
+
+class TakesWhatIsNotDue(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        clock, self.clock = self.clock, SettableClock()
+        self.clock.time = clock.now() + 3600
+        try:
+            return await super().taken(owner, ttl - 3600, limit, queues, without)
+        finally:
+            self.clock = clock
+
+
+class TakesFromAllQueues(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        return await super().taken(owner, ttl, limit, None, without)
+
+
+class TakesAnyDefinition(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        return await super().taken(owner, ttl, limit, queues, ())
+
+
+class TakesWithoutLimit(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        return await super().taken(owner, ttl, 10_000, queues, without)
+
+
+class TakesInOrderOfNames(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        found = await super().taken(owner, ttl, limit, queues, without)
+        return sorted(found, key=lambda stored: stored.row.id)
+
+
+class GivesTheSameToTwo(Takes):
+    """Looks, lets others look, and takes what it saw."""
+
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        found = await super().taken(owner, ttl, limit, queues, without)
+        for stored in found:
+            await self.release(stored.row.id, owner=owner, generation=stored.row.generation)
+        await asyncio.sleep(0)
+        return found
+
+
+class LeavesLateWaitsOpen(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        found = await super().taken(owner, ttl, limit, queues, without)
+        assert self._inline is not None
+        self._inline.connection.cursor.execute("UPDATE waits SET remaining = 1 WHERE remaining < 0")
+        return [replace(stored, late=()) for stored in found]
+
+
+class CountsEveryTakeAsARecovery(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        found = await super().taken(owner, ttl, limit, queues, without)
+        return [replace(stored, row=replace(stored.row, recoveries=1)) for stored in found]
+
+
+class TakesFromHeldQueues(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        held = await self.held()
+        for queue in held:
+            await self.hold(queue, None)
+        try:
+            return await super().taken(owner, ttl, limit, queues, without)
+        finally:
+            for queue, body in held.items():
+                await self.hold(queue, body)
+
+
+class HoldsBackWhatBegan(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        held = await self.held()
+        found = await super().taken(owner, ttl, limit, queues, without)
+        return [stored for stored in found if stored.row.queue not in held]
+
+
+class SaysThatHeldQueuesAreDue(SqliteStore):
+    async def next_due(self, *, queues: Queues = None, without: Collection[str] = ()) -> float | None:
+        held = await self.held()
+        for queue in held:
+            await self.hold(queue, None)
+        try:
+            return await super().next_due(queues=queues, without=without)
+        finally:
+            for queue, body in held.items():
+                await self.hold(queue, body)
+
+
+class TakesNoQueueForAnEmptyName(SqliteStore):
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        return await super().hold(queue or None, body)
+
+
+class HoldsAnew(SqliteStore):
+    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+        if body is not None:
+            await super().hold(queue, None)
+        return await super().hold(queue, body)
+
+
 class RemovesWhatIsDriven(SqliteStore):
     async def remove(self, execution_id: str) -> bool:
         row = await self.row(execution_id)
@@ -177,6 +313,19 @@ MISTAKES: dict[type[SqliteStore], str] = {
     CutsOffAtNull: "a_value_comes_back_as_it_was_stored",
     PagesByOffset: "pages_miss_and_repeat_nothing_while_everything_changes",
     IgnoresCase: "a_hundred_of_one_moment_have_one_order_on_all_pages",
+    TakesWhatIsNotDue: "what_waits_is_due_at_its_time",
+    TakesFromAllQueues: "only_the_queues_that_are_asked_for_are_served",
+    TakesAnyDefinition: "definitions_that_cannot_be_served_are_left_alone",
+    TakesWithoutLimit: "no_more_are_taken_than_asked_for_and_the_longest_due_come_first",
+    TakesInOrderOfNames: "what_began_comes_before_what_is_pending_and_that_by_priority",
+    GivesTheSameToTwo: "of_many_takers_each_gets_others",
+    LeavesLateWaitsOpen: "claiming_closes_waits_whose_time_is_up",
+    CountsEveryTakeAsARecovery: "firing_a_timer_is_no_recovery",
+    TakesFromHeldQueues: "nothing_pending_is_taken_from_a_queue_that_is_held",
+    HoldsBackWhatBegan: "what_began_goes_on",
+    SaysThatHeldQueuesAreDue: "nothing_pending_of_it_is_due",
+    TakesNoQueueForAnEmptyName: "nothing_pending_is_taken_from_a_queue_that_is_held",
+    HoldsAnew: "the_first_who_holds_a_queue_counts",
     RemovesWhatIsDriven: "a_driven_execution_is_not_removed",
     PurgesEverything: "purging_keeps_other_statuses",
     PurgesWithoutLimit: "purging_stops_at_its_limit",

@@ -196,6 +196,23 @@ async def test_ten_stores_migrate_one_new_schema_at_once(make: Make, admin: Any,
         await asyncio.gather(*[store.close() for store in stores])
 
 
+async def test_a_schema_of_the_first_version_is_brought_up_to_date(
+    make: Make, admin: Any, postgres_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(ddl, "MIGRATIONS", ddl.MIGRATIONS[:1])
+        async with make() as store:
+            await idle(store, status="pending", new={"queue": "mail"})
+            assert await store.next_due() is not None
+    async with make() as store:
+        assert store.versions == (len(ddl.MIGRATIONS), len(ddl.MIGRATIONS))
+        await store.hold("mail", "{}")
+        assert await store.take("me", ttl=30, limit=1) == []
+        await store.hold("mail", None)
+        assert len(await store.take("me", ttl=30, limit=1)) == 1
+    assert await admin.fetch(f"SELECT * FROM {postgres_schema}.schema_version") == [(len(ddl.MIGRATIONS),)]
+
+
 async def test_without_auto_migrate_nothing_is_created(make: Make, admin: Any, postgres_schema: str) -> None:
     with pytest.raises(StoreError, match="durable-flow migrate"):
         await make(auto_migrate=False).open()

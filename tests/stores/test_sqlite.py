@@ -195,9 +195,9 @@ async def test_without_auto_migrate_an_old_schema_is_an_error(path: Path, monkey
     async with SqliteStore(path):
         pass
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
-    with pytest.raises(StoreError, match=r"schema version 1, .* needs 2: run `durable-flow migrate`"):
+    with pytest.raises(StoreError, match=r"schema version 2, .* needs 3: run `durable-flow migrate`"):
         await SqliteStore(path, auto_migrate=False).open()
-    assert look(path, "PRAGMA user_version") == [(1,)]
+    assert look(path, "PRAGMA user_version") == [(2,)]
 
 
 async def test_without_auto_migrate_a_current_schema_opens(path: Path) -> None:
@@ -214,7 +214,20 @@ async def test_a_migration_keeps_what_is_there(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
     async with SqliteStore(path) as store:
         assert await stored(store) == before
-    assert look(path, "PRAGMA user_version") == [(2,)]
+    assert look(path, "PRAGMA user_version") == [(3,)]
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(sqlite, "MIGRATIONS", sqlite.MIGRATIONS[:1])
+        async with SqliteStore(path) as store:
+            # What it wrote then is what is written now; what it looked at had no queues that are held.
+            await idle(store, status="pending", new={"queue": "mail"})
+    async with SqliteStore(path) as store:
+        await store.hold("mail", "{}")
+        assert await store.take("me", ttl=30, limit=1) == []
+        await store.hold("mail", None)
+        assert len(await store.take("me", ttl=30, limit=1)) == 1
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +237,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="already exists"):
         await SqliteStore(path).open()
-    assert look(path, "PRAGMA user_version") == [(1,)]
+    assert look(path, "PRAGMA user_version") == [(2,)]
     assert look(path, "SELECT name FROM sqlite_schema WHERE name = 'later'") == []
 
 

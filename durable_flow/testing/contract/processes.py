@@ -282,6 +282,22 @@ class Processes:
         await advance(other, "child", messages=[(message(kind="child", execution_id="parent"), "done")])
         await wait_until(lambda: "parent" in heard)
 
+    async def test_a_queue_that_another_process_holds_is_held_here(self, store: Store, other: Store) -> None:
+        await idle(store, status="pending", new={"queue": "mail"})
+        await other.hold("mail", "{}")
+        assert await store.take("me", ttl=30, limit=1) == []
+        assert await store.held() == {"mail": "{}"}
+        await other.hold("mail", None)
+        assert len(await store.take("me", ttl=30, limit=1)) == 1
+
+    async def test_a_queue_that_another_process_lets_go_is_heard(
+        self, subject: Subject, store: Store, other: Store
+    ) -> None:
+        heard = _listened(subject, store)
+        await other.hold("mail", "{}")
+        await other.hold("mail", None)
+        await wait_until(lambda: "" in heard)
+
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "halted"])
     async def test_an_end_or_a_halt_in_another_process_is_heard(
         self, subject: Subject, store: Store, other: Store, status: str

@@ -15,6 +15,7 @@ from durable_flow.testing.contract.creating import Creating
 from durable_flow.testing.contract.deleting import Deleting
 from durable_flow.testing.contract.due import DueWork
 from durable_flow.testing.contract.frames import Frames
+from durable_flow.testing.contract.holding import Holding
 from durable_flow.testing.contract.inbox import Inboxes
 from durable_flow.testing.contract.leases import Leases
 from durable_flow.testing.contract.opening import Opening
@@ -33,6 +34,7 @@ class StoreContract(
     Values,
     Leases,
     DueWork,
+    Holding,
     Inboxes,
     Waits,
     Searching,
