@@ -61,6 +61,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import Message
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.runners.direct import Runner, Why
+from durable_flow.runners.queues import PausedQueue
 from durable_flow.runners.worker import Worker
 from durable_flow.runtime import Extension, Runtime
 from durable_flow.services import StepContext
@@ -121,6 +122,7 @@ __all__ = [
     "Outcome",
     "OutputError",
     "Page",
+    "PausedQueue",
     "Reference",
     "RetryAfter",
     "RetryPolicy",

@@ -1337,6 +1337,7 @@ class Engine:
         labels: Mapping[str, str],
         parent: Run | None = None,
         parent_wait: str | None = None,
+        queue: str | None = None,
         fingerprint: str = "",
         begins: bool = True,
     ) -> Run:
@@ -1349,7 +1350,8 @@ class Engine:
         run.lease_ttl = self.lease_ttl
         run.leased_at = self.clock.monotonic()
         if parent is not None:
-            run.parent_id, run.root_id = parent.id, parent.root_id
+            run.parent_id, run.root_id, queue = parent.id, parent.root_id, parent.queue
+        run.queue = queue
         run.new = New(
             workflow_id=definition.id,
             workflow_version=definition.version,
@@ -1361,6 +1363,7 @@ class Engine:
             root_id=run.root_id,
             labels=dict(labels),
             trigger=trigger,
+            queue=queue,
         )
         run.info = Info(
             started_at=now,

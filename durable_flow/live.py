@@ -114,7 +114,7 @@ class Run:
         "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells", "finished_at",
         "frames", "free", "generation", "history", "id", "inflight", "inflight_commit", "inflight_records", "info",
         "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail", "mailbox", "masks", "new",
-        "over", "owner", "parent_id", "parked", "paused", "read_mail", "recoveries", "released", "releasing",
+        "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail", "recoveries", "released", "releasing",
         "result_seq", "root", "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor", "stop_detail",
         "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo",
         "updated_at", "version", "waiting", "woken",
@@ -135,6 +135,7 @@ class Run:
         self.lease_ttl: float | None = None
         self.leased_at = 0.0
         self.parent_id: str | None = None
+        self.queue: str | None = None
         self.root_id = execution_id
         self.created_at = 0.0
         self.updated_at = 0.0
@@ -213,7 +214,7 @@ class Run:
         run.info = decode_info(row.info, execution_id=row.id)
         run._info_changed = False
         run.input = decode_value(row.input, execution_id=row.id)
-        run.parent_id, run.root_id = row.parent_id, row.root_id
+        run.parent_id, run.root_id, run.queue = row.parent_id, row.root_id, row.queue
         run.created_at, run.updated_at = row.created_at, row.updated_at
         run.result_seq = row.result_seq
         run.root.record = decode_frame(row.root, execution_id=row.id)

@@ -25,7 +25,9 @@ from durable_flow.model.codec import decode_value
 from durable_flow.model.execution import EVENT_TYPES, Event
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
+from durable_flow.runners import queues
 from durable_flow.runners.direct import Runner
+from durable_flow.runners.queues import PausedQueue
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import StepType
 from durable_flow.stores import open_store
@@ -178,6 +180,23 @@ class Runtime:
         if row is None:
             raise ExecutionNotFound(execution_id)
         return Runner(self.engine, await self._definition(row.definition_hash, execution_id))
+
+    async def pause_queue(self, queue: str | None, *, by: str | None = None, reason: str | None = None) -> bool:
+        """Lets no pending execution of a queue begin (None: of those without a queue), in any process that uses the
+        store, until `unpause_queue`; what began goes on. False if it was paused already: who came first counts.
+
+        It is for workers: a call that names an execution by its id drives it all the same. Raises ValidationError for
+        what cannot be the name of a queue; that nothing is in it is no mistake.
+        """
+        return await queues.pause(self.engine, queue, by=by, reason=reason)
+
+    async def unpause_queue(self, queue: str | None) -> bool:
+        """Lets the executions of a paused queue begin, at once where a worker has room. False if it was not paused."""
+        return await queues.unpause(self.engine, queue)
+
+    async def paused_queues(self) -> list[PausedQueue]:
+        """The queues that are paused, and by whom."""
+        return await queues.paused(self.engine)
 
     def subscribe(
         self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None

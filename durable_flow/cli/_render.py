@@ -644,6 +644,19 @@ def schema(text: str, *, good: bool, commands: Sequence[str] = ()) -> None:
         _command(console, command)
 
 
+def queues(found: Sequence[df.PausedQueue]) -> None:
+    """The queues that are paused, and by whom."""
+    console = _console()
+    if not found:
+        console.print(Text("no queue is paused", style="dim"))
+    for one in found:
+        name = "executions without a queue" if one.queue is None else plain(one.queue)
+        by = f"  by {plain(one.by)}" if one.by else ""
+        since = "" if one.since is None else f"  since {_local(one.since)} ({_ago(one.since)})"
+        why = f"  {plain(one.reason)}" if one.reason else ""
+        console.print(Text.assemble(_mark("halted"), " ", (name, "bold"), f"{by}{since}{why}"), soft_wrap=True)
+
+
 # -- a worker ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from durable_flow.errors import CorruptState
 from durable_flow.model.execution import AnyWait, ErrorInfo, Status
-from durable_flow.model.frame import Frame, Message, Record
+from durable_flow.model.frame import Frame, Hold, Message, Record
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ _record = msgspec.json.Decoder(Record)
 _frame = msgspec.json.Decoder(Frame)
 _info = msgspec.json.Decoder(Info)
 _message = msgspec.json.Decoder(Message)
+_hold = msgspec.json.Decoder(Hold)
 _wait: msgspec.json.Decoder[AnyWait] = msgspec.json.Decoder(AnyWait)
 _any = msgspec.json.Decoder()
 
@@ -100,6 +101,10 @@ def decode_info(blob: str | bytes, *, execution_id: str) -> Info:
 
 def decode_message(blob: str | bytes, *, execution_id: str) -> Message:
     return _decode(_message, blob, execution_id, "a message")
+
+
+def decode_hold(blob: str | bytes, *, execution_id: str) -> Hold:
+    return _decode(_hold, blob, execution_id, "who paused it")
 
 
 def decode_wait(blob: str | bytes, *, execution_id: str) -> AnyWait:

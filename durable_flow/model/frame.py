@@ -102,6 +102,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: dict[str, Any] = {}
 
 
+class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept with a queue that somebody paused."""
+
+    time: float
+    actor: str | None = None
+    reason: str | None = None
+
+
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """One step of an execution from one durable state to the next. It carries only what changed.
 

@@ -37,6 +37,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
+from durable_flow.runners.queues import check_queue
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
 
 ANSWERED = frozenset({"halt", "approval", "error", "uncertain"})
@@ -73,9 +74,11 @@ class Runner:
         *,
         execution_id: str | None = None,
         labels: Mapping[str, str] | None = None,
+        queue: str | None = None,
         trigger: str = "api",
     ) -> ExecutionResult:
-        """Starts an execution and drives it.
+        """Starts an execution and drives it. `queue` is kept with it and with its children: if this process dies, or
+        leaves it at a wait, the workers of that queue go on with it.
 
         With an `execution_id` starting is idempotent: a second call with the same input follows the execution that is
         there, goes on with it where nobody drives it, or returns how it ended. Raises InputError for an input that does
@@ -87,6 +90,7 @@ class Runner:
         fingerprint = _fingerprint(input, engine.limits)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         _check_labels(labels)
+        check_queue(queue)
         local = engine.runs.get(execution_id)
         while local is not None and not local.version:
             await local.created.wait()  # only then it is known whether it is the one with this id
@@ -98,6 +102,7 @@ class Runner:
                 execution_id=execution_id,
                 trigger=trigger,
                 labels=labels or {},
+                queue=queue,
                 fingerprint=fingerprint,
             )
             try:

@@ -254,6 +254,8 @@ async def clear_up(runtime: df.Runtime, execution_id: str) -> None:
         assert "sesame" not in repr(entries), "a secret stands in the trail"
         assert "1234" not in repr(entries), "a secret input is shown"
         await store.delete(execution_id)
+    await runtime.pause_queue("mail", by="ann")
+    assert [paused.by for paused in await runtime.paused_queues()] == ["ann"]
     await store.purge(older_than=timedelta(days=1))
     assert await store.load(execution_id) is None
     assert await store.entries(execution_id) == []
