@@ -239,6 +239,7 @@ class Endings:
     async def _finish(
         self, run: Run, closing: Closing, *, consumed: tuple[int, ...], messages: tuple[Message, ...]
     ) -> None:
+        run.unpause()  # somebody may have paused it in the last of what follows an end
         if run.info.closing is not None:
             messages = self._engine.children.farewell(run, None, "parent_cancelled")
             run.change_info(closing=None)

@@ -527,3 +527,45 @@ async def test_a_draining_worker_gives_a_paused_execution_back(world: World) -> 
             assert worker.active == 0
     assert (await world.load()).owner is None
     assert (await world.runner().recover("e")).halts[-1].type == "pause"
+
+
+CLOSING = flow(
+    """
+    - {id: one, type: call, service: desk, method: one, compensate: {service: desk, method: undo}, next: two}
+    - {id: two, type: call, service: desk, method: two}
+    """,
+    **{"finally": [{"id": "clean", "type": "call", "service": "desk", "method": "clean"}]},
+)
+
+
+async def test_what_follows_an_end_stands_still_too(world: World) -> None:
+    world.desk.answers["two"] = ValueError("no")
+    world.desk.hold("undo")
+    task = await world.start(CLOSING)
+    assert world.desk.called == ["one", "two", "undo"]
+    await world.runner().pause("e", by="ann")
+    world.desk.release()
+    assert (await task).halted
+    assert await paused(world) == "ann"
+    await world.restart()
+    assert (await world.runner().unpause("e")).failed
+    assert world.desk.called == ["one", "two", "undo", "clean"]
+
+
+async def test_one_that_is_paused_in_the_last_step_of_all_ends(world: World) -> None:
+    world.desk.hold("clean")
+    task = await world.start(CLOSING)
+    await world.runner().pause("e")
+    world.desk.release()
+    assert (await task).completed
+    assert (await world.load()).blocked_on == []
+
+
+async def test_a_paused_execution_that_is_cancelled_is_undone(world: World) -> None:
+    world.desk.hold("one")
+    task = await world.start(CLOSING)
+    await world.runner().pause("e")
+    world.desk.release()
+    assert (await task).halted
+    assert (await world.runner().cancel("e")).cancelled
+    assert world.desk.called == ["one", "undo", "clean"]

@@ -695,7 +695,7 @@ async def test_nothing_is_left_of_what_was_removed_or_purged(store: SqliteStore,
 
 async def test_no_table_is_forgotten_when_deleting(store: SqliteStore, path: Path) -> None:
     names = {name for (name,) in look(path, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    assert names == {*TABLES, "definitions", "sqlite_sequence"}
+    assert names == {*TABLES, "definitions", "holds", "sqlite_sequence"}
 
 
 async def test_votes_go_with_their_wait(store: SqliteStore, path: Path) -> None:
