@@ -344,13 +344,16 @@ class _Drive:
                     "output": result.output,
                     "error": result.error,
                     "error_info": result.error_info,
+                    "compensated": result.compensated,
                     "halts": [{**msgspec.to_builtins(one.halt), "commands": one.commands} for one in asked],
                 }
             )
             return
         following = []
         if result.failed and not self._in_memory:
-            following = [self.hints.drive("retry", result.execution_id), self.hints.look("show", result.execution_id)]
+            following = [self.hints.look("show", result.execution_id)]
+            if not result.compensated:
+                following.insert(0, self.hints.drive("retry", result.execution_id))
         if result.halted and self._in_memory:
             asked = [_render.Asked(one.halt, ()) for one in asked]
         _render.outcome(result, workflow_id=workflow_id, seconds=seconds, asked=asked, next_commands=following)

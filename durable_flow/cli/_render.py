@@ -34,6 +34,7 @@ UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 MARKS = {
     "completed": ("✔", "green"),
+    "compensated": ("↶", "yellow"),
     "failed": ("✖", "red"),
     "cancelled": ("■", "yellow"),
     "skipped": ("↷", "yellow"),
@@ -46,7 +47,7 @@ MARKS = {
 }
 """The sign and the colour of a state."""
 
-SIMPLER = str.maketrans("✔✖■↷↻⏸▶·▷•→…├└│─", "vx#>~=>.->>.|`|-")
+SIMPLER = str.maketrans("✔✖■↶↷↻⏸▶·▷•→…├└│─", "vx#<>~=>.->>.|`|-")
 """What stands for these where the encoding of a stream has no such characters."""
 
 TOLD = {
@@ -421,6 +422,10 @@ def execution(
         ("status", state),
         ("workflow", f"{name} ({one.workflow_id} {one.workflow_version})"),
     ]
+    if one.closing is not None:
+        facts.append(("ends", Text.assemble(_state(str(one.closing)), ", when what comes after that is done")))
+    if one.compensated and one.closing is None:
+        facts.append(("undone", "what its steps did was undone"))
     if begun is not None:
         took = f", took {span((ended - begun).total_seconds())}" if ended is not None else ""
         facts.append(("started", f"{_local(begun)} ({_ago(begun)}){took}"))

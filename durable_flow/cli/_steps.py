@@ -23,7 +23,12 @@ STATES = {
     df.Action.FAILED: "failed",
     df.Action.CANCELLED: "cancelled",
     df.Action.SKIPPED: "skipped",
+    df.Action.COMPENSATED: "compensated",
 }
+UNDONE = "~/compensate"
+AFTER = {UNDONE: "undone", "~/finally": "finally"}
+"""What happened after the steps, by the paths below which it stands."""
+
 OPEN = frozenset({"running", "retried", "waiting", ""})
 TRIES = frozenset({df.Action.COMPLETED, df.Action.FAILED, df.Action.RETRIED})
 
@@ -82,6 +87,14 @@ def _node(path: str, nodes: dict[str, Node], top: list[Node]) -> Node:
     found = nodes.get(path)
     if found is not None:
         return found
+    if path.startswith(UNDONE) and path != UNDONE:  # one line for each step that was undone, wherever it stood
+        found = nodes[path] = Node(path=path, name=path.removeprefix(f"{UNDONE}/"))
+        _node(UNDONE, nodes, top).children.append(found)
+        return found
+    if path in AFTER:
+        found = nodes[path] = Node(path=path, name=AFTER[path])
+        top.append(found)
+        return found
     name = PART.findall(path)[-1]
     above = path[: -len(name)].removesuffix("/")
     found = nodes[path] = Node(path=path, name=name)
@@ -94,7 +107,7 @@ def _take(node: Node, entry: df.Entry) -> None:
     began = entry.timestamp - timedelta(milliseconds=entry.duration_ms or 0)
     node.begun = began if node.begun is None else min(node.begun, began)
     node.ended = entry.timestamp
-    own = node.name.partition("#")[0] == entry.step_id
+    own = node.path.rpartition("/")[2].partition("#")[0] == entry.step_id
     if own:
         node.type = entry.step_type
         node.attempts += entry.action in TRIES
@@ -120,7 +133,9 @@ def _settle(nodes: Sequence[Node], execution: df.Execution, waits: Mapping[str, 
         ended = [child.ended for child in node.children if child.ended is not None]
         node.begun = min([*begun, *([node.begun] if node.begun else [])], default=None)
         node.ended = max([*ended, *([node.ended] if node.ended else [])], default=None)
-        if node.path in waits:
+        if node.path in AFTER and not inner & OPEN:
+            node.state = "failed" if "failed" in inner else "compensated" if node.path == UNDONE else "completed"
+        elif node.path in waits:
             node.state = "waiting"
             node.wait = waits[node.path]
         elif node.state in OPEN:

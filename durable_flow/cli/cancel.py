@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 import durable_flow as df
-from durable_flow.cli._host import Host, drive
-from durable_flow.cli._options import execution_argument, store_option
+from durable_flow.cli._host import Host, drive, host_options
+from durable_flow.cli._options import execution_argument
 from durable_flow.cli._program import command as as_command
 
 
@@ -14,16 +14,23 @@ from durable_flow.cli._program import command as as_command
 @execution_argument
 @click.option("--reason", metavar="TEXT", help="Why; kept in the audit trail.")
 @click.option("--by", metavar="NAME", help="Who cancels.")
-@store_option
-def command(*, execution_id: str, reason: str | None, by: str | None, store: str, as_json: bool) -> int:
+@host_options
+def command(*, execution_id: str, reason: str | None, by: str | None, host: Host, as_json: bool) -> int:
     """Cancel an execution, wherever it runs, and its children.
 
-    The exit code is 0 when it is cancelled.
+    What undoes its steps runs here if the --services for it are given, else in a worker. The exit code is 0 when it is
+    cancelled.
     """
 
     async def work(runtime: df.Runtime) -> df.ExecutionResult:
         runner = await runtime.runner_of(execution_id)
         return await runner.cancel(execution_id, reason=reason, by=by)
 
-    host = Host(store=store, services=(), workflows=(), secrets=(), quiet=True)
-    return drive(host, work, as_json=as_json, execution_id=execution_id, runs_steps=False, success=df.Status.CANCELLED)
+    return drive(
+        host,
+        work,
+        as_json=as_json,
+        execution_id=execution_id,
+        runs_steps=bool(host.services),
+        success=df.Status.CANCELLED,
+    )

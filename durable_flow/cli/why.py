@@ -46,7 +46,7 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
 
 def _otherwise(status: df.Status, whys: list[df.Why], execution_id: str, hints: Hints) -> list[str]:
     """What makes an execution go on that waits for nobody's answer."""
-    if status is df.Status.FAILED:
+    if any(why.unblock == "retry it" for why in whys):
         return [hints.drive("retry", execution_id)]
     if any(why.unblock == "recover it" for why in whys):
         return [hints.drive("recover", execution_id)]

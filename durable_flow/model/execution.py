@@ -211,7 +211,8 @@ Blocked = ErrorWait | UncertainWait
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a workflow, as a store returns it.
 
-    `ctx` holds the variables of the workflow itself; inputs declared `secret` show as `***`.
+    `ctx` holds the variables of the workflow itself; inputs declared `secret` show as `***`. `closing` is how one that
+    is not over will have ended, when what undoes its steps and `finally` have run. `compensated`: steps were undone.
     Times are UTC datetimes.
     """
 
@@ -233,6 +234,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     root_id: str | None = None
     forked_from: str | None = None
     trigger: str = "api"
+    closing: Status | None = None
+    compensated: bool = False
     dry_run: bool = False
     labels: dict[str, str] = {}
     queue: str | None = None
@@ -285,7 +288,8 @@ class Halt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call of a runner left the execution. A workflow that fails is a result, not an exception."""
+    """How a call of a runner left the execution. A workflow that fails is a result, not an exception. `compensated`:
+    what its steps did was undone, and it cannot be retried."""
 
     status: Status
     execution_id: str
@@ -293,6 +297,7 @@ class ExecutionResult(msgspec.Struct, frozen=True, kw_only=True):
     halts: list[Halt] = []
     error: str | None = None
     error_info: ErrorInfo | None = None
+    compensated: bool = False
 
     @property
     def halt(self) -> Halt | None:

@@ -448,7 +448,10 @@ class Runner:
         now = self._engine.clock.now()
         if status.over:
             error = f" ({info.error.text} at {info.error.path or 'the workflow'})" if info.error is not None else ""
-            action = "retry it" if status is Status.FAILED else "nothing: it is over"
+            if info.compensated:
+                action = "nothing: what its steps did was undone; start a new one"
+            else:
+                action = "retry it" if status is Status.FAILED else "nothing: it is over"
             return [Why(execution_id=execution_id, status=status, reason=f"it is {status}{error}", unblock=action)]
         found: list[Why] = []
         for wait in await self._open_waits(row, masks=masks_of(row)):
@@ -467,17 +470,20 @@ class Runner:
             )
         if status is not Status.HALTED:
             shown = execution_of(row)
+            at = f"step {row.current_step!r}"
+            if info.closing is not None:
+                at = f"what comes after it was {info.closing.status}"
             if row.owner is not None and (row.lease_until or 0) > now:
-                reason, unblock = f"step {row.current_step!r} is running", f"nothing to do: {row.owner} drives it"
+                reason, unblock = f"{at} is running", f"nothing to do: {row.owner} drives it"
             else:
-                reason, unblock = f"it stopped at step {row.current_step!r} and nobody drives it", "recover it"
+                reason, unblock = f"it stopped at {at} and nobody drives it", "recover it"
             found.append(
                 Why(
                     execution_id=execution_id,
                     status=status,
                     reason=reason,
                     unblock=unblock,
-                    path=row.current_step or "",
+                    path="" if info.closing is not None else row.current_step or "",
                     since=shown.updated_at,
                 )
             )
@@ -568,6 +574,7 @@ class Runner:
             halts=[_halt(wait) for wait in waits],
             error=None if info.error is None else info.error.text,
             error_info=info.error,
+            compensated=info.compensated,
         )
 
     async def _open_waits(self, above: Row, *, masks: tuple[str, ...] | None = None) -> list[AnyWait]:
@@ -594,6 +601,7 @@ def _outcome(run: Run) -> ExecutionResult | None:
             output=run.root.values.get("result") if run.status is Status.COMPLETED else None,
             error=None if run.info.error is None else run.info.error.text,
             error_info=run.info.error,
+            compensated=run.info.compensated,
         )
     waits = list(run.waiting.values())
     outside = not any(isinstance(wait, ChildWait) for wait in waits) and any(wait.outside for wait in waits)
