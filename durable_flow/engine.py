@@ -146,6 +146,7 @@ class Engine:
         self._deaf: Callable[[], None] = lambda: None
         self._followed: dict[str, set[asyncio.Event]] = {}
         self._renewed = 0.0
+        self._occupied = asyncio.Event()
         self.closing = False
 
     @property
@@ -241,7 +242,10 @@ class Engine:
             seconds = self.poll
             if until is not None:
                 left = max(0.0, until - self.clock.now())
-                seconds = min(left, max(seconds, left / 10), HOUR if self.store.wakes else MINUTE)
+                if self.store.alone:
+                    seconds = left
+                else:
+                    seconds = min(left, max(seconds, left / 10), HOUR if self.store.wakes else MINUTE)
             timer = self.clock.call_later(seconds, changed.set)
             try:
                 await changed.wait()
@@ -257,11 +261,18 @@ class Engine:
             if not followers:
                 del self._followed[execution_id]
 
+    async def _idle(self) -> None:
+        """Returns when there is something to hold a lease of: a process that drives nothing asks the store nothing."""
+        self._occupied.clear()
+        await self._occupied.wait()
+        self._renewed = self.clock.monotonic()
+
     async def _beat(self) -> None:
         while True:
+            if not self.runs:
+                await self._idle()
             await self.clock.sleep(self.poll)
             if not self.runs:
-                self._renewed = self.clock.monotonic()
                 continue
             try:
                 if self.clock.monotonic() - self._renewed >= self.lease_ttl / 3:
@@ -1575,6 +1586,7 @@ class Engine:
 
     def _begin(self, run: Run) -> asyncio.Task[None]:
         self.runs[run.id] = run
+        self._occupied.set()
         run.task = asyncio.get_running_loop().create_task(self._execute(run), name=f"durable_flow {run.id}")
         return run.task
 

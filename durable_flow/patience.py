@@ -51,6 +51,10 @@ class PatientStore(Store):
         return self.store.wakes
 
     @property
+    def alone(self) -> bool:  # type: ignore[override]
+        return self.store.alone
+
+    @property
     def versions(self) -> tuple[int, int]:  # type: ignore[override]
         return self.store.versions
 

@@ -39,10 +39,12 @@ EDGES = ("cli", "web", "testing", "extensions")
 """What comes in by the door third parties use: the names `durable_flow` exports."""
 
 DOORS = {
+    "cli": {"durable_flow.testing"},
     "extensions": {"durable_flow.extensions.base"},
     "testing.contract": {"durable_flow.stores.base"},
 }
-"""What else is public, for whom: who writes an extension has the one module, who writes a store the other."""
+"""What else is public, for whom: who writes an extension has the one module, who writes a store the other. What users
+test with is public too: a command does it for them."""
 
 
 def part_of(module: str) -> str:

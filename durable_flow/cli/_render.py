@@ -12,9 +12,9 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.cells import cell_len
@@ -28,6 +28,9 @@ from rich.text import Text
 import durable_flow as df
 from durable_flow.cli._hints import BY_TIME
 from durable_flow.cli._steps import Node
+
+if TYPE_CHECKING:  # nobody else needs it
+    from durable_flow.testing import SimulationReport
 
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What data must not do to a terminal: move the cursor, ring, change the direction of text."""
@@ -660,6 +663,96 @@ def queues(found: Sequence[df.PausedQueue]) -> None:
         since = "" if one.since is None else f"  since {_local(one.since)} ({_ago(one.since)})"
         why = f"  {plain(one.reason)}" if one.reason else ""
         console.print(Text.assemble(_mark("halted"), " ", (name, "bold"), f"{by}{since}{why}"), soft_wrap=True)
+
+
+# -- a simulation ------------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """How far a simulation is. This one shows nothing."""
+
+    def count(self, played: int, total: int, differing: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LiveTally(Tally):
+    """A line that is redrawn, at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=_console(stderr=True), auto_refresh=False, transient=True)
+        self._clock = df.SystemClock()
+        self._drawn = float("-inf")
+        self._live.start()
+
+    def count(self, played: int, total: int, differing: int) -> None:
+        now = self._clock.monotonic()
+        if now - self._drawn < 0.1:
+            return
+        self._drawn = now
+        text = Text.assemble(_mark("running"), f" {played:,} of {total:,} cases")
+        if differing:
+            text.append(f", {differing:,} differ", _colour("failed"))
+        self._live.update(text, refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def tally(*, quiet: bool) -> Tally:
+    """How the cases of a simulation are counted while they are played."""
+    return LiveTally() if is_live() and not quiet else Tally()
+
+
+SHOWN_DIFFERENCES = 5
+"""Differences that are shown; --json has all of them."""
+
+
+def simulation(report: SimulationReport) -> None:
+    """What a simulation found."""
+    console = _console()
+    bad = len(report.divergences)
+    state = "completed" if report.proven else "failed"
+    verdict = "proven" if report.proven else f"{bad:,} of {report.cases:,} cases differ"
+    if report.crash == "none":
+        verdict = "played" if report.proven else verdict
+    head = Text.assemble(
+        _mark(state), " ", (verdict, _colour(state)), f"  {plain(report.workflow_id)}", (f"  {report.store}", "dim")
+    )
+    console.print(head, soft_wrap=True)
+    ended = report.status if report.error is None else f"{report.status}: {report.error}"
+    facts: list[tuple[str, Any]] = [("cases", f"{report.cases:,}")]
+    if report.sites:
+        facts.append(("faults", f"met at {report.covered:,} of {report.sites:,} places × kinds"))
+    facts += [("without a fault", ended), ("input", report.input)]
+    if report.output is not None:
+        facts.append(("output", report.output))
+    if report.invented:
+        facts.append(("stood in for", ", ".join(report.invented)))
+    if report.answered:
+        facts.append(("answers", ", ".join(f"{step}: {said}" for step, said in report.answered.items())))
+    facts += [("not compared", path) for path in report.ignored]
+    _facts(console, facts)
+    for divergence in report.divergences[:SHOWN_DIFFERENCES]:
+        console.print()
+        console.print(Text.assemble(_mark("failed"), f" {plain(divergence.fault)}"), soft_wrap=True)
+        for problem in divergence.problems:
+            _show(console, Padding(Text(plain(problem), style="red"), (0, 0, 0, 2), expand=False))
+    if bad > SHOWN_DIFFERENCES:
+        note(f"and {bad - SHOWN_DIFFERENCES:,} more: --json shows them")
+    _heading(console, "called more than once with one key, so the service must make one of it", report.repeats)
+    _facts(console, [(one.step, f"{one.service}, {one.times} times, when {one.fault}") for one in report.repeats])
+    _heading(console, "not retried: one failed call changes how the workflow ends", report.unretried)
+    _facts(console, report.unretried.items())
+    missed = [one for one in report.coverage if one.never]
+    _heading(console, "steps that no case entered", missed)
+    _facts(console, [(one.workflow_id, one.never) for one in missed])
+
+
+def _heading(console: Console, text: str, about: Collection[object]) -> None:
+    if about:
+        console.print()
+        console.print(Text(text, style="dim"), soft_wrap=True)
 
 
 # -- a worker ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ logger = logging.getLogger("durable_flow.worker")
 BATCH = 100
 """Executions that are taken in one transaction at most."""
 
+DAY = 86_400.0
+"""Seconds between two looks at a store that only this process can reach: what comes sooner is told or known."""
+
 PAUSE = 0.02
 """Seconds between two looks at least: hints come in crowds."""
 
@@ -154,7 +157,7 @@ class Worker:
         if full:
             await self._wake.wait()
             return
-        seconds = engine.poll
+        seconds = DAY if engine.store.alone else engine.poll
         if not self._wake.is_set():
             due = await engine.store.next_due(queues=self.queues, without=tuple(self._without))
             seconds = seconds if due is None else min(seconds, max(due, 0.0))

@@ -233,8 +233,9 @@ class Store(ABC):
 
     *Wake-ups.* A store that can tell calls `heard` in the event loop with the id of an execution that another process
     appended a message to, or which ended or came to a halt there (with an empty text where a queue is held no more),
-    and says with `wakes` whether it does so at present.
-    It is a hint: it may come late, twice or never, and what it says must be read from the store.
+    and says with `wakes` whether it does so at present. It is a hint: it may come late, twice or never, and what it
+    says must be read from the store. Where a store is `alone`, no other process can reach the data: nobody needs to
+    look whether something happened there unheard.
 
     *Versions.* `versions` is set by `open`, before it raises because of them: the version of the stored schema as it
     was found (0: there was none), and the one of this release, which it has once the store is open. A store whose
@@ -243,6 +244,7 @@ class Store(ABC):
 
     clock: Clock = SystemClock()
     wakes: bool = False
+    alone: bool = False
     versions: tuple[int, int] = (0, 0)
 
     # -- the contract -------------------------------------------------------------------------------------------------

@@ -58,6 +58,10 @@ class SealedStore(Store):
         return self.store.wakes
 
     @property
+    def alone(self) -> bool:  # type: ignore[override]
+        return self.store.alone
+
+    @property
     def versions(self) -> tuple[int, int]:  # type: ignore[override]
         return self.store.versions
 

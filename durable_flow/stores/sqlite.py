@@ -1038,7 +1038,8 @@ class SqliteStore(Store):
         if durability not in ("full", "normal"):
             raise ConfigError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path = None if path is None else Path(path)
-        self.wakes = path is None  # there are no other processes, and those who share the object tell each other
+        # There are no other processes, and those who share the object tell each other.
+        self.wakes = self.alone = path is None
         self.durability = durability
         self.busy_timeout = busy_timeout
         self.auto_migrate = auto_migrate

@@ -31,8 +31,24 @@ from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Effect, Ledger
 from durable_flow.testing.oracle import judge
 from durable_flow.testing.points import CANCELS, ERRORS, KILLS, NETWORK, Gate, Killed, Mode, Plan, Point
-from durable_flow.testing.scenario import Answer, Cancel, Expire, Pass, Pause, Scenario, Send, Unpause, answer
-from durable_flow.testing.services import Door, Reply, Scripted
+from durable_flow.testing.scenario import (
+    Answer,
+    Cancel,
+    Decide,
+    Expire,
+    Fail,
+    Move,
+    Pass,
+    Pause,
+    Retry,
+    Scenario,
+    Send,
+    Unpause,
+    answer,
+)
+from durable_flow.testing.services import Door, InTurn, Reply, Scripted
+from durable_flow.testing.simulation import Coverage, Divergence, Repeat, SimulationReport, simulate
+from durable_flow.testing.stage import Stage, fake_time
 from durable_flow.testing.store import Watch, WatchedStore
 from durable_flow.testing.story import Story, Teller
 from durable_flow.testing.trail import Fold
@@ -49,26 +65,36 @@ __all__ = [
     "Cancel",
     "Case",
     "CountedIds",
+    "Coverage",
+    "Decide",
+    "Divergence",
     "Door",
     "Effect",
     "Expire",
     "Explorer",
+    "Fail",
     "FakeClock",
     "Fold",
     "Gate",
+    "InTurn",
     "Killed",
     "Ledger",
     "Mode",
+    "Move",
     "Pass",
     "Pause",
     "Plan",
     "Point",
+    "Repeat",
     "Reply",
     "Report",
+    "Retry",
     "Scenario",
     "Scripted",
     "Send",
+    "SimulationReport",
     "SkippingLoop",
+    "Stage",
     "Story",
     "Teller",
     "Unpause",
@@ -76,7 +102,9 @@ __all__ = [
     "WatchedStore",
     "answer",
     "explore",
+    "fake_time",
     "judge",
     "run",
+    "simulate",
     "wait_until",
 ]

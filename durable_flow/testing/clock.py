@@ -19,6 +19,12 @@ T = TypeVar("T")
 ROUNDS = 200
 """After how many rounds of the event loop everybody has come as far as they can."""
 
+GLANCE, LONG = 0.001, 5.0
+"""Real seconds between two looks at what takes real time, and for how long `advance` waits for it."""
+
+HAIR = 1e-6
+"""Seconds by which sums of times miss each other."""
+
 START = 1_767_225_600.0
 """Where a fake clock starts unless told otherwise: 2026-01-01 00:00 UTC."""
 
@@ -57,7 +63,7 @@ class FakeClock:
     """
 
     def __init__(self, start: float = START) -> None:
-        self._wall = start
+        self._began = start
         self._steady = 0.0
         self._timers: list[tuple[float, int, FakeTimer]] = []
         self._made = 0
@@ -68,7 +74,7 @@ class FakeClock:
 
     def now(self) -> float:
         """Wall-clock seconds since the epoch."""
-        return self._wall
+        return self._began + self._steady
 
     def monotonic(self) -> float:
         """Seconds since the clock was made; `turn` does not change them."""
@@ -81,10 +87,15 @@ class FakeClock:
             return
         over = asyncio.get_running_loop().create_future()
         timer = self.call_later(seconds, lambda: None if over.done() else over.set_result(None))
+        held = HELD.get()
+        if held is not None:  # what sleeps on this clock takes no real time
+            held.fall_asleep()
         try:
             await over
         finally:
             timer.cancel()
+            if held is not None:
+                held.wake_up()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> FakeTimer:
         """Calls back in the running event loop after so many seconds of this clock."""
@@ -101,7 +112,7 @@ class FakeClock:
 
     def turn(self, seconds: float) -> None:
         """Sets the wall clock forward (or back, with a negative number), as an administrator would: no timer fires."""
-        self._wall += seconds
+        self._began += seconds
 
     def skip(self) -> bool:
         """Goes to the next timer and fires all that are due then; False if there is none."""
@@ -110,13 +121,15 @@ class FakeClock:
             return False
         if self.on_skip is not None:
             self.on_skip()
-        self.jump(wait)
+        self._reach(max(self._steady, self._timers[0][0]))
         return True
 
     def jump(self, seconds: float) -> None:
         """Lets so many seconds pass at once; what came due meanwhile fires now."""
-        self._wall += seconds
-        self._steady += seconds
+        self._reach(self._steady + seconds)
+
+    def _reach(self, steady: float) -> None:
+        self._steady = steady
         while (left := self.next()) is not None and left <= 0:
             heapq.heappop(self._timers)[2].fire()
 
@@ -124,30 +137,74 @@ class FakeClock:
         """Calls all timers off: those of a dead process."""
         self._timers.clear()
 
-    async def advance(self, seconds: float) -> None:
-        """Lets so many seconds pass, timer by timer; what the timers wake gets to run in between."""
-        end = self._steady + seconds
-        await _settle()
-        while (wait := self.next()) is not None and self._steady + wait <= end:
+    async def advance(
+        self, seconds: float = 0.0, *, minutes: float = 0.0, hours: float = 0.0, days: float = 0.0
+    ) -> None:
+        """Lets so much time pass, timer by timer; what the timers wake gets to run in between.
+
+        >>> clock = FakeClock(start=0)
+        >>> run(lambda: clock.advance(days=30, hours=1), clock)
+        >>> clock.now() / 3600
+        721.0
+        """
+        end = self._steady + seconds + 60.0 * minutes + 3_600.0 * hours + 86_400.0 * days
+        await self._settle()
+        while self.next() is not None and self._timers[0][0] <= end + HAIR:
             self.skip()
-            await _settle()
-        left = end - self._steady
-        self._wall += left
-        self._steady = end
+            await self._settle()
+        self._steady = max(self._steady, end)
+
+    async def _settle(self) -> None:
+        """Lets everybody come as far as they can, what takes real time included (but for what takes very long)."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LONG
+        while True:
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            if not self.busy or loop.time() >= end:
+                return
+            later = asyncio.Event()
+            loop.call_later(GLANCE, later.set)
+            await later.wait()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While in it, time is not skipped: something takes real time."""
+        """While in it, time is not skipped: something takes real time (unless it sleeps on this clock)."""
+        held = _Held(self)
+        token = HELD.set(held)
         self.busy += 1
         try:
             yield
         finally:
-            self.busy -= 1
+            HELD.reset(token)
+            held.end()
 
 
-async def _settle() -> None:
-    for _ in range(20):
-        await anyio.lowlevel.checkpoint()
+class _Held:
+    """Something that takes real time, but for when it sleeps on the clock that it holds."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.sleepers = 0
+        self.ended = False
+
+    def fall_asleep(self) -> None:
+        if not self.ended and not self.sleepers:
+            self.clock.busy -= 1
+        self.sleepers += 1
+
+    def wake_up(self) -> None:
+        self.sleepers -= 1
+        if not self.ended and not self.sleepers:
+            self.clock.busy += 1
+
+    def end(self) -> None:
+        if not self.sleepers:
+            self.clock.busy -= 1
+        self.ended = True
+
+
+HELD: contextvars.ContextVar[_Held | None] = contextvars.ContextVar("HELD", default=None)
 
 
 class _Watching(selectors.DefaultSelector):

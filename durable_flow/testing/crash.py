@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 
 from durable_flow import Store
-from durable_flow.testing.clock import FakeClock
+from durable_flow.testing.clock import START, FakeClock
 from durable_flow.testing.ground import MEMORY, Ground, KeptGround, UrlGround
 from durable_flow.testing.oracle import judge
 from durable_flow.testing.points import CANCELS, ERRORS, KILLS, NETWORK, Mode, Plan, Point
@@ -66,7 +66,7 @@ class Explorer:
 
     That store is what `make` returns, unopened, whenever it is called, always on the same data; they must hold no
     execution, and everything that is in them is deleted after each case. Then use the explorer in a ``with`` statement:
-    the stores stay open from case to case.
+    the stores stay open from case to case. `judge` says what is wrong with a case, given the one without faults.
 
     >>> import durable_flow as df
     >>> import tempfile
@@ -88,8 +88,10 @@ class Explorer:
         guard: bool = True,
         hint: Callable[[Case], str] | None = None,
         folder: Path | None = None,
+        judge: Callable[[Story, Story, Scenario], list[str]] = judge,
     ) -> None:
         self.scenario = scenario
+        self.judge = judge
         self.guard = guard
         self.hint = hint
         self.ground: Ground = (
@@ -101,7 +103,7 @@ class Explorer:
         except BaseException:
             self.close()
             raise
-        problems = judge(self.reference, self.reference, scenario)
+        problems = self.judge(self.reference, self.reference, scenario)
         self.report.cases += 1
         if problems:
             self._bad(self.reference, problems)
@@ -123,9 +125,9 @@ class Explorer:
         """The points of a run without faults."""
         return self.reference.lives[0]
 
-    def tell(self, plan: Plan) -> Story:
-        """Plays one case."""
-        clock = FakeClock()
+    def tell(self, plan: Plan, *, start: float = START) -> Story:
+        """Plays one case, which begins at this time (epoch seconds)."""
+        clock = FakeClock(start)
 
         async def main() -> Story:
             return await Teller(self.scenario, plan, ground=self.ground, guard=self.guard).tell()
@@ -137,7 +139,7 @@ class Explorer:
         story = self.tell(plan)
         self.report.cases += 1
         self.report.covered |= {(self._site(point), str(point.mode)) for point in story.met}
-        problems = judge(story, self.reference, self.scenario)
+        problems = self.judge(story, self.reference, self.scenario)
         if problems:
             self._bad(story, problems)
         return story
@@ -193,7 +195,7 @@ class Explorer:
             shrunk = False
             for smaller in _smaller(plan):
                 story = self.tell(smaller)
-                if problems := judge(story, self.reference, self.scenario):
+                if problems := self.judge(story, self.reference, self.scenario):
                     case = Case(case.scenario, case.store, smaller, problems, story.trace)
                     plan, shrunk = smaller, True
                     break

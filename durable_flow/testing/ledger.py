@@ -80,6 +80,8 @@ class Ledger:
         self.licences: Counter[Identity] = Counter()
         self.injected: Counter[Identity] = Counter()
         """Failures planted from outside, by effect: the script of a service does not count them."""
+        self.answers: dict[Identity, Any] = {}
+        """What the last call of each effect gave, whoever heard of it."""
         self.wrong: list[str] = []
         self._dirty: dict[Identity, Effect] = {}
         self._returned: set[Identity] = set()

@@ -38,7 +38,7 @@ def judge(story: Story, reference: Story | None, scenario: Scenario) -> list[str
     """Where a story breaks the rules; `reference` is that of the same scenario without faults."""
     found = list(story.problems)
     racing = tuple(scenario.racing)
-    if reference is None or _went_elsewhere(story):
+    if reference is None or went_elsewhere(story):
         return found + story.ledger.problems(None)
     found += story.ledger.problems(reference.counts, racing=racing)
     _compare(found, "O1", "result", _result(story), _result(reference))
@@ -71,7 +71,7 @@ def _compare(found: list[str], rule: str, what: str, got: Any, expected: Any) ->
         found.append(f"{rule} {what}: {got!r} instead of {expected!r}")
 
 
-def _went_elsewhere(story: Story) -> bool:
+def went_elsewhere(story: Story) -> bool:
     """Whether a planted failure of a service used its attempts up: then the workflow rightly took another way."""
     return any(
         entry["action"] == "failed" and INJECTED in entry["error"]["message"] and "Connection" in entry["error"]["type"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from durable_flow import Runtime, WorkflowDef
+from durable_flow import Halt, Runtime, WorkflowDef
 from durable_flow.testing.clock import FakeClock
 
 
@@ -52,7 +52,20 @@ class Unpause(msgspec.Struct, frozen=True):
     by: str | None = None
 
 
-Move = Answer | Expire | Pass | Cancel | Send | Pause | Unpause
+class Retry(msgspec.Struct, frozen=True):
+    """Has a failed step tried again that a person is asked about."""
+
+
+class Fail(msgspec.Struct, frozen=True):
+    """Lets the step fail that a person is asked about."""
+
+
+class Decide(msgspec.Struct, frozen=True):
+    """Does about a step that may have happened what a person does who can look: where the call was made, answers with
+    what it gave, else has it made."""
+
+
+Move = Answer | Expire | Pass | Cancel | Send | Retry | Fail | Decide | Pause | Unpause
 
 
 def answer(**arguments: Any) -> Answer:
@@ -70,8 +83,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     `services` is called once for each case, so that nothing is left of the one before; `others` are workflows that are
     started by it. `moves` says what is done about a wait, by the id of its step (``""`` for that of a paused
-    execution); a list has one move for each time it is asked, as an approval by two people is. `retries` is how often a
-    failed execution is retried by hand.
+    execution); a list has one move for each time it is asked, as an approval by two people is. `otherwise` is called
+    with a wait that none of them is about, and how often something was done about it before, and says what is done now
+    (None: that is too often). `retries` is how often a failed execution is retried by hand, `patience` after how many
+    seconds a call that has not returned hangs.
 
     `racing` are paths of steps whose outcome depends on who comes first (`wait: any`): what is below them may differ
     from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new
@@ -86,7 +101,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     services: Callable[[FakeClock], Mapping[str, Any]] = no_services
     others: Sequence[WorkflowDef] = ()
     moves: Mapping[str, Move | Sequence[Move]] = {}
+    otherwise: Callable[[Halt, int], Move | None] | None = None
     retries: int = 0
+    patience: float = 600.0
     racing: Sequence[str] = ()
     later: WorkflowDef | None = None
     restart: Literal["recover", "run"] = "recover"

@@ -11,16 +11,37 @@ from typing import Any, get_type_hints
 import anyio.to_thread
 import msgspec
 
-from durable_flow import StepContext
+from durable_flow import ConfigError, StepContext
 from durable_flow.testing.clock import FakeClock
 from durable_flow.testing.ledger import Effect, Lanes, Ledger
 from durable_flow.testing.points import Gate, Mode, Point
 
 
+class InTurn:
+    """What a scripted method answers, one after the other: values, functions of the input, exceptions to raise.
+
+    An attempt that is repeated after a crash gets the answer it got before. When all are given, more calls fail.
+
+    >>> bank = Scripted(charge=InTurn(ConnectionError("down"), {"paid": 5}))
+    """
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = answers
+        self._given: dict[tuple[str, int], int] = {}
+
+    def of(self, key: str, attempt: int) -> Any:
+        """The answer to an attempt of the step with this idempotency key."""
+        turn = self._given.setdefault((key, attempt), len(self._given))
+        if turn >= len(self.answers):
+            return LookupError(f"scripted: this is call {turn + 1}, and there are {len(self.answers)} answers")
+        return self.answers[turn]
+
+
 class Reply(msgspec.Struct, frozen=True):
     """What a scripted method does: it takes so many seconds, fails so many attempts, then gives `value`.
 
-    `value` may be a function of the input. `error` is what the failing attempts raise.
+    `value` may be a (plain or async) function of the input, an exception to raise, or answers `InTurn`. `error` is what
+    the failing attempts raise.
     """
 
     value: Any = None
@@ -30,27 +51,37 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Scripted(Mapping[str, Callable[..., Any]]):
-    """A service whose methods do what a script says; `calls` lists (method, input) of all calls.
+    """A service whose methods do what a script says: give a value, or what a function makes of the input, raise an
+    exception, answer `InTurn`, or what a `Reply` says (which takes a clock if it takes time).
 
-    Failures follow from the number of the attempt and not from how often it was called, so a repeated attempt ends as
-    it did before.
+    `calls` lists (method, input) of all calls, `inputs` those of one method. Failures follow from the number of the
+    attempt and not from how often it was called, so a repeated attempt ends as it did before.
 
     >>> from durable_flow.testing import FakeClock
-    >>> payments = Scripted(FakeClock(), charge=Reply({"ok": True}, fails=1), refund=7)
+    >>> payments = Scripted(FakeClock(), charge=Reply({"ok": True}, fails=1, takes=2.5), refund=7)
     >>> sorted(payments)
     ['charge', 'refund']
     """
 
-    def __init__(self, clock: FakeClock, /, **replies: Any) -> None:
+    def __init__(self, clock: FakeClock | None = None, /, **replies: Any) -> None:
         self.clock = clock
         self.calls: list[tuple[str, Any]] = []
         self._replies = {name: reply if isinstance(reply, Reply) else Reply(reply) for name, reply in replies.items()}
+        slow = [name for name, reply in self._replies.items() if reply.takes]
+        if slow and clock is None:
+            raise ConfigError(f"{slow[0]!r} takes time: say on which clock, Scripted(clock, {slow[0]}=Reply(…))")
+
+    def inputs(self, method: str) -> list[Any]:
+        """What a method was called with, each time. Raises KeyError for one that is not scripted."""
+        if method not in self._replies:
+            raise KeyError(method)
+        return [given for name, given in self.calls if name == method]
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         reply = self._replies[name]
 
         async def method(given: Any, /, *, context: StepContext) -> Any:
-            return await self._answer(name, reply, given, context.attempt)
+            return await self._answer(name, reply, given, context)
 
         return method
 
@@ -60,13 +91,20 @@ class Scripted(Mapping[str, Callable[..., Any]]):
     def __len__(self) -> int:
         return len(self._replies)
 
-    async def _answer(self, name: str, reply: Reply, given: Any, attempt: int) -> Any:
+    async def _answer(self, name: str, reply: Reply, given: Any, context: StepContext) -> Any:
         self.calls.append((name, given))
-        if reply.takes:
+        if reply.takes and self.clock is not None:
             await self.clock.sleep(reply.takes)
-        if attempt <= reply.fails:
+        if context.attempt <= reply.fails:
             raise reply.error
-        return reply.value(given) if callable(reply.value) else reply.value
+        value = reply.value
+        if isinstance(value, InTurn):
+            value = value.of(context.idempotency_key, context.attempt)
+        if isinstance(value, BaseException) or (isinstance(value, type) and issubclass(value, BaseException)):
+            raise value
+        if callable(value):
+            value = value(given)
+        return await value if inspect.isawaitable(value) else value
 
 
 STEP = "durable_flow_step"
@@ -141,6 +179,7 @@ class Door(Mapping[str, Callable[..., Any]]):
         except Exception:
             await self._answered(effect, point, failing)
             raise
+        ledger.answers[effect.identity] = result
         await self._answered(effect, point, failing)
         return result
 

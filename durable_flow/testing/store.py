@@ -29,6 +29,7 @@ class Watch:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.folds: dict[str, Fold] = {}
+        self.workflows: dict[str, str] = {}
         self.versions: dict[str, int] = {}
         self.generations: dict[str, int] = {}
         self.wrong: list[str] = []
@@ -42,6 +43,7 @@ class Watch:
         row = stored.row
         name = row.id
         fold = self.folds.setdefault(name, Fold())
+        self.workflows[name] = row.workflow_id
         known = [path for path, _ in stored.frames]
         try:
             for seq, entry in entries:

@@ -15,6 +15,7 @@ from durable_flow import (
     ConflictError,
     ExecutionNotFound,
     ExecutionResult,
+    Halt,
     LeaseLost,
     Runner,
     Runtime,
@@ -28,7 +29,20 @@ from durable_flow.testing.ground import Ground
 from durable_flow.testing.ids import CountedIds
 from durable_flow.testing.ledger import Lanes, Ledger
 from durable_flow.testing.points import Gate, Killed, Plan, Point, first_error
-from durable_flow.testing.scenario import Answer, Cancel, Expire, Move, Pass, Pause, Scenario, Send, Unpause
+from durable_flow.testing.scenario import (
+    Answer,
+    Cancel,
+    Decide,
+    Expire,
+    Fail,
+    Move,
+    Pass,
+    Pause,
+    Retry,
+    Scenario,
+    Send,
+    Unpause,
+)
 from durable_flow.testing.services import Door
 from durable_flow.testing.store import Watch, WatchedStore
 from durable_flow.testing.trail import Fold
@@ -39,9 +53,8 @@ TTL = 30.0
 LIVES = 20
 """How many processes may work on one execution."""
 
-PATIENCE = 600.0
-"""Seconds of the fake clock after which a call that has not returned hangs."""
-
+MOVES = 1000
+"""How many waits are answered in one process."""
 
 REPAIR = 3600.0
 """Seconds until somebody retries an execution that failed: time in which a service may come back."""
@@ -52,7 +65,8 @@ class Over(Exception):
 
 
 class Story(msgspec.Struct):
-    """What happened in one case. `lives` are the points of each process, `met` the faults that were reached."""
+    """What happened in one case. `lives` are the points of each process, `met` the faults that were reached,
+    `workflows` the ids of the workflows of the executions there were, `raised` what a call raised that should not."""
 
     plan: Plan
     lives: list[list[Point]]
@@ -60,7 +74,9 @@ class Story(msgspec.Struct):
     turns: int
     problems: list[str]
     result: ExecutionResult | None
+    raised: Exception | None
     folds: Mapping[str, Fold]
+    workflows: Mapping[str, str]
     counts: Counter[tuple[str, str]]
     injected: Counter[tuple[str, str]]
     ledger: Ledger
@@ -94,6 +110,7 @@ class Teller:
         self.lanes = Lanes([scenario.workflow, *scenario.others])
         self.clock.on_skip = self._asleep
         self.problems: list[str] = []
+        self.raised: Exception | None = None
         self.lives: list[list[Point]] = []
         self.met: list[Point] = []
         self.result: ExecutionResult | None = None
@@ -102,7 +119,7 @@ class Teller:
         self.faults = 0
         self.recoveries = 0
         self.retried = self.mended = 0
-        self.moves: dict[str, list[Move]] = {}
+        self.made: Counter[str] = Counter()
         self.unsure: set[str] = set()
         self.workflow = scenario.workflow
         self.runtime: Runtime
@@ -132,7 +149,9 @@ class Teller:
             turns=self.turns,
             problems=self.problems + self.watch.wrong,
             result=self.result,
+            raised=self.raised,
             folds=self.watch.folds,
+            workflows=self.watch.workflows,
             counts=self.ledger.counts(),
             injected=self.ledger.injected,
             ledger=self.ledger,
@@ -150,6 +169,7 @@ class Teller:
         inner = await self._open()
         store = WatchedStore(inner, gate=gate, watch=self.watch, clock=self.clock, inline=self.ground.inline)
         scenario = self.scenario
+        store.alone = not scenario.worker  # the processes before this one are dead
         workflow = scenario.later if scenario.later is not None and self.watch.folds else scenario.workflow
         options: dict[str, Any] = {"lease_ttl": TTL, "grace": 0.0, "gates": self.gates, **scenario.options}
         if "secrets" in options:
@@ -330,7 +350,7 @@ class Teller:
 
     async def _ends(self, task: asyncio.Task[Any]) -> bool:
         """Waits for a task; whether it ended. One that hangs is cancelled, and left alone if that does not help."""
-        for patience in (PATIENCE, REPAIR):
+        for patience in (self.scenario.patience, REPAIR):
             late = self.loop.create_future()
             watchdog = self.clock.call_later(patience, lambda late=late: late.set_result(None))  # type: ignore[misc]
             try:
@@ -370,7 +390,7 @@ class Teller:
     async def _drive(self) -> None:
         result: Any = self.result
         recover = len(self.lives) > 1
-        for _ in range(60):
+        for _ in range(MOVES):
             if result is None:
                 result = await self._begin(recover=recover)
                 recover = True
@@ -395,12 +415,12 @@ class Teller:
             await self._finish(other)
         await self._epilogue()
 
-    async def _ask(self, work: Callable[[Runner, str], Awaitable[Any]]) -> Any:
-        """What a runner of the execution gave, as `_call`."""
-        name = self.scenario.execution_id
+    async def _ask(self, work: Callable[[Runner, str], Awaitable[Any]], *, of: str | None = None) -> Any:
+        """What a runner of the execution (or of another) gave, as `_call`."""
+        name = of or self.scenario.execution_id
 
         async def asked() -> Any:
-            if self.workflow is self.scenario.workflow:
+            if self.workflow is self.scenario.workflow and of is None:
                 return await work(self.runtime.runner(self.workflow), name)
             return await work(await self.runtime.runner_of(name), name)
 
@@ -419,69 +439,95 @@ class Teller:
             lambda: self.runtime.runner(self.workflow).run(scenario.input, execution_id=scenario.execution_id)
         )
 
-    async def _move(self, result: ExecutionResult) -> Any:
+    async def _move(self, result: ExecutionResult, *, of: str | None = None) -> Any:
         """What somebody does about the first wait."""
         if not result.halts:
             self.problems.append("O9 it is halted and waits for nobody")
             return LookupError("no halt")
         halt = min(result.halts, key=lambda halt: halt.wait_id)
         wait_id = halt.wait_id
-        if wait_id not in self.moves:
-            given = self.scenario.moves.get(halt.step_id)
-            if given is None:
-                raise LookupError(f"scenario {self.scenario.name!r} has no move for step {halt.step_id!r}")
-            self.moves[wait_id] = [given] if isinstance(given, Move) else list(given)
-        left = self.moves[wait_id]
-        if not left:
+        move = self._next(halt)
+        if move is None:
             self.problems.append(f"O1 {wait_id} asks once more after all answers were given")
             return LookupError(wait_id)
         unsure = wait_id in self.unsure
         self.unsure.add(wait_id)
-        match left[0]:
+        match move:
             case Answer(arguments):
-                ended = await self._ask(lambda runner, name: runner.resume(name, wait_id=wait_id, **arguments))
+                ended = await self._ask(lambda runner, name: runner.resume(name, wait_id=wait_id, **arguments), of=of)
             case Expire():
                 assert halt.deadline is not None
                 self.clock.jump(max(0.0, halt.deadline.timestamp() - self.clock.now()) + 1)
-                ended = await self._ask(_recover)
+                ended = await self._ask(_recover, of=of)
             case Pass(seconds):
                 self.clock.jump(seconds)
                 # With a worker, somebody may be driving it already: then it is followed.
-                ended = await (self._begin(recover=True) if self.scenario.worker else self._ask(_recover))
+                followed = self.scenario.worker and of is None
+                ended = await (self._begin(recover=True) if followed else self._ask(_recover, of=of))
             case Send(name, payload):
-                ended = await self._send(wait_id, name, payload)
+                ended = await self._send(wait_id, name, payload, of=of)
             case Pause(by):
-                ended = await self._ask(lambda runner, name: runner.pause(name, by=by))
+                ended = await self._ask(lambda runner, name: runner.pause(name, by=by), of=of)
             case Unpause(by):
-                ended = await self._ask(lambda runner, name: runner.unpause(name, by=by))
+                ended = await self._ask(lambda runner, name: runner.unpause(name, by=by), of=of)
             case Cancel(by):
-                ended = await self._ask(lambda runner, name: runner.cancel(name, by=by))
+                ended = await self._ask(lambda runner, name: runner.cancel(name, by=by), of=of)
+            case Retry():
+                ended = await self._ask(lambda runner, name: runner.retry(name), of=of)
+            case Fail():
+                ended = await self._ask(lambda runner, name: runner.fail(name), of=of)
+            case Decide():
+                ended = await self._decide(halt, of=of)
         arrived = isinstance(ended, ConflictError) and unsure
         if isinstance(ended, ExecutionResult) or arrived:
-            left.pop(0)
+            self.made[wait_id] += 1
             self.unsure.discard(wait_id)
         return None if arrived else ended
 
-    async def _send(self, wait_id: str, name: str, payload: Any) -> Any:
+    def _next(self, halt: Halt) -> Move | None:
+        """What is done about a wait now; None where all has been done."""
+        made = self.made[halt.wait_id]
+        given = self.scenario.moves.get(halt.step_id)
+        if given is not None:
+            moves = [given] if isinstance(given, Move) else list(given)
+            return moves[made] if made < len(moves) else None
+        if self.scenario.otherwise is None:
+            raise LookupError(f"scenario {self.scenario.name!r} has no move for step {halt.step_id!r}")
+        return self.scenario.otherwise(halt, made)
+
+    async def _decide(self, halt: Halt, *, of: str | None) -> Any:
+        effect = halt.execution_id, halt.path
+        if effect not in self.ledger.answers:
+            return await self._ask(lambda runner, name: runner.retry(name), of=of)
+        gave = self.ledger.answers[effect]
+        return await self._ask(lambda runner, name: runner.resume(name, wait_id=halt.wait_id, response=gave), of=of)
+
+    async def _send(self, wait_id: str, name: str, payload: Any, *, of: str | None) -> Any:
         """Sends a signal, once for each wait: who does not know whether it arrived sees whether it comes about."""
+        waiting = wait_id.rpartition(":")[0]
 
         async def send(runner: Runner, execution_id: str) -> ExecutionResult:
             await runner.recover(execution_id)
-            entries = self.watch.folds[execution_id].values.values()
+            entries = self.watch.folds[waiting].values.values()
             if not any(entry.get("actor") == wait_id for entry in entries):
-                await runner.signal(execution_id, name, payload, by=wait_id)
+                told = runner if waiting == execution_id else await self.runtime.runner_of(waiting)
+                await told.signal(waiting, name, payload, by=wait_id)
             return await runner.recover(execution_id)
 
-        return await self._ask(send)
+        return await self._ask(send, of=of)
 
     async def _finish(self, name: str) -> None:
         """An execution that outlives the one it was started by is driven to its end too."""
 
-        async def drive() -> bool:
-            return (await (await self.runtime.runner_of(name)).recover(name)).status.over
+        async def drive() -> ExecutionResult:
+            return await (await self.runtime.runner_of(name)).recover(name)
 
-        for _ in range(40):
-            ended = await self._call(drive)
+        ended: Any = None
+        for _ in range(MOVES):
+            if isinstance(ended, ExecutionResult) and ended.halted and self.scenario.otherwise is not None:
+                ended = await self._move(ended, of=name)
+            else:
+                ended = await self._call(drive)
             if isinstance(ended, ConflictError):
                 await self.clock.sleep(1.0)  # this process does it already
             elif isinstance(ended, ExecutionNotFound):
@@ -489,7 +535,7 @@ class Teller:
             elif isinstance(ended, Exception):
                 self._blame(ended)
                 return
-            elif self.asked is None and ended:
+            elif self.asked is None and isinstance(ended, ExecutionResult) and ended.status.over:
                 return
 
     async def _epilogue(self) -> None:
@@ -510,6 +556,8 @@ class Teller:
         if outside and isinstance(ended, StoreUnavailable) and self.gate.met:
             return False
         self.problems.append(f"O1 a call raised {type(ended).__name__}: {ended}")
+        if isinstance(ended, Exception):
+            self.raised = ended
         return True
 
     async def _leftovers(self) -> None:

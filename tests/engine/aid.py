@@ -43,8 +43,8 @@ class Clock(FakeClock):
     @time.setter
     def time(self, moment: float) -> None:
         """Nothing fires before the clock is advanced."""
-        self._steady += moment - self._wall
-        self._wall = moment
+        self._steady += moment - self.now()
+        self._began = moment - self._steady
 
     async def advance(self, seconds: float = 0.0) -> None:
         """Time goes by: every timer fires at its time, and what follows from it happens before the next one."""

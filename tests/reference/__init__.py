@@ -175,10 +175,10 @@ def time(clock: FakeClock) -> Mapping[str, Any]:
     class Slow(Scripted):
         """Too slow at first."""
 
-        async def _answer(self, name: str, reply: Reply, given: Any, attempt: int) -> Any:
-            if name == "slow" and attempt < 3:
-                await self.clock.sleep(5)
-            return await super()._answer(name, reply, given, attempt)
+        async def _answer(self, name: str, reply: Reply, given: Any, context: df.StepContext) -> Any:
+            if name == "slow" and context.attempt < 3:
+                await clock.sleep(5)
+            return await super()._answer(name, reply, given, context)
 
     return {
         "Clock": Slow(
