@@ -214,6 +214,19 @@ def test_a_step_that_halts_on_failure_is_tried_again() -> None:
     assert report.answered == {"charge": "retry"}
 
 
+def test_what_undoes_steps_and_what_always_runs_is_played_too() -> None:
+    undone = {**CHARGE, "compensate": {"service": "Bank", "method": "refund", "input": 3}, "next": "ship"}
+    ship = {"id": "ship", "type": "call", "service": "Post", "method": "ship"}
+    close = {"id": "close", "type": "call", "service": "Post", "method": "close"}
+    document = {**PAY, "steps": [undone, ship], "finally": [close]}
+    report = simulate(document, answers={"charge": "paid", "ship": ValueError("no such place")}, crash="kills")
+
+    report.raise_for_bad()
+    assert (report.status, report.error) == ("failed", "ValueError: no such place")
+    assert [repeat.service for repeat in report.repeats] == ["Bank.charge", "Post.ship", "Bank.refund", "Post.close"]
+    assert report.coverage[0].never == []
+
+
 CHILD = {
     "id": "child",
     "name": "Child",
