@@ -81,7 +81,8 @@ from durable_flow.steps.base import (
     every_step,
 )
 from durable_flow.stores import open_store
-from durable_flow.stores.base import Page, Store
+from durable_flow.stores.base import Page, StepTransaction, Store
+from durable_flow.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -133,6 +134,7 @@ __all__ = [
     "Status",
     "StepContext",
     "StepError",
+    "StepTransaction",
     "StepType",
     "Store",
     "StoreError",
@@ -141,6 +143,7 @@ __all__ = [
     "SystemClock",
     "TargetName",
     "Template",
+    "Transaction",
     "Transform",
     "ValidationError",
     "VariableName",

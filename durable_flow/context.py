@@ -25,6 +25,7 @@ from durable_flow.model.value import copy_value, encode, normalise
 from durable_flow.model.workflow import Body, StepDef
 from durable_flow.services import StepContext
 from durable_flow.steps.base import ChildEnd, Compensate
+from durable_flow.transaction import MISUSED, AttemptTransaction
 
 if TYPE_CHECKING:
     from durable_flow.engine import Engine
@@ -64,7 +65,7 @@ class BoundScope:
 class StepVisit:
     """One visit of one step: the variables it sees, its memory, and the doors to services and bodies."""
 
-    __slots__ = ("_engine", "_live", "_run", "deadline", "path", "scrub", "shown", "step")
+    __slots__ = ("_engine", "_live", "_run", "deadline", "over", "own", "path", "scrub", "shown", "step")
 
     def __init__(self, engine: Engine, run: Run, live: LiveFrame, step: StepDef) -> None:
         self._engine = engine
@@ -75,6 +76,9 @@ class StepVisit:
         self.shown: Any = None
         self.scrub: tuple[str, ...] = ()
         self.deadline: float | None = None
+        self.over = False
+        self.own: AttemptTransaction | None = None
+        """The transaction that a service shares with this attempt, once it asked for one."""
 
     @property
     def step_id(self) -> str:
@@ -207,6 +211,7 @@ class StepVisit:
             idempotency_key=f"{run.id}:{self.path}",
             deadline=self.deadline,
             logger=logging.LoggerAdapter(logger, {"execution_id": run.id, "step": self.path}),
+            _attempt=self,
         )
 
     def undo(self, compensate: Compensate, set_now: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,6 +220,19 @@ class StepVisit:
         given = None if compensate.input is None else compensate.input.resolve(scope)
         given = normalise(given, limits=self._engine.limits, what="compensate.input")
         return {"service": compensate.service, "method": compensate.method, "input": given}
+
+    def transaction(self) -> AttemptTransaction:
+        engine, run = self._engine, self._run
+        if self.own is None:
+            if self.over:
+                raise StepError("the attempt of the step is over", kind=MISUSED)
+            self.own = AttemptTransaction(
+                lambda: engine.store.begin(hold=engine.lease_ttl / 3),
+                reserve=lambda: engine.reserve(run),
+                free=run.lift_bar,
+                loop=engine.loop,
+            )
+        return self.own
 
     async def gate(self, resolver: str, params: Template | None) -> tuple[Gate, Any]:
         engine = self._engine

@@ -70,7 +70,7 @@ from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
-from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, Store, Stored
+from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, StepTransaction, Store, Stored
 
 logger = logging.getLogger("durable_flow.engine")
 T = TypeVar("T")
@@ -98,9 +98,15 @@ OUTPUTS = frozenset({"response", "payload"})
 
 SUSPECTED = 2
 """So many processes died with an execution, and it did not get anywhere in between: perhaps it is what kills them."""
+UNREPEATABLE = ("ServiceNotFound", "ServiceError", "SecretNotFound", "TransactionUnsupported")
+"""Kinds of step errors that another attempt would meet again."""
 
 CLEANUP = 1.0
 """Seconds a timed-out attempt has to clean up; after them the execution goes on without it."""
+
+
+class Undone(Exception):
+    """A commit did not land, and cannot be repeated: what it carried must be done again."""
 
 
 class Engine:
@@ -147,6 +153,7 @@ class Engine:
         self._followed: dict[str, set[asyncio.Event]] = {}
         self._renewed = 0.0
         self._occupied = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop
         self.closing = False
 
     @property
@@ -170,9 +177,10 @@ class Engine:
 
     def open(self) -> None:
         """Starts the heart: renewing leases and looking for mail."""
+        self.loop = asyncio.get_running_loop()
         self._renewed = self.clock.monotonic()
         self._deaf = self.store.listen(self._hear)
-        self._heart = asyncio.get_running_loop().create_task(self._beat(), name="durable_flow.heart")
+        self._heart = self.loop.create_task(self._beat(), name="durable_flow.heart")
 
     async def close(self, grace: float) -> None:
         """Lets running executions go on for `grace` seconds, then stops them where they are and gives leases back."""
@@ -318,6 +326,9 @@ class Engine:
         while run.durable < goal:
             _still_held(run)
             if run.inflight is None:
+                if run.bar is not None:
+                    await run.bar.wait()
+                    continue
                 self._submit(run, release=False)
             await self._landing(run)
         return False
@@ -338,11 +349,23 @@ class Engine:
             await self._landing(run)
         _still_held(run)
 
-    def _submit(self, run: Run, *, release: bool) -> None:
+    async def reserve(self, run: Run) -> None:
+        """Returns when no commit of this execution is under way, and none will be until the bar is lifted: a step has
+        a transaction that keeps everybody else from writing, so it would wait for that one, and that one for it."""
+        await self._quiesce(run)
+        while run.bar is not None:
+            await run.bar.wait()
+            await self._quiesce(run)
+        run.bar = asyncio.Event()
+
+    def _submit(self, run: Run, *, release: bool, through: StepTransaction | None = None) -> None:
         commit = run.batch(nonce=self.ids.nonce(), release=release, wake_at=_wake_at(run))
         run.inflight_commit = commit
         try:
-            run.inflight = self.store.commit(commit)
+            if through is None:
+                run.inflight = self.store.commit(commit)
+            else:
+                run.inflight = asyncio.get_running_loop().create_task(self._commit_through(through, commit))
         except BaseException:
             # What it carried is in the store or it is not: nothing may be written on top of that.
             self.stop(run, "lease_lost")
@@ -380,13 +403,33 @@ class Engine:
             run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(commit))
             return
         run.inflight = None
-        if isinstance(error, LeaseLost):
+        if isinstance(error, LeaseLost | Undone):
+            run.undone = isinstance(error, Undone)
             self.stop(run, "lease_lost")
             raise Stopped
         self.stop(run, "lease_lost")
         if isinstance(error, ConflictError) and commit.version == 0:
             raise AlreadyExists(f"execution {run.id!r} exists already")
         raise error
+
+    async def _commit_through(self, transaction: StepTransaction, commit: Commit) -> Committed:
+        """Commits a transition and what a service executed. Where the answer is lost, the row's nonce tells whether it
+        landed. If it is not there we cannot repeat it: whoever claims the execution next, which ends all that still may
+        be on its way, finds out whether the step is to be attempted again."""
+        try:
+            return await transaction.commit(commit)
+        except StoreUnavailable as error:
+            logger.warning("the commit of a transaction of execution %s: %s", commit.execution_id, error)
+        try:
+            row = await self.store.row(commit.execution_id)
+        except StoreUnavailable:
+            raise StoreError(
+                f"the store did not answer while execution {commit.execution_id!r} was committed; "
+                "it goes on from its last committed step with recover()"
+            ) from None
+        if row is not None and row.nonce == commit.nonce:
+            return Committed()
+        raise Undone
 
     async def _settle_unknown(self, commit: Commit) -> Committed:
         """The answer of a commit was lost: finds out whether it landed, and repeats it if not, until the lease is over.
@@ -590,10 +633,7 @@ class Engine:
             began = self.clock.now()
             start = self.clock.monotonic()
             try:
-                if step.timeout is None:
-                    outcome = await step.type.run(visit, step.config)
-                else:
-                    outcome = await self._timed(step, visit, began)
+                outcome = await self._attempt(run, step, visit, began)
             except asyncio.CancelledError as error:
                 if not self._cut(run, live, step, visit, start, in_flight=True):
                     failure = self.describe(run, step, visit, error)
@@ -610,6 +650,8 @@ class Engine:
                     self.goes_on(run)
                 ms = (self.clock.monotonic() - start) * 1000
                 self._conclude(run, live, step, visit, outcome, ms=ms, action=step.type.completes_as)
+                if visit.own is not None and visit.own.begun:
+                    self._submit(run, release=False, through=visit.own.hand_over())
                 return
             ms = (self.clock.monotonic() - start) * 1000
             self.goes_on(run)
@@ -663,6 +705,30 @@ class Engine:
                     ),
                 )
             )
+
+    async def _attempt(self, run: Run, step: StepDef, visit: StepVisit, began: float) -> Outcome:
+        """What one attempt gives. A transaction that the service shares with it is rolled back if it fails, whatever
+        makes it fail; if not, it can be committed when this returns: no other commit is under way."""
+        try:
+            if step.timeout is None:
+                outcome = await step.type.run(visit, step.config)
+            else:
+                outcome = await self._timed(step, visit, began)
+            if (own := visit.own) is not None:
+                await own.ready()
+                if not own.begun or isinstance(outcome, Failed):
+                    await own.end()
+                elif not isinstance(outcome, Done):
+                    raise StepError("a step cannot wait with a transaction of its service", kind="TransactionError")
+                else:
+                    await self._quiesce(run)
+        except BaseException:
+            if visit.own is not None:
+                await self.uninterrupted(visit.own.end())
+            raise
+        finally:
+            visit.over = True
+        return outcome
 
     def _wait(self, visit: StepVisit) -> dict[str, Any]:
         """What every wait says of its step."""
@@ -1620,12 +1686,16 @@ class Engine:
             await self._abandon(run)
             raise
         finally:
-            if self.runs.get(run.id) is run:
-                del self.runs[run.id]
-            run.over.set()
-            run.created.set()
-            for changed in self._followed.get(run.id, ()):
-                changed.set()
+            try:
+                if run.undone:
+                    await self.uninterrupted(self._undo(run))
+            finally:
+                if self.runs.get(run.id) is run:
+                    del self.runs[run.id]
+                run.over.set()
+                run.created.set()
+                for changed in self._followed.get(run.id, ()):
+                    changed.set()
 
     async def _play(self, run: Run, work: Callable[[Run], Awaitable[None]]) -> None:
         """Does its work in a scope that `stop` cancels; whether it was stopped is seen at its `stop_reason`."""
@@ -1660,6 +1730,15 @@ class Engine:
                 logger.exception("leaving execution %s failed", run.id)
 
         await self.uninterrupted(leave())
+
+    async def _undo(self, run: Run) -> None:
+        """What is in memory is not what is stored: the lease is given back as it is, and whoever is first goes on with
+        what is stored."""
+        try:
+            await self.store.release(run.id, owner=self.owner, generation=run.generation)
+        except DurableFlowError as error:
+            logger.warning("leaving execution %s: %s", run.id, error)
+        self.look()
 
     def stop(self, run: Run, reason: str, *, detail: str | None = None) -> None:
         """Unwinds the tasks of a run. The first reason counts, except that a lost lease overrides all. What ends
@@ -1765,7 +1844,7 @@ class Alarm:
 def _unrepeatable(error: BaseException) -> bool:
     """What would fail the same way again: the value it returns cannot be stored, or nothing can be called."""
     if isinstance(error, StepError):
-        return isinstance(error, OutputError) or error.kind in ("ServiceNotFound", "ServiceError", "SecretNotFound")
+        return isinstance(error, OutputError) or error.kind in UNREPEATABLE
     return isinstance(error, NonRetryableError | LimitExceeded)
 
 

@@ -110,14 +110,14 @@ class Run:
     # With so many attributes every instance would have a dict of its own.
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
-        "_records", "_rewritten", "_sets", "_steps", "active", "cancelled_for", "child_memos", "created", "created_at",
-        "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells", "finished_at",
-        "frames", "free", "generation", "history", "id", "inflight", "inflight_commit", "inflight_records", "info",
-        "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail", "mailbox", "masks", "new",
-        "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail", "recoveries", "released", "releasing",
-        "result_seq", "root", "root_id", "scope", "seq", "signals", "standing", "status", "stop_actor", "stop_detail",
-        "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo",
-        "updated_at", "version", "waiting", "woken",
+        "_records", "_rewritten", "_sets", "_steps", "active", "bar", "cancelled_for", "child_memos", "created",
+        "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells",
+        "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
+        "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
+        "mailbox", "masks", "new", "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
+        "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signals", "standing",
+        "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep",
+        "taken_over", "task", "undo", "undone", "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -159,6 +159,8 @@ class Run:
         self.stop_actor: str | None = None
         self.stop_mail: tuple[int, ...] = ()
         self.inflight: asyncio.Future[Any] | None = None
+        self.bar: asyncio.Event | None = None
+        self.undone = False
         self.inflight_records: list[Record] = []
         self.over: asyncio.Event = asyncio.Event()
         self.created: asyncio.Event = asyncio.Event()
@@ -503,6 +505,12 @@ class Run:
             live = LiveFrame(self.frames[path], self.root.body, None, base="")
             self._fill(live)
         return live
+
+    def lift_bar(self) -> None:
+        """Commits may be made again."""
+        if self.bar is not None:
+            self.bar.set()
+            self.bar = None
 
     @property
     def leaving(self) -> bool:

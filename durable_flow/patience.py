@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from durable_flow.clock import Clock
 from durable_flow.errors import StoreUnavailable
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Store, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    Row,
+    StepTransaction,
+    Store,
+    Stored,
+)
 
 T = TypeVar("T")
 
@@ -30,7 +41,7 @@ class PatientStore(Store):
         self.patience = patience
         self._listener: Callable[[str], object] | None = None
 
-    async def _insist(self, ask: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]] | None = None) -> T:
+    async def insist(self, ask: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]] | None = None) -> T:
         """What `ask` gives, or after a failure `again`."""
         end: float | None = None
         pause = FIRST
@@ -78,6 +89,9 @@ class PatientStore(Store):
             future.add_done_callback(lambda _: self.heard(commit.execution_id))
         return future
 
+    def begin(self, *, hold: float) -> StepTransaction:
+        return PatientTransaction(lambda: self.store.begin(hold=hold), self.insist)
+
     async def append(self, message: Message, body: Blob) -> Appended:
         async def again() -> Appended:
             appended = await self.store.append(message, body)
@@ -85,7 +99,7 @@ class PatientStore(Store):
                 return Appended(outcome="accepted", owner=appended.owner, lease_until=appended.lease_until)
             return appended
 
-        appended = await self._insist(lambda: self.store.append(message, body), again)
+        appended = await self.insist(lambda: self.store.append(message, body), again)
         self.heard(message.execution_id)
         return appended
 
@@ -96,7 +110,7 @@ class PatientStore(Store):
     async def claim(
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
     ) -> Stored | Busy | None:
-        return await self._insist(lambda: self.store.claim(execution_id, owner=owner, ttl=ttl, statuses=statuses))
+        return await self.insist(lambda: self.store.claim(execution_id, owner=owner, ttl=ttl, statuses=statuses))
 
     async def take(
         self,
@@ -115,45 +129,101 @@ class PatientStore(Store):
         return await self.store.next_due(queues=queues, without=without)
 
     async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        changed = await self._insist(lambda: self.store.hold(queue, body))
+        changed = await self.insist(lambda: self.store.hold(queue, body))
         if body is None:
             self.heard("")
         return changed
 
     async def held(self) -> Mapping[str | None, Blob]:
-        return await self._insist(self.store.held)
+        return await self.insist(self.store.held)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon
 
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
-        await self._insist(lambda: self.store.release(execution_id, owner=owner, generation=generation))
+        await self.insist(lambda: self.store.release(execution_id, owner=owner, generation=generation))
 
     async def mail(self, owner: str) -> Sequence[str]:
         return await self.store.mail(owner)
 
     async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
-        return await self._insist(lambda: self.store.inbox(execution_id))
+        return await self.insist(lambda: self.store.inbox(execution_id))
 
     async def row(self, execution_id: str) -> Row | None:
-        return await self._insist(lambda: self.store.row(execution_id))
+        return await self.insist(lambda: self.store.row(execution_id))
 
     async def fetch(self, execution_id: str) -> Stored | None:
-        return await self._insist(lambda: self.store.fetch(execution_id))
+        return await self.insist(lambda: self.store.fetch(execution_id))
 
     async def read(
         self, execution_id: str, *, after: int = 0, limit: int | None = None, seqs: Sequence[int] | None = None
     ) -> Sequence[tuple[int, Blob]]:
-        return await self._insist(lambda: self.store.read(execution_id, after=after, limit=limit, seqs=seqs))
+        return await self.insist(lambda: self.store.read(execution_id, after=after, limit=limit, seqs=seqs))
 
     async def search(self, filter: Filter, *, limit: int, cursor: str | None) -> tuple[Sequence[Row], str | None]:
-        return await self._insist(lambda: self.store.search(filter, limit=limit, cursor=cursor))
+        return await self.insist(lambda: self.store.search(filter, limit=limit, cursor=cursor))
 
     async def remove(self, execution_id: str) -> bool:
         return await self.store.remove(execution_id)
 
     async def definition(self, definition_hash: str) -> Blob | None:
-        return await self._insist(lambda: self.store.definition(definition_hash))
+        return await self.insist(lambda: self.store.definition(definition_hash))
 
     async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
-        return await self._insist(lambda: self.store.purge_rows(before=before, statuses=statuses, limit=limit))
+        return await self.insist(lambda: self.store.purge_rows(before=before, statuses=statuses, limit=limit))
+
+
+class PatientTransaction(StepTransaction):
+    """A transaction of a service whose first statement is repeated, in a new transaction: until then nothing has
+    happened. What comes later cannot be repeated here: only the service knows what it executed before."""
+
+    def __init__(
+        self, make: Callable[[], StepTransaction], insist: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+    ) -> None:
+        self._make = make
+        self._insist = insist
+        self._inner = make()
+        self._over = False
+
+    @property
+    def exclusive(self) -> bool:  # type: ignore[override]
+        return self._inner.exclusive
+
+    @property
+    def begun(self) -> bool:  # type: ignore[override]
+        return self._inner.begun
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        return await self._ask(lambda: self._inner.execute(sql, parameters))
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self._ask(lambda: self._inner.executemany(sql, rows))
+
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        return await self._ask(lambda: self._inner.fetch(sql, parameters, limit=limit))
+
+    async def _ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        if self._inner.begun:
+            return await work()
+
+        async def begin() -> T:
+            try:
+                return await work()
+            except StoreUnavailable:
+                await self._inner.rollback()
+                if not self._over:
+                    self._inner = self._make()
+                raise
+
+        first: T = await self._insist(begin)
+        return first
+
+    async def ready(self) -> None:
+        await self._inner.ready()
+
+    async def commit(self, commit: Commit) -> Committed:
+        return await self._inner.commit(commit)
+
+    async def rollback(self) -> None:
+        self._over = True
+        await self._inner.rollback()

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 import anyio
 import anyio.to_thread
@@ -14,6 +14,7 @@ import msgspec
 
 from durable_flow.errors import ConfigError, StepError
 from durable_flow.model.execution import Gate
+from durable_flow.transaction import MISUSED, AttemptTransaction, TransactionBlock
 
 THREADS = 40
 """How many synchronous services run at once."""
@@ -35,6 +36,25 @@ class StepContext(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     deadline: float | None
     logger: logging.LoggerAdapter[logging.Logger]
+    _attempt: _Attempt | None = None
+
+    def transaction(self) -> TransactionBlock:
+        """A transaction of the database that executions are kept in: ``async with context.transaction() as tx: await
+        tx.execute(sql, …)``, in a plain service ``with context.transaction() as tx: tx.execute(sql, …)``.
+
+        What is executed is committed together with the step, exactly once; an exception in the block, a step that
+        fails, and a process that dies or loses its lease take it back. A second block of the same attempt goes on with
+        the same transaction. Raises StepError where the store has none (Redis).
+        """
+        if self._attempt is None:
+            raise StepError("there is a transaction only while a step runs that calls a service", kind=MISUSED)
+        return TransactionBlock(self._attempt.transaction())
+
+
+class _Attempt(Protocol):
+    """What the engine does for the service it calls."""
+
+    def transaction(self) -> AttemptTransaction: ...
 
 
 class _Plan(msgspec.Struct, frozen=True):

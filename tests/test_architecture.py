@@ -28,10 +28,11 @@ BELOW = {
     "machine": {"errors", "limits", "model"},
     "codec": {"errors", "ids"},
     "stores": GROUND | {"model", "codec"},
-    "services": {"errors", "model"},
+    "transaction": {"errors"},
+    "services": {"errors", "model", "transaction"},
     "history": {"model", "machine"},
     "live": GROUND | {"model", "machine", "stores"},
-    "context": GROUND | {"model", "expr", "steps", "machine", "live", "services"},
+    "context": GROUND | {"model", "expr", "steps", "machine", "live", "services", "transaction"},
 }
 """Which parts of the package a part may import, besides itself."""
 

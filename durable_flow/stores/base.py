@@ -43,7 +43,7 @@ from typing import Any, Self
 import msgspec
 
 from durable_flow.clock import Clock, SystemClock, moment
-from durable_flow.errors import ConflictError, CorruptState, ExecutionNotFound, ValidationError
+from durable_flow.errors import ConflictError, CorruptState, ExecutionNotFound, StepError, ValidationError
 from durable_flow.ids import token_hex
 from durable_flow.limits import Limits
 from durable_flow.model.codec import Info, decode_info, decode_record, decode_value, decode_wait, encode, value_of
@@ -131,6 +131,46 @@ class Landing(asyncio.Future[Committed]):
 
     def cancel(self, msg: object = None) -> bool:
         return False
+
+
+class StepTransaction(ABC):
+    """A transaction on a connection of its own, for what a service executes and the transition of its step.
+
+    It begins with its first statement: a StepTransaction that nobody used has to be neither committed nor rolled back.
+    Statements come one at a time. What is wrong with one is raised as the driver raises it; StoreUnavailable means that
+    the connection is gone. `rollback` may come at any time, also while a statement is under way, and more than once.
+
+    `begun` says whether there is anything to commit or to roll back. `exclusive` says that nobody can write to the
+    store meanwhile: then no commit of the same execution may be under way.
+    """
+
+    exclusive: bool = False
+    begun: bool = False
+
+    @abstractmethod
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        """Executes one statement; how many rows it was about."""
+
+    @abstractmethod
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Executes one statement for each tuple of parameters."""
+
+    @abstractmethod
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        """The rows of a query, at most `limit`."""
+
+    @abstractmethod
+    async def ready(self) -> None:
+        """Nothing more will be executed. Raises what would only come out in `commit` and is the statements' fault."""
+
+    @abstractmethod
+    async def commit(self, commit: Commit) -> Committed:
+        """Writes the commit, fence and all, and then commits both. Raises LeaseLost (fenced: all is rolled back) or
+        StoreUnavailable (the outcome is unknown: read the row's nonce). Whatever happens, the connection is let go."""
+
+    @abstractmethod
+    async def rollback(self) -> None:
+        """Takes everything back and lets the connection go."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,6 +304,16 @@ class Store(ABC):
         The future raises LeaseLost (fenced), ConflictError (the row to create exists already) or StoreUnavailable (the
         outcome is unknown: read the row's nonce). Cancelling who waits for it does not cancel the write.
         """
+
+    def begin(self, *, hold: float) -> StepTransaction:
+        """A transaction that a service shares with its step. Where it keeps others from writing, it does so for at most
+        `hold` seconds. Raises StepError in a store that has none, which is what a store does unless it says otherwise.
+        """
+        raise StepError(
+            f"{type(self).__name__} has no transactions that a service can share with its step; "
+            "SQLite and PostgreSQL have",
+            kind="TransactionUnsupported",
+        )
 
     @abstractmethod
     async def append(self, message: Message, body: Blob) -> Appended:

@@ -42,6 +42,7 @@ from durable_flow.errors import (
     LeaseLost,
     MissingExtraError,
     SchemaTooNew,
+    StepError,
     StoreError,
     StoreUnavailable,
     ValidationError,
@@ -59,6 +60,7 @@ from durable_flow.stores.base import (
     Filter,
     Landing,
     Row,
+    StepTransaction,
     Store,
     Stored,
     cursor_of,
@@ -193,10 +195,13 @@ class Door:
     @property
     def begin(self) -> str:
         """Begins the transaction of one call on a shared connection."""
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED; {self.settle}"
+
+    @property
+    def settle(self) -> str:
+        """Gives the rest of a transaction the settings that our functions need."""
         settings = {"lock_timeout": f"'{self.wait}'", **ddl.SETTINGS}
-        return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
-            f"SET LOCAL {name} = {value}" for name, value in settings.items()
-        )
+        return "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
 
     async def get(self, **settings: str) -> Connection:
         given: dict[str, Any] = {"timeout": self.timeout, **self.options}
@@ -210,6 +215,19 @@ class Door:
             named |= {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
         given["server_settings"] = {**named, **settings, **self.options.get("server_settings", {})}
         return await asyncpg.connect(self.url, **given)
+
+    def lend(self, most: int) -> Lender:
+        """Where services get connections from, with the settings of the role, the database and the URL."""
+        return Lender(self, most)
+
+    async def pool_for(self, most: int) -> Any:
+        """At most so many connections for services, made when they are needed."""
+        given: dict[str, Any] = {"timeout": self.timeout, **self.options}
+        if self.pooled:
+            given["statement_cache_size"] = 0
+        named = {} if "application_name" in self.url else {"application_name": "durable_flow"}
+        given["server_settings"] = {**named, **self.options.get("server_settings", {})}
+        return await asyncpg.create_pool(self.url, min_size=0, max_size=most, **given)
 
     async def give_back(self, connection: Connection) -> bool:
         """Whether the connection may be kept for the next call."""
@@ -239,6 +257,13 @@ class PoolDoor(Door):
     def listens(self) -> bool:
         return not self.pooled and int(self.pool.get_max_size()) >= 3  # else too few would be left for the others
 
+    def lend(self, most: int) -> Lender:
+        # One connection must be left for commits, or who waits for one here would wait for ever.
+        return Lender(self, min(most, int(self.pool.get_max_size()) - 1 - self.listens))
+
+    async def pool_for(self, most: int) -> Any:
+        return self.pool
+
     async def get(self, **settings: str) -> Connection:
         connection = await self.pool.acquire(timeout=self.timeout)
         for name, value in settings.items():  # the pool resets them when the connection comes back
@@ -254,6 +279,169 @@ class PoolDoor(Door):
             await self.pool.release(connection, timeout=self.timeout)
         except (*PASSING, pg.InterfaceError) as error:
             log.debug("a connection did not go back to the pool in good order: %s", error)
+
+
+class Lender:
+    """Lends connections to services, at most so many at a time."""
+
+    def __init__(self, door: Door, most: int) -> None:
+        self.door = door
+        self.most = most
+        self.free = asyncio.Semaphore(max(1, most))
+        self.pool: Any = None
+        self.opening = asyncio.Lock()
+        self.lent: set[PostgresTransaction] = set()
+
+    async def take(self) -> Connection:
+        """A connection; whoever gets one gives it back. Raises what asyncpg raises."""
+        if self.most < 1:
+            raise StepError(
+                "the pool of the store is too small for transactions of services: it needs a connection more",
+                kind="TransactionUnsupported",
+            )
+        await self.free.acquire()
+        try:
+            async with self.opening:
+                if self.pool is None:
+                    self.pool = await self.door.pool_for(self.most)
+            return await self.pool.acquire(timeout=self.door.timeout)
+        except BaseException:
+            self.free.release()
+            raise
+
+    async def give_back(self, connection: Connection) -> None:
+        try:
+            await self.pool.release(connection, timeout=self.door.timeout)
+        except (*PASSING, pg.InterfaceError) as error:
+            log.debug("a connection did not go back to the pool in good order: %s", error)
+        finally:
+            self.free.release()
+
+    async def close(self) -> None:
+        for transaction in list(self.lent):
+            await transaction.rollback()
+        if self.pool is not None and not isinstance(self.door, PoolDoor):
+            await self.pool.close()
+
+
+class PostgresTransaction(StepTransaction):
+    """What a service executes, with the transition of its step, in one transaction (READ COMMITTED).
+
+    Rows of executions are locked in the last call before COMMIT, so renewing a lease never waits for a service.
+    """
+
+    def __init__(self, store: PostgresStore, lender: Lender) -> None:
+        self._store = store
+        self._lender = lender
+        self._connection: Connection | None = None
+        self._busy = 0
+        self._ending: asyncio.Task[None] | None = None
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        async def work(connection: Connection) -> int:
+            if parameters:
+                said = await connection.execute(sql, *parameters)
+            else:  # without parameters asyncpg would take several statements, of which one could be COMMIT
+                statement = await connection.prepare(sql)
+                await statement.fetch()
+                said = statement.get_statusmsg()
+            count = said.rpartition(" ")[2]
+            return int(count) if count.isdigit() else 0
+
+        return await self._ask(work)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self._ask(lambda connection: connection.executemany(sql, rows))
+
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        if limit != 1:
+            return list(await self._ask(lambda connection: connection.fetch(sql, *parameters)))[:limit]
+        row = await self._ask(lambda connection: connection.fetchrow(sql, *parameters))
+        return [] if row is None else [row]
+
+    async def _ask(self, work: Work[T]) -> T:
+        connection = await self._begin()
+        self._busy += 1
+        try:
+            return await work(connection)
+        except Exception as error:
+            if _gone(connection):
+                raise _translated(error, self._store.name) from error
+            raise
+        finally:
+            self._busy -= 1
+
+    async def _begin(self) -> Connection:
+        if self._ending is not None:
+            raise StepError("the transaction is over", kind="TransactionError")
+        if self._connection is None:
+            try:
+                connection = await self._lender.take()
+            except Exception as error:
+                raise _translated(error, self._store.name) from error
+            self._connection, self.begun = connection, True
+            self._lender.lent.add(self)
+            try:
+                await self._in_time(connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
+            except Exception as error:
+                await self.rollback()
+                raise _translated(error, self._store.name) from error
+        return self._connection
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        assert self._connection is not None
+        timer = asyncio.get_running_loop().call_later(self._lender.door.timeout, _terminate, self._connection)
+        try:
+            return await work
+        finally:
+            timer.cancel()
+
+    async def ready(self) -> None:
+        """Checks deferred constraints now: whoever violated them is the service."""
+        await self._ask(lambda connection: self._in_time(connection.execute("SET CONSTRAINTS ALL IMMEDIATE")))
+
+    async def commit(self, commit: Commit) -> Committed:
+        connection = self._connection
+        assert connection is not None
+        try:
+            return await self._in_time(self._store.commit_on(connection, commit))
+        except Exception as error:
+            raise _translated(error, self._store.name) from error
+        finally:
+            await self.rollback()
+
+    async def rollback(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(), name="durable_flow end")
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if self._busy and not _gone(connection):
+                _terminate(connection)  # it is in the middle of something
+            elif not _gone(connection) and connection.is_in_transaction():
+                with suppress(*PASSING, pg.InterfaceError):
+                    await self._in_time(connection.execute("ROLLBACK"))
+        finally:
+            self.begun = False
+            self._lender.lent.discard(self)
+            await self._lender.give_back(connection)
+
+
+def _gone(connection: Connection) -> bool:
+    """Whether a connection is closed. (A pool takes back what broke, and then its proxy knows nothing of it.)"""
+    try:
+        return bool(connection.is_closed())
+    except pg.InterfaceError:
+        return True
+
+
+def _terminate(connection: Connection) -> None:
+    if not _gone(connection):
+        connection.terminate()
 
 
 class Session:
@@ -838,7 +1026,8 @@ class PostgresStore(Store):
 
     Everything is in the schema `schema`. With ``auto_migrate=False`` opening a database with another schema version (or
     none) is an error; `migration_sql` is what another role has to run then. `writers` and `readers` are how many
-    connections write and read; one more listens, where that is possible. `timeout` is after how many seconds without an
+    connections write and read; one more listens, where that is possible; and services that share a transaction with
+    their step have at most `transactions` of their own. `timeout` is after how many seconds without an
     answer a connection is given up. `pooler` says whether there is a pooler in transaction mode (PgBouncer) on the way:
     None finds out. Other options go to `asyncpg.connect`.
     """
@@ -854,6 +1043,7 @@ class PostgresStore(Store):
         readers: int = 2,
         timeout: float = 10.0,
         pooler: bool | None = None,
+        transactions: int = 10,
         **options: Any,
     ) -> None:
         if (url is None) == (pool is None):
@@ -866,12 +1056,16 @@ class PostgresStore(Store):
             raise ConfigError(f"the schema {schema!r} belongs to PostgreSQL; choose another name")
         if min(writers, readers) < 1:
             raise ConfigError("a store needs at least one writer and one reader")
+        if transactions < 1:
+            raise ConfigError(f"transactions is a number of connections from 1 on, not {transactions!r}")
         if not timeout > 0:
             raise ConfigError(f"timeout is a number of seconds, not {timeout!r}")
         self.schema = schema
         self.auto_migrate = auto_migrate
         self.pooler = pooler
         self._sizes = writers, readers
+        self._most = transactions
+        self._lender: Lender | None = None
         self._name = "the database of a pool" if url is None else _without_password(url)
         self._door = PoolDoor(pool, timeout=timeout) if url is None else Door(url, timeout=timeout, options=options)
         self._process = 0
@@ -901,6 +1095,11 @@ class PostgresStore(Store):
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._name!r}, schema={self.schema!r})"
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self._name
 
     def _now(self) -> float | None:
         """None: the server's time."""
@@ -943,6 +1142,7 @@ class PostgresStore(Store):
             patient,
             Crew("durable_flow reader", readers, door, self._name, (self._reads, self._rows, self._fetches)),
         )
+        self._lender = door.lend(self._most)
         self._wire = Wire(door, self.schema, self.heard)
         try:
             await self._wire.tried.wait()
@@ -954,8 +1154,11 @@ class PostgresStore(Store):
         crews, wire = self._crews, self._wire
         if crews is not None and os.getpid() != self._process:
             return  # after a fork: the connections are the other process's
-        self._crews = self._wire = None
+        lender = self._lender
+        self._crews = self._wire = self._lender = None
         try:
+            if lender is not None:
+                await lender.close()
             for crew in crews or ():
                 await crew.close()
         finally:
@@ -1078,17 +1281,12 @@ class PostgresStore(Store):
             self._known.clear()  # the next connection may lead to a server that lost what this one had
             raise
         outcomes: list[object] = [None] * len(commits)
-        wire = self._wire
         for c, (i, code, commit) in enumerate(zip(order, codes, commits, strict=True)):
             if code >= 0:
                 outcomes[i] = RELEASED if code else KEPT
                 if commit.new is not None and len(self._known) < 10_000:
                     self._known.add(commit.new.definition_hash)
-                if wire is not None and wire.company:
-                    if commit.status in TOLD or (commit.new is not None and commit.lease_ttl is None):
-                        wire.tell(commit.execution_id)
-                    for message, _ in commit.messages:
-                        wire.tell(message.execution_id)
+                self._tell(commit)
             elif code == -2:
                 outcomes[i] = LOCKED
             elif commit.new is not None:
@@ -1097,6 +1295,34 @@ class PostgresStore(Store):
                 holder = holders[c]
                 outcomes[i] = LeaseLost(commit.execution_id, owner=holder if holder != commit.owner else None)
         return outcomes
+
+    def begin(self, *, hold: float) -> StepTransaction:
+        self._crew()
+        assert self._lender is not None
+        return PostgresTransaction(self, self._lender)
+
+    async def commit_on(self, connection: Connection, commit: Commit) -> Committed:
+        """Commits the transaction that is open on a connection, and a transition last in it. Raises LeaseLost if it is
+        fenced, and what asyncpg raises."""
+        await connection.execute(self._door.settle)
+        (code,), holders = await connection.fetchrow(
+            self._commits_sql, True, self._now(), *_arguments([commit], self._known)
+        )
+        if code < 0:
+            holder = holders[0]
+            raise LeaseLost(commit.execution_id, owner=holder if holder != commit.owner else None)
+        await connection.execute("COMMIT")
+        self._tell(commit)
+        return RELEASED if code else KEPT
+
+    def _tell(self, commit: Commit) -> None:
+        """What other processes may wait for."""
+        wire = self._wire
+        if wire is not None and wire.company:
+            if commit.status in TOLD or (commit.new is not None and commit.lease_ttl is None):
+                wire.tell(commit.execution_id)
+            for message, _ in commit.messages:
+                wire.tell(message.execution_id)
 
     async def append(self, message: Message, body: Blob) -> Appended:
         subject = (message.execution_id, message.kind, message.key, message.wait_id, message.takes, body)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -22,7 +23,19 @@ from durable_flow.codec import Codec
 from durable_flow.errors import ConfigError, CorruptState, StoreError, StoreUnavailable
 from durable_flow.model.codec import SEALED, Unopened
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, New, Row, Store, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    New,
+    Row,
+    StepTransaction,
+    Store,
+    Stored,
+)
 
 TEXT, BYTES = b"t", b"b"
 """The first byte of what a codec gets: what comes back is of the type that was stored."""
@@ -128,6 +141,9 @@ class SealedStore(Store):
             definition=self._seal(new.definition, new.definition_hash, "definition"),
             input=self._seal(new.input, name, "input"),
         )
+
+    def begin(self, *, hold: float) -> StepTransaction:
+        return SealedTransaction(self.store.begin(hold=hold), self._sealed)
 
     async def append(self, message: Message, body: Blob) -> Appended:
         name = message.execution_id
@@ -251,6 +267,45 @@ class SealedStore(Store):
         except Exception as error:  # whatever a codec raises, it must not break a listing
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             return Unopened.because(reason or type(error).__name__)
+
+
+class SealedTransaction(StepTransaction):
+    """A transaction in which the commit is sealed. What a service executes in it is the service's own."""
+
+    def __init__(self, inner: StepTransaction, seal: Callable[[Commit], Commit]) -> None:
+        self.inner = inner
+        self.seal = seal
+
+    @property
+    def exclusive(self) -> bool:  # type: ignore[override]
+        return self.inner.exclusive
+
+    @property
+    def begun(self) -> bool:  # type: ignore[override]
+        return self.inner.begun
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        return await self.inner.execute(sql, parameters)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self.inner.executemany(sql, rows)
+
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        return await self.inner.fetch(sql, parameters, limit=limit)
+
+    async def ready(self) -> None:
+        await self.inner.ready()
+
+    async def commit(self, commit: Commit) -> Committed:
+        try:
+            sealed = self.seal(commit)
+        except StoreError:
+            await self.inner.rollback()
+            raise
+        return await self.inner.commit(sealed)
+
+    async def rollback(self) -> None:
+        await self.inner.rollback()
 
 
 def _is_sealed(blob: Blob) -> bool:

@@ -25,6 +25,7 @@ import queue
 import sqlite3
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ from durable_flow.errors import (
     DurableFlowError,
     LeaseLost,
     SchemaTooNew,
+    StepError,
     StoreError,
     StoreUnavailable,
 )
@@ -54,6 +56,7 @@ from durable_flow.stores.base import (
     Landing,
     New,
     Row,
+    StepTransaction,
     Store,
     Stored,
     cursor_of,
@@ -665,28 +668,42 @@ Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
 class Lock:
-    """Held by whoever writes or checkpoints, across processes. It is free as soon as its holder's process is gone."""
+    """Held by whoever writes or checkpoints, across processes. It is free as soon as its holder's process is gone.
 
-    def __init__(self, path: Path, *, timeout: float, mode: int) -> None:
+    Within a process, one who is `behind` another lets that one go first, or transactions that follow each other would
+    never let the writer have it.
+    """
+
+    def __init__(self, path: Path, *, timeout: float, mode: int, behind: Lock | None = None) -> None:
         self.path = path
         self.timeout = timeout
-        self.never = threading.Event()
+        self.behind = behind
+        self.wanted = False
+        self.given_up = threading.Event()
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
 
     def __enter__(self) -> None:
         if sys.platform == "win32":
             return
+        self.wanted = True
         waited, pause = 0.0, 0.0001
-        while True:
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
+        try:
+            while (self.behind is not None and self.behind.wanted) or not self._take():
                 if waited >= self.timeout:
-                    raise StoreUnavailable(f"{self.path} was held by another process for {self.timeout:g} s") from None
-            self.never.wait(pause)
-            waited += pause
-            pause = min(pause * 1.5, 0.005)
+                    raise StoreUnavailable(f"{self.path} was held by another process for {self.timeout:g} s")
+                if self.given_up.wait(pause):
+                    raise StoreUnavailable(f"nobody waits for {self.path} any more")
+                waited += pause
+                pause = min(pause * 1.5, 0.005)
+        finally:
+            self.wanted = False
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def __exit__(self, *error: object) -> None:
         if sys.platform != "win32":
@@ -700,6 +717,7 @@ class Writer:
     """The connection that writes: batches, migrations, checkpoints. Used by one thread."""
 
     def __init__(self, store: SqliteStore, now: Callable[[], float]) -> None:
+        self.store = store
         self.path = store.path
         self.name = ":memory:" if store.path is None else str(store.path)
         self.lock: Lock | None = None
@@ -711,7 +729,7 @@ class Writer:
                 if not store.path.exists():
                     store.versions = 0, len(MIGRATIONS)
                 mode = _create(store.path, store.auto_migrate)
-                self.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode)
+                self.lock = store.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode)
             with self.lock or nullcontext():
                 database = _connect(store.path, store)
                 self.connection = Connection(database, now, only_reads=False)
@@ -767,7 +785,7 @@ class Writer:
             execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
             execute("COMMIT")
         except BaseException:
-            self._roll_back()
+            self.roll_back()
             raise
         if version < len(MIGRATIONS):
             log.info("%s: schema migrated from version %d to %d", self.name, version, len(MIGRATIONS))
@@ -798,7 +816,7 @@ class Writer:
                     outcomes.append(refused)
             execute("COMMIT")
         except BaseException as error:
-            self._roll_back()
+            self.roll_back()
             if not isinstance(error, Exception):
                 raise
             heard = _translated(error, self.name)
@@ -817,13 +835,13 @@ class Writer:
             outcome = function(connection, *arguments)
             execute("COMMIT")
         except BaseException as error:
-            self._roll_back()
+            self.roll_back()
             if isinstance(error, Exception):
                 return _translated(error, self.name)
             raise
         return outcome
 
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
         self.connection.forget()
         if self.connection.database.in_transaction:
             with suppress(sqlite3.Error):
@@ -838,7 +856,7 @@ class Writer:
         if self.lock is None:
             return
         connection = self.connection
-        changes = connection.database.total_changes + connection.written // 4096
+        changes = connection.database.total_changes + connection.written // 4096 + self.store.changes_elsewhere
         if changes < self.due:
             return
         try:
@@ -888,6 +906,8 @@ def _look(connection: Connection, name: str, function: Callable[..., object], ar
     """The result of a reading job, or the exception its caller gets."""
     execute = connection.cursor.execute
     try:
+        if connection.database.in_transaction:  # in memory, that of a step: it has not written to our tables yet
+            return function(connection, *arguments)
         execute("BEGIN")
         try:
             return function(connection, *arguments)
@@ -895,6 +915,235 @@ def _look(connection: Connection, name: str, function: Callable[..., object], ar
             execute("COMMIT")
     except Exception as error:
         return _translated(error, name)
+
+
+class Apartment:
+    """The connection of one transaction of a step, and the lock of the file. Used by one thread."""
+
+    def __init__(self, store: SqliteStore, now: Callable[[], float]) -> None:
+        assert store.path is not None
+        self.store = store
+        self.name = str(store.path)
+        mode = store.path.stat().st_mode & 0o777
+        self.lock = Lock(Path(f"{store.path}-lock"), timeout=store.busy_timeout, mode=mode, behind=store.lock)
+        self.locked = False
+        try:
+            database = _connect(store.path, store)
+            try:
+                database.execute("PRAGMA wal_autocheckpoint = 0")
+                database.execute(f"PRAGMA synchronous = {store.durability.upper()}")
+            except sqlite3.Error as error:
+                database.close()
+                raise _translated(error, self.name) from error
+        except BaseException:
+            self.lock.close()
+            raise
+        self.connection = Connection(database, now, only_reads=False)
+
+    def begin(self, connection: Connection) -> None:
+        """Waits for the lock and begins."""
+        self.lock.__enter__()
+        self.locked = True
+        connection.database.execute("BEGIN IMMEDIATE")
+
+    def end(self, connection: Connection) -> None:
+        """Lets go of everything; what was not committed is rolled back."""
+        if connection.database.in_transaction:
+            connection.database.execute("ROLLBACK")
+        self.store.changes_elsewhere += connection.database.total_changes + connection.written // 4096
+        if self.locked:
+            self.lock.__exit__()
+            self.locked = False
+
+    def give_up(self) -> None:
+        """Called by another thread: whatever is waited for or executed ends with an error."""
+        self.lock.given_up.set()
+        with suppress(sqlite3.Error):
+            self.connection.database.interrupt()
+
+    def serve(self, jobs: Sequence[Job]) -> Sequence[object]:
+        return [self._serve(function, arguments) for _, function, arguments in jobs]
+
+    def _serve(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> object:
+        try:
+            return function(self.connection, *arguments)
+        except Exception as error:
+            return _heard(error, self.name)
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self.locked:
+            self.lock.__exit__()
+        self.connection.database.close()
+        self.lock.close()
+
+
+def _heard(error: Exception, name: str) -> Exception:
+    """What a service hears of an error of its statement: what SQLite says, unless that is about the file."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return _translated(error, name) if code is not None and code & 0xFF in UNAVAILABLE else error
+
+
+def _execute(connection: Connection, sql: str, parameters: Sequence[Any]) -> int:
+    cursor = connection.database.execute(sql, parameters)
+    return cursor.rowcount if cursor.description is None else len(cursor.fetchall())
+
+
+def _execute_many(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    connection.database.executemany(sql, rows)
+
+
+def _fetch(connection: Connection, sql: str, parameters: Sequence[Any], limit: int | None) -> list[Any]:
+    cursor = connection.database.cursor()
+    cursor.row_factory = sqlite3.Row
+    cursor.execute(sql, parameters)
+    if limit is None:
+        return cursor.fetchall()
+    found = cursor.fetchmany(limit)
+    cursor.fetchall()  # what has RETURNING is done when it was read to its end
+    return found
+
+
+def _commit_all(connection: Connection, commit: Commit) -> Committed:
+    committed = connection.commit(commit)
+    connection.database.execute("COMMIT")
+    return committed
+
+
+class SqliteTransaction(StepTransaction):
+    """What a service executes, with the transition of its step, in one transaction.
+
+    It holds the lock of the file from its first statement on, so nobody else can write meanwhile, for at most `hold`
+    seconds: then it is rolled back. In a file it has a thread and a connection of its own; in memory there is only one
+    connection, and what others write waits.
+    """
+
+    exclusive = True
+
+    def __init__(self, store: SqliteStore, *, hold: float) -> None:
+        self._store = store
+        self._hold = hold
+        self._apartment: Apartment | None = None
+        self._worker: Worker | None = None
+        self._writer: Writer | None = None
+        self._failure: StepError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._has_turn = False
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        return await self._ask(_execute, sql, parameters)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self._ask(_execute_many, sql, rows)
+
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        return await self._ask(_fetch, sql, parameters, limit)
+
+    async def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        self._check()
+        if not self.begun:
+            await self._begin()
+        try:
+            return await self._do(function, *arguments)
+        except asyncio.CancelledError:
+            # The thread may still be at it: with a statement of which nobody knows, nothing may be committed.
+            self._failure = self._failure or StepError("a statement was cancelled", kind="TransactionError")
+            self._end()
+            raise
+        except Exception:
+            self._check()  # it may have been ended for the reason that is told then
+            raise
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._ending is not None:
+            raise StepError("the transaction is over", kind="TransactionError")
+
+    async def _do(self, function: Callable[..., T], *arguments: Any) -> T:
+        if self._worker is not None:  # shielded: what a thread does cannot be cancelled, but nobody has to wait for it
+            return await asyncio.shield(self._worker.submit(function, arguments))
+        assert self._writer is not None
+        try:
+            return function(self._writer.connection, *arguments)
+        except Exception as error:
+            raise _heard(error, self._writer.name) from None
+
+    async def _begin(self) -> None:
+        store = self._store
+        await store.turn.acquire()
+        self._has_turn = True
+        store.open_transactions.add(self)
+        try:
+            if store.path is None:
+                self._writer = store.lend()
+                self._writer.connection.database.execute("BEGIN IMMEDIATE")
+            else:
+                self._worker = Worker("durable_flow-sqlite-transaction", self._furnish)
+                await self._worker.start()
+                assert self._apartment is not None
+                await self._do(self._apartment.begin)
+        except BaseException:
+            await self.rollback()
+            raise
+        self.begun = True
+        self._timer = asyncio.get_running_loop().call_later(self._hold, self._expire)
+
+    def _furnish(self) -> Apartment:
+        self._apartment = Apartment(self._store, self._store.clock.now)
+        return self._apartment
+
+    def _expire(self) -> None:
+        self._failure = StepError(
+            f"the transaction was open for more than {self._hold:g} s, and nobody else can write meanwhile: do what "
+            "takes long before its first statement, or in another step",
+            kind="TransactionTimeout",
+        )
+        self._end()
+
+    async def ready(self) -> None:
+        self._check()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def commit(self, commit: Commit) -> Committed:
+        try:
+            return await self._do(_commit_all, commit)
+        except Exception as error:
+            raise _translated(error, str(self._store.path)) from error
+        finally:
+            await self.rollback()
+
+    async def rollback(self) -> None:
+        await asyncio.shield(self._end())
+
+    def _end(self) -> asyncio.Task[None]:
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._leave(), name="durable_flow end")
+        return self._ending
+
+    async def _leave(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            if self._worker is not None:
+                if self._apartment is not None:
+                    self._apartment.give_up()
+                    with suppress(sqlite3.Error, StoreError):
+                        await self._worker.submit(self._apartment.end, ())
+                await self._worker.stop()
+            elif self._writer is not None:
+                self._writer.roll_back()
+                self._store.take_back()
+        finally:
+            self.begun = False
+            self._store.open_transactions.discard(self)
+            if self._has_turn:
+                self._has_turn = False
+                self._store.turn.release()
 
 
 def _outdated(name: str, version: int) -> StoreError:
@@ -936,7 +1185,7 @@ def _connect(path: Path | None, store: SqliteStore) -> sqlite3.Connection:
 class Worker:
     """A thread with something to `serve`: it takes all jobs that wait, serves them, wakes their callers in one go."""
 
-    def __init__(self, name: str, make: Callable[[], Writer | Reader]) -> None:
+    def __init__(self, name: str, make: Callable[[], Writer | Reader | Apartment]) -> None:
         self.loop = asyncio.get_running_loop()
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.make = make
@@ -1048,6 +1297,15 @@ class SqliteStore(Store):
         self._inline: Writer | None = None
         self._writer: Worker | None = None
         self._reader: Worker | None = None
+        self._lent: deque[Job] | None = None
+        """In memory, while a step has the connection for its transaction: the writes that wait for its end."""
+        self.turn: asyncio.Lock
+        """Of the transactions of steps, one is open at a time."""
+        self.open_transactions: set[SqliteTransaction] = set()
+        self.lock: Lock | None = None
+        """Of the file, as the writer holds it."""
+        self.changes_elsewhere = 0
+        """How many rows transactions of steps have changed: they count for the next checkpoint."""
 
     def __repr__(self) -> str:
         return f"SqliteStore({None if self.path is None else str(self.path)!r})"
@@ -1061,6 +1319,7 @@ class SqliteStore(Store):
         if sqlite3.sqlite_version_info < (3, 35):
             raise StoreError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
         loop = asyncio.get_running_loop()
+        self.turn = asyncio.Lock()
         if self.path is None:
             self._inline = Writer(self, self._now)
         else:
@@ -1085,6 +1344,8 @@ class SqliteStore(Store):
         writer, reader, inline = self._writer, self._reader, self._inline
         if writer is not None and os.getpid() != self._process:
             return  # after a fork: the threads are in the other process, and so is the right to close the file
+        for transaction in list(self.open_transactions):
+            await transaction.rollback()
         self._loop = self._writer = self._reader = self._inline = None
         try:
             if reader is not None:
@@ -1107,7 +1368,25 @@ class SqliteStore(Store):
             return self._writer.submit(function, arguments)
         if self._inline is None or self._loop is None:
             raise self._refuse()
+        if self._lent is not None:
+            waiting: asyncio.Future[Any] = Landing(loop=self._loop)
+            self._lent.append((waiting, function, arguments))
+            return waiting
         return _answer(self._loop.create_future(), self._inline.alone(function, arguments))
+
+    def lend(self) -> Writer:
+        """In memory there is one connection: while a transaction has it, writes wait. See `take_back`."""
+        if self._inline is None:
+            raise self._refuse()
+        self._lent = deque()
+        return self._inline
+
+    def take_back(self) -> None:
+        """The transaction is over: what waited is written."""
+        waiting, self._lent = self._lent, None
+        for future, function, arguments in waiting or ():
+            outcome = self._refuse() if self._inline is None else self._inline.alone(function, arguments)
+            _answer(future, outcome)
 
     def _read(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         if self._reader is not None:
@@ -1122,6 +1401,11 @@ class SqliteStore(Store):
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         return self._write(Connection.commit, commit)
+
+    def begin(self, *, hold: float) -> StepTransaction:
+        if self._loop is None or (self._writer is not None and os.getpid() != self._process):
+            raise self._refuse()
+        return SqliteTransaction(self, hold=min(hold, self.busy_timeout / 2))
 
     async def append(self, message: Message, body: Blob) -> Appended:
         return await self._write(Connection.append, message, body)

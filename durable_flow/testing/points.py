@@ -60,9 +60,9 @@ class Mode(StrEnum):
         """Whether it can happen at a point."""
         match self:
             case Mode.ERROR_LATE:
-                return point.name == "commit"
+                return point.name in ("commit", "tx commit")
             case Mode.DUPLICATE:
-                return point.kind == "store" and point.name not in READS
+                return point.kind == "store" and point.name not in READS | WITHIN
             case Mode.STALL_BEFORE | Mode.STALL_AFTER:
                 return point.kind == "store"
             case _:
@@ -71,6 +71,9 @@ class Mode(StrEnum):
 
 READS = frozenset({"mail", "inbox", "row", "fetch", "read", "search", "definition"})
 """The operations of a store that change nothing."""
+
+WITHIN = frozenset({"tx execute", "tx executemany", "tx fetch", "tx ready", "tx commit"})
+"""What happens in the transaction of a service: it has a connection of its own, on which nothing arrives twice."""
 
 KILLS = (Mode.KILL_BEFORE, Mode.KILL_AFTER)
 ERRORS = (Mode.ERROR_BEFORE, Mode.ERROR_AFTER, Mode.ERROR_LATE)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from durable_flow import ConflictError, LeaseLost, Store, StoreUnavailable
+from durable_flow import ConflictError, LeaseLost, StepTransaction, Store, StoreUnavailable
 from durable_flow.testing.clock import FakeClock, SkippingLoop, apart_from_here
 from durable_flow.testing.ledger import Ledger
 from durable_flow.testing.points import LATE, UNANSWERED, Gate, Killed, Mode, Point
@@ -84,7 +84,9 @@ class WatchedStore(Store):
         self._unanswered: set[asyncio.Future[Committed]] = set()
         gate.on_kill.append(self._forget)
         self._turn = asyncio.Lock()
-        self._late: tuple[int, Commit] | None = None
+        self._late: tuple[int, str, Callable[[], Awaitable[Committed]]] | None = None
+        self._open: set[StepTransaction] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """The inner store is opened by whoever made it."""
@@ -93,6 +95,8 @@ class WatchedStore(Store):
         """Finishes what is under way. The inner store is closed by whoever made it."""
         if self._writing:
             await asyncio.wait(self._writing)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     # -- the gate -----------------------------------------------------------------------------------------------------
 
@@ -126,22 +130,27 @@ class WatchedStore(Store):
         """A commit whose answer was lost lands after the first look whether it did."""
         if self._late is None:
             return
-        left, commit = self._late
+        left, name, land = self._late
         if left:
-            self._late = (left - 1, commit)
+            self._late = (left - 1, name, land)
             return
         self._late = None
         with suppress(LeaseLost):
-            await self._land(commit)
+            await self._landed(name, await land())
 
     async def _land(self, commit: Commit) -> Committed:
+        return await self._landed(commit.execution_id, await self._commit_inside(commit))
+
+    async def _commit_inside(self, commit: Commit) -> Committed:
         landing = self.inner.commit(commit)
         self._future = type(landing)
-        committed = await landing
+        if self.watch is not None:
+            self.watch.future = self._future
+        return await landing
+
+    async def _landed(self, name: str, committed: Committed) -> Committed:
         if self.watch is None:
             return committed
-        self.watch.future = self._future
-        name = commit.execution_id
         stored = await self.inner.fetch(name)
         assert stored is not None
         self.watch.landed(stored, decoded(await self.inner.read(name, after=self.watch.seen(name))))
@@ -190,11 +199,71 @@ class WatchedStore(Store):
     def _forget(self) -> None:
         for answer in list(self._unanswered):
             self._answer(answer, Killed())
+        for transaction in list(self._open):
+            self.drop(transaction)
+
+    def drop(self, transaction: StepTransaction) -> asyncio.Task[None]:
+        """The connection of a transaction is gone, and the server takes back what was done in it."""
+        self._open.discard(transaction)
+
+        async def roll_back() -> None:
+            with self.fake.held():
+                await transaction.rollback()
+
+        with apart_from_here():
+            task = asyncio.get_running_loop().create_task(roll_back(), name="rollback")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    # -- transactions of services -------------------------------------------------------------------------------------
+
+    def begin(self, *, hold: float) -> StepTransaction:
+        self.gate.check()
+        inner = self.inner.begin(hold=hold)
+        self._open.add(inner)
+        return WatchedTransaction(self, inner)
+
+    def _license(self) -> None:
+        """A transaction is lost, and with it what its service did: it must do that again."""
+        if self.watch is not None:
+            self.watch.ledger.license()
+
+    async def within(self, name: str, where: str, work: Callable[[], Awaitable[T]]) -> T:
+        """One statement of a service: a point like any other."""
+        try:
+            return await self._pass(f"tx {name}", where, work)
+        except StoreUnavailable:
+            self._license()
+            raise
+
+    async def commit_within(self, inner: StepTransaction, commit: Commit) -> Committed:
+        """The commit of a transaction of a service: whatever becomes of it, its connection is let go."""
+        point = self.gate.enter("store", "tx commit", _about(commit))
+        try:
+            await self.gate.before(point)
+            if point.mode is Mode.ERROR_LATE:
+                self._late = (1, commit.execution_id, lambda: inner.commit(commit))
+                self._open.discard(inner)
+                raise StoreUnavailable(f"injected at point {point.number}; it lands later")
+
+            async def land() -> Committed:
+                return await self._landed(commit.execution_id, await inner.commit(commit))
+
+            committed = await self._alone(land)
+            await self.gate.after(point)
+            return committed
+        except StoreUnavailable:
+            self._license()
+            raise
+        finally:
+            if inner in self._open:
+                await self.drop(inner)
 
     async def _commit(self, commit: Commit, point: Point) -> Committed:
         self.gate.start(point)
         if point.mode is Mode.ERROR_LATE:
-            self._late = (1, commit)
+            self._late = (1, commit.execution_id, lambda: self._commit_inside(commit))
             raise StoreUnavailable(f"injected at point {point.number}; it lands later")
         if self.gate.stalled:
             raise StoreUnavailable(f"no answer at point {point.number}")
@@ -289,6 +358,40 @@ class WatchedStore(Store):
         return await self._pass(
             "purge_rows", "", lambda: self.inner.purge_rows(before=before, statuses=statuses, limit=limit)
         )
+
+
+class WatchedTransaction(StepTransaction):
+    """A transaction of a service behind the gate of its store: each statement is a point, and so is its commit."""
+
+    def __init__(self, store: WatchedStore, inner: StepTransaction) -> None:
+        self.store = store
+        self.inner = inner
+
+    @property
+    def exclusive(self) -> bool:  # type: ignore[override]
+        return self.inner.exclusive
+
+    @property
+    def begun(self) -> bool:  # type: ignore[override]
+        return self.inner.begun
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        return await self.store.within("execute", sql, lambda: self.inner.execute(sql, parameters))
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self.store.within("executemany", sql, lambda: self.inner.executemany(sql, rows))
+
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        return await self.store.within("fetch", sql, lambda: self.inner.fetch(sql, parameters, limit=limit))
+
+    async def ready(self) -> None:
+        await self.store.within("ready", "", self.inner.ready)
+
+    async def commit(self, commit: Commit) -> Committed:
+        return await self.store.commit_within(self.inner, commit)
+
+    async def rollback(self) -> None:
+        await asyncio.shield(self.store.drop(self.inner))
 
 
 def _about(commit: Commit) -> str:

@@ -14,7 +14,18 @@ from typing import Any
 import durable_flow as df
 from durable_flow.engine import BACKSTOP
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Store, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    Row,
+    StepTransaction,
+    Store,
+    Stored,
+)
 from durable_flow.testing import CountedIds, FakeClock
 
 START = 1_700_000_000.0
@@ -80,6 +91,44 @@ class Dead(BaseException):
     """What a killed process gets from its store."""
 
 
+class WireTransaction(StepTransaction):
+    """A transaction over the connection of one process: it is rolled back when that is cut."""
+
+    exclusive = True
+
+    def __init__(self, wire: Wire, inner: StepTransaction) -> None:
+        self.wire = wire
+        self.inner = inner
+
+    @property
+    def begun(self) -> bool:  # type: ignore[override]
+        return self.inner.begun
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        return await self._alive("execute").execute(sql, parameters)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self._alive("executemany").executemany(sql, rows)
+
+    async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+        return await self._alive("fetch").fetch(sql, parameters, limit=limit)
+
+    async def ready(self) -> None:
+        await self._alive("ready").ready()
+
+    async def commit(self, commit: Commit) -> Committed:
+        committed = await self._alive("commit_transaction").commit(commit)
+        self._alive("committed_transaction")
+        return committed
+
+    async def rollback(self) -> None:
+        await self.inner.rollback()
+
+    def _alive(self, verb: str) -> StepTransaction:
+        self.wire.pass_on(verb)
+        return self.inner
+
+
 class Wire(Store):
     """The connection of one process to a store that outlives it."""
 
@@ -108,13 +157,20 @@ class Wire(Store):
             self.store.heard(execution_id, but=but)
 
     def _alive(self, verb: str) -> Store:
+        self.pass_on(verb)
+        return self.store
+
+    def pass_on(self, verb: str) -> None:
+        """Raises Dead where the connection is cut, and tells who watches it."""
         if self.cut:
             raise Dead
         for watcher in self.watchers:
             watcher(verb)
         if self.cut:
             raise Dead
-        return self.store
+
+    def begin(self, *, hold: float) -> StepTransaction:
+        return WireTransaction(self, self._alive("begin").begin(hold=hold))
 
     async def open(self) -> None:
         pass

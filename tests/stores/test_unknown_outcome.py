@@ -166,6 +166,57 @@ async def test_when_every_third_answer_is_lost_everything_happens_once(scene: Sc
     await scene.check("e")
 
 
+# -- transactions that services share with their steps ---------------------------------------------------------------
+
+BOOK = df.load("""
+id: book
+name: Book
+steps:
+  - {id: one, type: call, service: Books, method: write, next: both}
+  - {id: both, type: parallel, next: two, branches: [
+      {id: left, type: call, service: Books, method: write},
+      {id: right, type: call, service: Books, method: write}]}
+  - {id: two, type: call, service: Books, method: write}
+""")
+
+
+@pytest.mark.parametrize("lose", [Proxy.lose_answer, Proxy.lose_request], ids=["answer", "request"])
+@pytest.mark.parametrize("word", [b"COMMIT", b"commits("], ids=["commit", "fence"])
+async def test_whichever_end_of_a_transaction_is_lost_its_rows_are_there_once(
+    postgres_url: str, postgres_schema: str, lose: Callable[[Proxy, int], asyncio.Event], word: bytes
+) -> None:
+    table = f'"{postgres_schema}".books'
+
+    class Books:
+        async def write(self, context: df.StepContext) -> None:
+            async with context.transaction() as tx:
+                await tx.execute(f"INSERT INTO {table} VALUES ($1)", context.idempotency_key)
+
+    asyncpg = pytest.importorskip("asyncpg")
+    connection = await asyncpg.connect(postgres_url)
+    async with (
+        Proxy.to(postgres_url, counting=executing(word)) as proxy,
+        df.open_store(proxy.url(postgres_url), schema=postgres_schema, timeout=2.0) as store,
+        df.Runtime(store, workflows=[BOOK], services={"Books": Books()}) as runtime,
+    ):
+        await connection.execute(f"CREATE TABLE {table} (key text)")
+        for number in itertools.count(1):
+            lost = lose(proxy, number)
+            name = f"e{number}"
+            result = await runtime.runner("book").run(execution_id=name)
+            assert result.completed, result.error
+            keys = sorted(key for (key,) in await connection.fetch(f"DELETE FROM {table} RETURNING key"))
+            assert keys == [f"{name}:both/left", f"{name}:both/right", f"{name}:one", f"{name}:two"]
+            seen = await trail(store, name)
+            assert seen == Counter({place: 1 for place in seen if place[0] != "recovered"}) + Counter(
+                {place: count for place, count in seen.items() if place[0] == "recovered"}
+            )
+            if not lost.is_set():  # there were fewer than that
+                break
+        assert number > 4
+    await connection.close()
+
+
 # -- all of the network -----------------------------------------------------------------------------------------------
 
 EVENTS = list(CALLS)
