@@ -49,7 +49,7 @@ from durable_flow.errors import (
 )
 from durable_flow.ids import Ids
 from durable_flow.limits import Limits
-from durable_flow.live import CLOCK, PAUSE, AlreadyExists, LiveFrame, Run, Stopped, timeout_of
+from durable_flow.live import CLOCK, PAUSE, AlreadyExists, LiveFrame, Run, Stopped, signal_ids, timeout_of
 from durable_flow.model.codec import Info, decode_record, encode
 from durable_flow.model.execution import (
     Action,
@@ -85,6 +85,9 @@ BACKSTOP = 2.0
 """The same where it does: the safety net under its wake-ups."""
 
 HISTORY = 1000
+
+REMEMBERED = 10_000
+"""Entries at the end of a trail in which a signal that is sent again is looked for."""
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -1246,6 +1249,10 @@ class Engine:
         """Gives messages to the frames that wait for them; what nothing waits for is taken note of and forgotten.
         Whether the execution was paused or unpaused."""
         held = False
+        if run.signal_ids is None and any("signal_id" in message.body for _, message in run.loose_mail):
+            await self._remember_signals(run)
+            if run.leaving:
+                return False
         known = {wait.wait_id for wait in run.waiting.values()}
         known.update(f"{run.id}:{path}" for path in run.child_memos)  # a child may end before its parent waits
         for wait_id in list(run.mailbox):
@@ -1374,7 +1381,12 @@ class Engine:
         return True
 
     def _signal(self, run: Run, number: int, message: Message) -> None:
-        """Gives a signal to the first frame that waits for it, or keeps it."""
+        """Gives a signal to the first frame that waits for it, or keeps it; one that was sent before is forgotten."""
+        if (known := message.body.get("signal_id")) is not None and run.signal_ids is not None:
+            if known in run.signal_ids:
+                run.consume((number,))
+                return
+            run.signal_ids.add(known)
         name = message.body.get("name")
         for wait in run.waiting.values():
             if isinstance(wait, SignalWait) and wait.name == name and wait.wait_id not in run.mailbox:
@@ -1382,6 +1394,15 @@ class Engine:
                 self._deliver(run, wait.wait_id)
                 return
         run.keep_signal(number, message)
+
+    async def _remember_signals(self, run: Run) -> None:
+        """Reads which signals an execution had: the keys of messages tell only of those that are unread."""
+        found = await self.store.read(run.id, after=max(0, run.durable - REMEMBERED))
+        if run.signal_ids is None:
+            records = [decode_record(blob, execution_id=run.id) for _, blob in found]
+            waiting = (message for queue in run.mailbox.values() for _, message in queue)
+            run.signal_ids = signal_ids((*records, *run.unwritten()))
+            run.signal_ids.update(message.body["signal_id"] for message in waiting if "signal_id" in message.body)
 
     def goes_on(self, run: Run) -> None:
         """Something goes on in an execution that may have been halted."""

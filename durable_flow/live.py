@@ -55,6 +55,18 @@ class AlreadyExists(ConflictError):
     """There is an execution with this id already."""
 
 
+def signal_ids(records: Iterable[Record]) -> set[str]:
+    """The ids that senders gave to the signals which these entries tell of."""
+    found: set[str] = set()
+    for record in records:
+        told = record.metadata or {}
+        answer = told.get("answer")
+        known = told.get("signal_id", answer.get("signal_id") if isinstance(answer, dict) else None)
+        if known is not None:
+            found.add(known)
+    return found
+
+
 class LiveFrame:
     """A frame and its variables. `seqs` has, for every variable the frame itself set, the entry with its value.
 
@@ -114,8 +126,8 @@ class Run:
         "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells",
         "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
         "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
-        "mailbox", "masks", "new", "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
-        "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signals", "standing",
+        "mailbox", "masks", "new", "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail", "recoveries",
+        "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids", "signals", "standing",
         "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep",
         "taken_over", "task", "undo", "undone", "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
@@ -187,6 +199,7 @@ class Run:
         self.kept: dict[str, dict[str, Any]] = {}
         self.loose_mail: list[tuple[int, Message]] = []
         self.waiting: dict[str, AnyWait] = {}
+        self.signal_ids: set[str] | None = None
         self.signals: dict[str, list[tuple[str, Any]]] = {}
         self.delayed: dict[str, float] = {}
         self._bodies: dict[str, dict[str, None]] = {}
@@ -475,6 +488,10 @@ class Run:
         key, payload = kept.pop(0)
         self._sets[SIGNALS, key] = 0
         return key, payload
+
+    def unwritten(self) -> list[Record]:
+        """The entries that no commit made durable yet."""
+        return [*self.inflight_records, *self._records]
 
     def unread(self) -> tuple[int, ...]:
         """Messages that were read and answer nothing any more."""

@@ -449,13 +449,14 @@ SIGNALS = "[signals]"
 
 def signalled(message: Message, key: str, payload: Any, *, seq: int, consumed: tuple[int, ...]) -> Transition:
     """A signal came before anything waited for it."""
+    known = {"signal_id": message.body["signal_id"]} if "signal_id" in message.body else {}
     record = Record(
         action=Action.NOTED,
         time=message.time,
         frame=SIGNALS,
         changes={key: payload},
         actor=message.actor,
-        metadata={"signal": message.body["name"]},
+        metadata={"signal": message.body["name"], **known},
     )
     return Transition(record=record, sets=((SIGNALS, key, seq),), consumed=consumed)
 

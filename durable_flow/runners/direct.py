@@ -14,10 +14,10 @@ import msgspec
 from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
-from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, OutputError, ValidationError
+from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.limits import Limits
-from durable_flow.live import AlreadyExists, Run
+from durable_flow.live import CLOCK, AlreadyExists, Run
 from durable_flow.model.codec import decode_info, encode
 from durable_flow.model.execution import (
     AnyWait,
@@ -38,6 +38,7 @@ from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.queues import check_queue
+from durable_flow.runners.signals import message_of, was_taken
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
 
 ANSWERED = frozenset({"halt", "approval", "error", "uncertain"})
@@ -382,34 +383,91 @@ class Runner:
             raise ConflictError(f"execution {execution_id!r} was not started as this fork")
         return await self._follow(execution_id)
 
-    async def signal(self, execution_id: str, name: str, payload: Any = None, *, by: str | None = None) -> None:
+    async def signal(
+        self,
+        execution_id: str,
+        name: str,
+        payload: Any = None,
+        *,
+        by: str | None = None,
+        signal_id: str | None = None,
+    ) -> None:
         """Sends a signal to an execution that is not over: to the `signal` step that waits for `name`, or the next one
         that does. Signals are kept, and taken in the order in which they came. Returns when what it set going has come
         to a halt or an end, if it was not being driven by another process.
 
+        Of several signals with one `signal_id` the first counts, so who does not know whether it arrived can send it
+        again; that is known for as long as at most 10,000 entries of the audit trail came after it.
+
         Raises ExecutionNotFound, ConflictError (it is over) and ValidationError (a payload that cannot be stored).
         """
         self._check_open()
-        engine = self._engine
-        if type(name) is not str or not 0 < len(name) <= 255:
-            raise ValidationError([f"the name of a signal is text of at most 255 characters, not {name!r:.100}"])
-        try:
-            payload = normalise(payload, limits=engine.limits, what="payload")
-        except OutputError as error:
-            raise ValidationError([f"{error.path.replace('$', 'payload', 1)}: {error.reason}"]) from error
+        message = message_of(self._engine, execution_id, name, payload, by=by, signal_id=signal_id)
         await self._row(execution_id)
-        message = Message(
-            kind="signal",
-            execution_id=execution_id,
-            key=f"signal:{engine.ids.nonce()}",
-            time=engine.clock.now(),
-            actor=person(by),
-            body={"name": name, "payload": payload},
-        )
-        appended = await engine.store.append(message, encode(message))
-        if appended.outcome != "accepted":
-            raise ConflictError(f"execution {execution_id!r} is over; the signal {name!r} changed nothing")
+        await self._send(message)
         await self._nudge(execution_id)
+
+    async def _send(self, message: Message) -> None:
+        """Appends a signal to an execution that is there. Raises ConflictError where it is over."""
+        engine, known = self._engine, message.body.get("signal_id")
+        outcome = (await engine.store.append(message, encode(message))).outcome
+        if outcome == "accepted" or (outcome == "duplicate" and known is not None):
+            return
+        if not await was_taken(engine, message.execution_id, known):
+            name = message.body["name"]
+            raise ConflictError(f"execution {message.execution_id!r} is over; the signal {name!r} changed nothing")
+
+    async def signal_with_start(
+        self,
+        execution_id: str,
+        name: str,
+        payload: Any = None,
+        *,
+        input: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        queue: str | None = None,
+        by: str | None = None,
+        signal_id: str | None = None,
+    ) -> ExecutionResult:
+        """Sends a signal to an execution, which is started if it is not there: then the commit that creates it has the
+        signal, too. However many call at once, one execution is started, and every signal reaches it, in order.
+
+        `input`, `labels` and `queue` are those of `run`, and `signal_id` that of `signal`: with one, a call that may
+        have got through can be repeated. Returns how the execution stands when what was set going here has come to a
+        halt or an end. Raises InputError, ConflictError (it is over; it belongs to another workflow or another input)
+        and ValidationError; then nothing has changed.
+        """
+        self._check_open()
+        engine = self._engine
+        given = check_input(self.workflow, input, limits=engine.limits)
+        fingerprint = _fingerprint(input, engine.limits)
+        _check_labels(labels)
+        check_queue(queue)
+        message = message_of(engine, check_id(execution_id), name, payload, by=by, signal_id=signal_id)
+        new = await engine.store.row(execution_id) is None
+        while (local := engine.runs.get(execution_id)) is not None and not local.version:
+            await local.created.wait()
+        if new and local is None:
+            run = engine.create(
+                self.workflow,
+                given,
+                execution_id=execution_id,
+                trigger="api",
+                labels=labels or {},
+                queue=queue,
+                fingerprint=fingerprint,
+            )
+            run.keep_signal(CLOCK, message)
+            try:
+                return await self._drive(run)
+            except AlreadyExists:
+                pass
+        row = await self._row(execution_id)
+        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
+            raise ConflictError(f"execution {execution_id!r} was started with another input")
+        await self._send(message)
+        await self._nudge(execution_id)
+        return await self._result(execution_id)
 
     async def signal_where(
         self, labels: Mapping[str, str], name: str, payload: Any = None, *, by: str | None = None
