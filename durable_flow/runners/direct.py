@@ -581,6 +581,8 @@ class Runner:
         try:
             await self._engine.execute(run)
         except LeaseLost:
+            if not run.version:  # of several branches that share the first commit, only one is told why it failed
+                raise AlreadyExists(f"execution {run.id!r} exists already") from None
             return await self._follow(run.id)
         return _outcome(run) or await self._follow(run.id)
 

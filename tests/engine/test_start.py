@@ -271,6 +271,20 @@ async def test_another_input_under_the_same_id_is_a_conflict(world: World, state
     await task
 
 
+async def test_another_input_is_a_conflict_also_where_several_branches_begin_with_the_execution(world: World) -> None:
+    workflow = flow("""
+        - id: both
+          type: parallel
+          branches: [{id: a, type: halt, reason: well}, {id: b, type: call, service: desk, method: work}]
+    """)
+    await world.run(workflow, {"n": 1}, execution_id="e")
+    await world.restart()
+    with pytest.raises(df.ConflictError, match="another input"):
+        await world.runner().run({"n": 2}, execution_id="e")
+    assert (await world.runner().run({"n": 1}, execution_id="e")).halted
+    assert world.desk.called == ["work"]
+
+
 async def test_inputs_are_compared_as_they_were_given_before_defaults(world: World) -> None:
     await world.run(declared(), {"n": 1}, execution_id="e")
     with pytest.raises(df.ConflictError, match="another input"):
