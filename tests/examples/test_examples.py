@@ -37,6 +37,14 @@ PRINTED = {
         "desk: paid with a card, when reminded",
         "sofa: cancelled, nobody paid",
     ],
+    "trip/main.py": [
+        "completed: a visa for Ada",
+        "to Bo: Your trip: failed. PermissionError: no visa for Bo",
+        "~/compensate/nights[1]/room      retried",
+        "~/compensate/nights[1]/room      compensated",
+        "~/compensate/flight              compensated",
+        "ConflictError: execution 'Bo' was undone when it failed; start a new one",
+    ],
     "order_fulfillment/main.py": [
         "an ordinary order        shipped",
         "charge ↻ → charge → ship → shipped",
