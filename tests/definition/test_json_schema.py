@@ -21,6 +21,7 @@ BEYOND = {
     "bad condition nested",
     "bad reference",
     "both retries",
+    "an id twice, once in finally",
     "duplicate branch",
     "duplicate ids",
     "duplicate nested",
