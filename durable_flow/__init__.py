@@ -17,6 +17,7 @@
 
 from durable_flow.clock import Clock, SystemClock
 from durable_flow.codec import AesGcm, Codec
+from durable_flow.comparison import Difference, StepRun
 from durable_flow.definition.graph import mermaid
 from durable_flow.definition.json_schema import language_schema
 from durable_flow.definition.loading import load, parse
@@ -60,6 +61,7 @@ from durable_flow.model.execution import (
 )
 from durable_flow.model.frame import Message
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
+from durable_flow.position import ChainLink, Iteration, Where
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue
 from durable_flow.runners.worker import Worker
@@ -91,6 +93,7 @@ __all__ = [
     "AesGcm",
     "Body",
     "BodyDef",
+    "ChainLink",
     "ChildEnd",
     "Clock",
     "Codec",
@@ -98,6 +101,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "CorruptState",
+    "Difference",
     "Done",
     "DurableFlowError",
     "Duration",
@@ -112,6 +116,7 @@ __all__ = [
     "Gate",
     "Halt",
     "InputError",
+    "Iteration",
     "KEEP",
     "LeaseLost",
     "LimitExceeded",
@@ -134,6 +139,7 @@ __all__ = [
     "Status",
     "StepContext",
     "StepError",
+    "StepRun",
     "StepTransaction",
     "StepType",
     "Store",
@@ -148,6 +154,7 @@ __all__ = [
     "ValidationError",
     "VariableName",
     "Visit",
+    "Where",
     "Why",
     "Worker",
     "WorkflowDef",

@@ -31,6 +31,8 @@ BELOW = {
     "transaction": {"errors"},
     "services": {"errors", "model", "transaction"},
     "history": {"model", "machine"},
+    "position": {"model", "steps", "history", "machine"},
+    "comparison": {"model"},
     "live": GROUND | {"model", "machine", "stores"},
     "context": GROUND | {"model", "expr", "steps", "machine", "live", "services", "transaction"},
 }

@@ -12,17 +12,19 @@ from typing import Any
 import msgspec
 
 from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
+from durable_flow.comparison import Difference, StepRun, compared, steps_of
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, AlreadyExists, Run
-from durable_flow.model.codec import decode_info, encode
+from durable_flow.model.codec import decode_frame, decode_info, encode
 from durable_flow.model.execution import (
     AnyWait,
     ApprovalWait,
     ChildWait,
+    Entry,
     ErrorWait,
     ExecutionResult,
     GateWait,
@@ -34,12 +36,19 @@ from durable_flow.model.execution import (
     Status,
     UncertainWait,
 )
-from durable_flow.model.frame import Message
+from durable_flow.model.frame import FrameState, Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
+from durable_flow.position import ChainLink, Where, places_of
 from durable_flow.runners.queues import check_queue
 from durable_flow.runners.signals import message_of, was_taken
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
+
+CHUNK = 1000
+"""Entries that are read at once."""
+
+ENDED = frozenset({"completed", "failed", "cancelled"})
+"""States of steps that a fork finds done."""
 
 ANSWERED = frozenset({"halt", "approval", "error", "uncertain"})
 """The waits that `resume` answers."""
@@ -547,6 +556,83 @@ class Runner:
             )
         return found
 
+    async def where(self, execution_id: str) -> list[Where]:
+        """The innermost places at which an execution stands, as of its last commit, down through the children it waits
+        for: one for each step under way, so several where branches or iterations run side by side. A failed or
+        cancelled one stands where it ended, one that completed nowhere."""
+        row = await self._row(execution_id)
+        return await self._places(row, tuple(await self._ancestors(row)))
+
+    async def _places(self, row: Row, chain: tuple[ChainLink, ...]) -> list[Where]:
+        engine = self._engine
+        stored = await engine.store.fetch(row.id)
+        if stored is None or stored.row.status == Status.COMPLETED:
+            return []
+        row = stored.row
+        definition = await engine.load_definition(row.definition_hash, row.id)
+        frames = {path: decode_frame(blob, execution_id=row.id) for path, blob in [("", row.root), *stored.frames]}
+        found: list[Where] = []
+        for place in places_of(definition, frames):
+            inner: list[Where] = []
+            memo = place.frame.memo or {}
+            if memo.get("wait") is True and "child" in memo:
+                child = await engine.store.row(memo["child"])
+                here = ChainLink(execution_id=row.id, workflow_id=row.workflow_id, path=place.path)
+                inner = [] if child is None else await self._places(child, (*chain, here))
+            found += inner or [
+                Where(
+                    execution_id=row.id,
+                    workflow_id=row.workflow_id,
+                    path=place.path,
+                    step_id=place.step.id,
+                    step_type=place.step.type.name,
+                    state=_standing(place.frame.state, Status(row.status)),
+                    attempt=place.frame.tries + 1,
+                    chain=(*chain, ChainLink(execution_id=row.id, workflow_id=row.workflow_id)),
+                    loop=place.loop,
+                    items=place.items,
+                )
+            ]
+        return found
+
+    async def _ancestors(self, row: Row) -> list[ChainLink]:
+        """The executions above one, outermost first."""
+        chain: list[ChainLink] = []
+        while row.parent_id is not None and (above := await self._engine.store.fetch(row.parent_id)) is not None:
+            blobs = [above.row.root, *(blob for _, blob in above.frames)]
+            memos = [decode_frame(blob, execution_id=above.row.id).memo or {} for blob in blobs]
+            started = [str(memo["path"]) for memo in memos if memo.get("child") == row.id and "path" in memo]
+            path = started[0] if started else row.id.removeprefix(f"{above.row.id}.") if "." in row.id else ""
+            chain.insert(0, ChainLink(execution_id=above.row.id, workflow_id=above.row.workflow_id, path=path))
+            row = above.row
+        return chain
+
+    async def diff(self, a: str, b: str) -> list[Difference]:
+        """Two executions of this workflow, step by step (`orders[3]/charge`, `poll#2`), in the order of the first.
+
+        It is meant for a fork and its original: what a fork began with counts as its own, as far as the execution it
+        comes from is still there.
+        """
+        return compared(await self._steps(a), await self._steps(b))
+
+    async def _steps(self, execution_id: str, *, until: int | None = None) -> dict[str, StepRun]:
+        """The steps of an execution, those before it was forked included; `until` is the last entry that counts."""
+        await self._row(execution_id)
+        store = self._engine.store
+        entries: list[Entry] = []
+        while until is None or len(entries) < until:
+            left = CHUNK if until is None else min(CHUNK, until - len(entries))
+            chunk = await store.entries(execution_id, after=len(entries), limit=left)
+            entries += chunk
+            if len(chunk) < left:
+                break
+        own = steps_of(entries)
+        told = entries[0].metadata if entries else {}
+        if "forked_from" not in told or await store.row(told["forked_from"]) is None:
+            return own
+        before = await self._steps(told["forked_from"], until=told["forked_at"])
+        return {path: step for path, step in before.items() if step.state in ENDED and path not in own} | own
+
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
@@ -650,6 +736,13 @@ class Runner:
             else:
                 found.append(masked(wait, masks) if masks else wait)
         return found
+
+
+def _standing(state: FrameState, status: Status) -> str:
+    """The state of a place. What an end found under way or waiting ended with the execution."""
+    if status is Status.PENDING or (status.over and state in (FrameState.RUNNING, FrameState.WAITING)):
+        return str(status)
+    return str(state)
 
 
 def _outcome(run: Run) -> ExecutionResult | None:

@@ -50,6 +50,11 @@ class Approval(StepType[ApprovalConfig]):
         if config.options is not None and config.options.constant and not isinstance(config.options.source, list):
             yield "options", "expected a list"
 
+    def carries_over(self, old: ApprovalConfig, new: ApprovalConfig, *, waits: bool) -> str | None:
+        if waits and old.required != new.required:
+            return f"people were asked for {old.required} approvals, not for {new.required}"
+        return super().carries_over(old, new, waits=waits)
+
     def evaluate(self, visit: Visit, config: ApprovalConfig) -> Outcome:
         approvers = visit.resolve(config.approvers)
         if approvers is not None and not _texts(approvers):

@@ -29,7 +29,7 @@ transition may share a commit with what follows. A *working* type does something
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -127,18 +127,22 @@ class Compensate(msgspec.Struct, frozen=True, kw_only=True):
 class BodyDef(msgspec.Struct, frozen=True, kw_only=True):
     """A body of a step and how the validator has to see it.
 
-    `key` is the config key it stands in, `locals` the variables it finds set. `isolated`: no step of it may target one
+    `key` is the config key it stands in, `name` the key its frames have where the step does not number them, `locals`
+    the variables it finds set. `isolated`: no step of it may target one
     outside, or end the workflow. `merges`: what it sets is there after the step; `certain`: the body runs at least once
-    whenever the step completes. `loops`: `__BREAK__` and `__CONTINUE__` may be used.
+    whenever the step completes. `loops`: `__BREAK__` and `__CONTINUE__` may be used. `collects`: an error of it is an
+    outcome like any other, which counts as failed.
     """
 
     key: str
     body: Body
+    name: str | None = None
     locals: frozenset[str] = frozenset()
     isolated: bool = False
     merges: bool = True
     certain: bool = False
     loops: bool = False
+    collects: bool = False
 
 
 class ChildEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +330,21 @@ class StepType(Generic[ConfigT]):
 
     def retry_policy(self, config: ConfigT) -> RetryPolicy | None:
         """The retry policy that the type's own keys describe, if it has such keys."""
+        return None
+
+    # -- an execution that stands at it --------------------------------------------------------------------------------
+
+    def at_work(
+        self, config: ConfigT, memo: Mapping[str, Any] | None, ended: Collection[int | str]
+    ) -> Iterable[tuple[int | str, Body]]:
+        """The bodies it has under way, by their keys, as what it remembers and the keys of those that `ended` tell."""
+        return ()
+
+    def carries_over(self, old: ConfigT, new: ConfigT, *, waits: bool) -> str | None:
+        """Why a step that began with one config cannot go on with another, as the end of a sentence about it; None: it
+        can. `waits`: it waits for something."""
+        if waits and getattr(old, "timeout", None) is not None and getattr(new, "timeout", None) is None:
+            return "its timeout was taken away while it waits"
         return None
 
     # -- running it ----------------------------------------------------------------------------------------------------

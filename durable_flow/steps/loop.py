@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -77,7 +78,25 @@ class Loop(StepType[LoopConfig]):
             isolated=concurrent,
             merges=not concurrent,
             loops=True,
+            collects=config.on_item_error == "collect",
         )
+
+    def at_work(
+        self, config: LoopConfig, memo: Mapping[str, Any] | None, ended: Collection[int | str]
+    ) -> Iterable[tuple[int | str, Body]]:
+        if memo is None or "exit" in memo:
+            return []
+        if config.over is None:
+            return [(memo["next"] + 1, config.do)]
+        left = (index for index in range(memo["total"]) if index not in ended)
+        return [(index, config.do) for index in itertools.islice(left, config.concurrency or 1)]
+
+    def carries_over(self, old: LoopConfig, new: LoopConfig, *, waits: bool) -> str | None:
+        if (old.over is None) != (new.over is None):
+            return "it went over a list and now has a condition, or the other way round"
+        if ((old.concurrency or 1) > 1) != ((new.concurrency or 1) > 1):
+            return "its iterations ran side by side and now run one after the other, or the other way round"
+        return super().carries_over(old, new, waits=waits)
 
     async def run(self, visit: Visit, config: LoopConfig) -> Outcome:
         if config.over is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -48,9 +48,16 @@ class Parallel(StepType[ParallelConfig]):
             yield BodyDef(
                 key=f"branches[{index}]",
                 body=branch.do,
+                name=branch.id,
                 isolated=True,
                 certain=config.wait in ("all", len(config.branches)),
             )
+
+    def at_work(
+        self, config: ParallelConfig, memo: Mapping[str, Any] | None, ended: Collection[int | str]
+    ) -> Iterable[tuple[int | str, Body]]:
+        left = [branch for branch in config.branches if branch.id not in ended]
+        return [(branch.id, branch.do) for branch in left[: config.max_concurrency]]
 
     async def run(self, visit: Visit, config: ParallelConfig) -> Outcome:
         total = len(config.branches)

@@ -32,6 +32,11 @@ class Workflow(StepType[WorkflowConfig]):
         if config.workflow_id.constant and isinstance(config.workflow_id.source, str):
             yield "workflow", config.workflow_id.source
 
+    def carries_over(self, old: WorkflowConfig, new: WorkflowConfig, *, waits: bool) -> str | None:
+        if old.wait != new.wait:
+            return "it waited for its child and now does not, or the other way round"
+        return None
+
     async def run(self, visit: Visit, config: WorkflowConfig) -> Outcome:
         workflow_id = visit.resolve(config.workflow_id)
         if not isinstance(workflow_id, str):

@@ -981,9 +981,26 @@ LEFT JOIN {s}.entries r ON r.n = h.n AND r.seq = h.result_seq;
 COMMENT ON VIEW {s}.executions IS 'What durable_flow executes, for reading. Everything else here is internal.';
 """
 
+REDEFINE = """
+CREATE FUNCTION {s}.redefine(_outcome integer[], _c integer[], _id text[], _hash text[], _version text[], _body bytea[])
+RETURNS integer LANGUAGE plpgsql AS $body$
+-- Gives executions another definition, in the statement that called `commits` for them: those of `_outcome` that were
+-- written, whose rows are locked.
+BEGIN
+    INSERT INTO {s}.definitions
+    SELECT g.hash, g.body FROM unnest(_c, _hash, _body) AS g (c, hash, body)
+    WHERE _outcome[g.c] >= 0 ORDER BY g.hash COLLATE "C" ON CONFLICT (hash) DO NOTHING;
+    UPDATE {s}.facts f SET definition_hash = g.hash, workflow_version = g.version
+    FROM unnest(_c, _id, _hash, _version) AS g (c, id, hash, version) JOIN {s}.heads h ON h.id = g.id
+    WHERE _outcome[g.c] >= 0 AND f.n = h.n;
+    RETURN cardinality(_c);
+END $body$;
+"""
+
 MIGRATIONS: Sequence[str] = (
     "".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),
     HOLDS,
+    REDEFINE,
 )
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 

@@ -59,7 +59,7 @@ Blob = str | bytes
 
 
 class New(msgspec.Struct, frozen=True, kw_only=True):
-    """The columns of a row that never change after it was created. Times are epoch seconds."""
+    """The columns of a row that no ordinary commit changes. Times are epoch seconds."""
 
     workflow_id: str
     workflow_version: str
@@ -88,7 +88,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     answers needed, deadline, body) and replace one with the same id; `rewritten` are open waits (id, body) that only
     get another body. `consumed` are ids of inbox rows. `messages` go to other executions' inboxes; one that `append`
     would not accept is skipped. With `new`, `lease_ttl` gives the created row its first lease, of so many seconds by
-    the store's time; None: nobody owns it.
+    the store's time; None: nobody owns it. `definition`, which does not come with `new`, is another one that the
+    execution has from now on, as (hash, version, document); those it had before stay as long as it does.
     """
 
     execution_id: str
@@ -117,6 +118,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     release: bool = False
     lease_ttl: float | None = None
     new: New | None = None
+    definition: tuple[str, str, Blob] | None = None
 
 
 class Committed(msgspec.Struct, frozen=True):

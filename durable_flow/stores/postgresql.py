@@ -898,6 +898,16 @@ def _arguments(commits: Sequence[Commit], known: Collection[str]) -> Iterator[Se
 WIDTH = 2 + len(list(_arguments((), ())))
 
 
+def _redefinitions(commits: Sequence[Commit]) -> Sequence[Sequence[Any]]:
+    """The parameters of `redefine` behind the first."""
+    rows = [
+        (c, commit.execution_id, commit.definition[0], commit.definition[1], pack(commit.definition[2]))
+        for c, commit in enumerate(commits, 1)
+        if commit.definition is not None
+    ]
+    return _columns(rows, 5)
+
+
 def _row(values: Sequence[Any]) -> Row:
     """From the columns of `ROW`."""
     (
@@ -1090,6 +1100,11 @@ class PostgresStore(Store):
         self._s = s
         marks = ", ".join(f"${i}" for i in range(1, WIDTH + 1))
         self._commits_sql = f"SELECT * FROM {s}.commits({marks})"
+        more = ", ".join(f"${WIDTH + number}" for number in range(1, 6))
+        self._redefining_sql = (
+            f"WITH done AS MATERIALIZED (SELECT * FROM {s}.commits({marks})) "
+            f"SELECT d._outcome, d._holder, {s}.redefine(d._outcome, {more}) FROM done d"
+        )
         self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7, $8)"
         self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5, $6)"
 
@@ -1273,10 +1288,12 @@ class PostgresStore(Store):
             commits = [commits[i] for i in order]
         arguments = list(_arguments(commits, self._known))
         now = self._now()
+        sql = self._commits_sql
+        if any(commit.definition is not None for commit in commits):
+            sql = self._redefining_sql
+            arguments += _redefinitions(commits)
         try:
-            codes, holders = await session.run(
-                lambda connection: connection.fetchrow(self._commits_sql, wait, now, *arguments)
-            )
+            codes, holders, *_ = await session.run(lambda connection: connection.fetchrow(sql, wait, now, *arguments))
         except BaseException:
             self._known.clear()  # the next connection may lead to a server that lost what this one had
             raise

@@ -15,8 +15,9 @@
 --                     and what only Python reads), i info, f facts, d definition's hash, t created_at, x its indexes,
 --                     q "priority hash queue" (a dot before the name of a queue, nothing for none); where it has them:
 --                     e end, k wake_at, o owner, l end of the lease, u last number of its inbox, c "version
---                     recoveries" (as long as it is at that version there were so many); F<path> a frame,
---                     V<path>\0<name> a variable
+--                     recoveries" (as long as it is at that version there were so many), r "[hash, version]" of the
+--                     definition it has instead of that in f, b the hashes of those it had before (msgpack list);
+--                     F<path> a frame, V<path>\0<name> a variable
 --   n:<id>            the frames and variables below a path (sorted set, all of score 0): path, or path\0name
 --   e:<id>            entries (list): number n is at n - 1
 --   w:<id>            open waits (hash): "seq remaining deadline body"; -1 remain of one that time closed
@@ -348,6 +349,22 @@ local function finish(id, status, parts, release, old_status, moved)
   return {released and 'released' or 'kept'}
 end
 
+-- Gives an execution another definition. What is due is kept by definition, so it leaves the set it is in.
+local function redefine(id, status, hash, definition, told)
+  local old = call('HMGET', X .. id, 'd', 'q', 'b')
+  local q, list = old[2], DUE[status]
+  if list and call('ZREM', list .. ':' .. q, id) == 1 and call('EXISTS', list .. ':' .. q) == 0 then
+    call('ZREM', list, q)
+  end
+  local priority, queue = string.match(q, '^(%S+) %S+(.*)$')
+  local earlier = old[3] and unpack_message(old[3]) or {}
+  earlier[#earlier + 1] = old[1]
+  call('HSET', X .. id, 'd', hash, 'q', priority .. ' ' .. hash .. queue, 'r', told, 'b', pack_message(earlier))
+  if call('HINCRBY', USES, hash, 1) == 1 then
+    call('HSET', DEFINITIONS, hash, definition)
+  end
+end
+
 local function commit(job)
   local id, status, ended, fields, parts = job[2], job[5], job[6], job[10], job[12]
   local wake_at = job[13] and exact(job[13])
@@ -360,21 +377,16 @@ local function commit(job)
   if not next then
     return {'order', last}
   end
-  local old, old_end, moved = row[3], row[4], false
-  if wake_at ~= row[9] then
-    if wake_at then
-      call('HSET', key, 'k', wake_at)
-    else
-      call('HDEL', key, 'k')
-    end
-    moved = true
-  end
+  local old, old_end = row[3], row[4]
   if status ~= old then
-    moved = true
     fields[#fields + 1], fields[#fields + 2] = 's', status
   end
   write(id, fields, job[11], parts)
   local moved = status ~= old
+  if job[14] then
+    redefine(id, old, unpack(job[14]))
+    moved = true
+  end
   if wake_at ~= row[5] then
     if wake_at then
       call('HSET', key, 'k', wake_at)
@@ -440,7 +452,7 @@ end
 
 -- reading --------------------------------------------------------------------------------------------------------------
 
-local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'f', 'k'}
+local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'f', 'k', 'r'}
 
 local function whole(id, values)
   local result = tonumber(string.match(values[8], '^(%d*):'))
@@ -744,8 +756,10 @@ end
 -- deleting -------------------------------------------------------------------------------------------------------------
 
 local function delete(id)
-  local found = call('HMGET', X .. id, 's', 'o', 'd', 'x', 'q')
-  local status, owner, hash, q = found[1], found[2], found[3], found[5]
+  local found = call('HMGET', X .. id, 's', 'o', 'd', 'x', 'q', 'b')
+  local status, owner, q = found[1], found[2], found[5]
+  local hashes = found[6] and unpack_message(found[6]) or {}
+  hashes[#hashes + 1] = found[3]
   local due = DUE[status]
   if due and call('ZREM', due .. ':' .. q, id) == 1 and call('EXISTS', due .. ':' .. q) == 0 then
     call('ZREM', due, q)
@@ -756,9 +770,11 @@ local function delete(id)
   if owner then
     call('SREM', OWNER .. owner, id)
   end
-  if call('HINCRBY', USES, hash, -1) == 0 then
-    call('HDEL', USES, hash)
-    call('HDEL', DEFINITIONS, hash)
+  for _, hash in ipairs(hashes) do
+    if call('HINCRBY', USES, hash, -1) == 0 then
+      call('HDEL', USES, hash)
+      call('HDEL', DEFINITIONS, hash)
+    end
   end
   call('UNLINK', X .. id, N .. id, E .. id, W .. id, A .. id, I .. id, M .. id)
 end

@@ -199,7 +199,8 @@ def _conditions(filter: Filter) -> list[str]:
 
 def _row(values: Sequence[Any]) -> Row:
     (
-        version, generation, status, ended, owner, lease, recovered, head, info, facts, wake_at, result, waits, name,
+        version, generation, status, ended, owner, lease, recovered, head, info, facts, wake_at, redefined, result,
+        waits, name,
     ) = values  # fmt: skip
     nonce, seq, result_seq, current_step, updated_at, root = decode(head.partition(b":")[2])
     at, _, recoveries = (recovered or b"").partition(b" ")
@@ -207,6 +208,8 @@ def _row(values: Sequence[Any]) -> Row:
         workflow_id, workflow_version, definition_hash, given, created_at, parent_id, root_id, labels, trigger, queue,
         priority, concurrency_key,
     ) = decode(facts)  # fmt: skip
+    if redefined is not None:
+        definition_hash, workflow_version = decode(redefined)
     return Row(
         id=name.decode(),
         workflow_id=workflow_id,
@@ -358,6 +361,9 @@ def _committing(commit: Commit) -> list[Any]:
             False if commit.lease_ttl is None else float(commit.lease_ttl),
             f"{new.priority} {new.definition_hash} {_queue(new.queue)}",
         ))  # fmt: skip
+    elif commit.definition is not None:
+        digest, version, document = commit.definition
+        job.append((digest, _packed(document), _raw(encode((digest, version)))))
     return job
 
 

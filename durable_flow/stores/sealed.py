@@ -133,7 +133,11 @@ class SealedStore(Store):
                 (_envelope(message), seal(body, message.execution_id, "message")) for message, body in commit.messages
             ],
             new=None if commit.new is None else self._new(commit.new, name),
+            definition=None if commit.definition is None else self._definition(*commit.definition),
         )
+
+    def _definition(self, digest: str, version: str, document: Blob) -> tuple[str, str, Blob]:
+        return digest, version, self._seal(document, digest, "definition")
 
     def _new(self, new: New, name: str) -> New:
         return replace(

@@ -178,6 +178,7 @@ STEP = """UPDATE executions SET version = ?, nonce = ?, seq = ?, current_step = 
 TURN = """UPDATE executions SET version = ?, nonce = ?, seq = ?, current_step = ?, updated_at = ?, root = ?,
     result_seq = nullif(?, 0), recoveries = 0, status = ?, wake_at = nullif(?, 0), finished_at = ?
     WHERE n = ? AND id = ? AND generation = ? AND version = ?"""
+REDEFINE = "UPDATE facts SET definition_hash = ?, workflow_version = ? WHERE n = ?"
 RELABEL = "UPDATE labels SET status = ? WHERE n = ?"
 SET_INFO = "INSERT OR REPLACE INTO info VALUES (?, ?)"
 ADD_ENTRY = "INSERT INTO entries (n, seq, body) VALUES (?, ?, ?)"
@@ -288,6 +289,10 @@ class Connection:
         n = self._advance(commit) if commit.new is None else self._create(commit, commit.new)
         if commit.info is not None:
             execute(SET_INFO, (n, commit.info))
+        if commit.definition is not None:
+            name, version, document = commit.definition
+            execute(REDEFINE, (name, version, n))
+            execute(CREATE_DEFINITION, (name, document))
         for seq, body in commit.entries:
             execute(ADD_ENTRY, (n, seq, body))
             self.written += len(body)

@@ -70,6 +70,21 @@ class ForgetsMessages(Later):
         return await super().committed(replace(commit, messages=()))
 
 
+class KeepsTheDefinition(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        return await super().committed(replace(commit, definition=None))
+
+
+class GivesTheDefinitionApart(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        if commit.definition is None:
+            return await super().committed(commit)
+        row = await self.row(commit.execution_id)
+        version = commit.version if row is None else row.version
+        await super().committed(replace(commit, version=version, entries=()))
+        return await super().committed(replace(commit, version=commit.version + 1, definition=None))
+
+
 class KeepsItsClock(SqliteStore):
     async def claim(
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
@@ -303,6 +318,8 @@ MISTAKES: dict[type[SqliteStore], str] = {
     WritesEntriesApart: "a_commit_that_cannot_be_written_fails_alone_and_whole",
     AlwaysReleases: "a_commit_keeps_the_lease_while_there_is_unread_mail",
     ForgetsMessages: "a_commit_delivers_its_messages",
+    KeepsTheDefinition: "a_commit_gives_another_definition",
+    GivesTheDefinitionApart: "a_fenced_commit_gives_no_other_definition",
     KeepsItsClock: "a_lease_holds_to_its_last_moment",
     ClaimsAnyStatus: "only_what_has_one_of_the_statuses_is_claimed",
     RenewsForAll: "renewing_touches_no_other_owner",

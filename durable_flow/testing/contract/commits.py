@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from durable_flow import ConflictError, LeaseLost
@@ -146,6 +147,54 @@ class Committing:
         await create(store, info="one")
         assert (await advance(store, info=None)).info == "one"
         assert (await advance(store, info=b"two")).info == b"two"
+
+    async def test_a_commit_gives_another_definition(self, store: Store) -> None:
+        await create(store, new={"labels": {"team": "red"}})
+        row = await advance(store, definition=("other", "2.0", '{"id":"w","new":1}'))
+        assert (row.definition_hash, row.workflow_version) == ("other", "2.0")
+        assert await store.definition("other") == '{"id":"w","new":1}'
+        assert await advance(store) == msgspec.structs.replace(row, version=3, nonce="nonce-2", updated_at=START + 2)
+        assert (await stored(store)).row.definition_hash == "other"
+        rows, _ = await store.search(Filter(labels={"team": "red"}), limit=10, cursor=None)
+        assert [row.definition_hash for row in rows] == ["other"]
+
+    async def test_a_fenced_commit_gives_no_other_definition(self, store: Store) -> None:
+        row = await create(store)
+        with pytest.raises(LeaseLost):
+            await store.commit(following(row, version=7, definition=("other", "2.0", "{}")))
+        assert await row_of(store) == row
+        assert await store.definition("other") is None
+
+    async def test_a_definition_that_was_left_stays_as_long_as_the_execution(self, store: Store) -> None:
+        await create(store)
+        for name in ("other", "third", "other"):
+            await advance(store, definition=(name, "2.0", f'{{"id":"{name}"}}'))
+        await create(store, "second", new={"definition_hash": "third", "definition": '{"id":"third"}'})
+        assert await store.definition("hash") == '{"id":"w"}'
+        await advance(store, release=True)
+        await store.remove("e")
+        assert await store.definition("third") == '{"id":"third"}'
+
+    @pytest.mark.parametrize("status", ["pending", "running", "halted"])
+    async def test_what_is_due_is_found_by_the_definition_it_has_now(self, store: Store, status: str) -> None:
+        await create(store, status=status, wake_at=START - 1, new={"queue": "mail", "priority": 3})
+        await advance(store, definition=("other", "2.0", "{}"), release=True)
+        for _ in range(2):
+            assert await store.next_due(without=("other",)) is None
+            assert await store.take("you", ttl=30, limit=5, without=("other",)) == []
+        assert await store.next_due(without=("hash",), queues=["mail"]) is not None
+        (taken,) = await store.take("you", ttl=30, limit=5, without=("hash",), queues=["mail"])
+        assert taken.row.definition_hash == "other"
+
+    async def test_of_many_that_change_their_definition_together_each_has_it(self, store: Store) -> None:
+        names = [f"e{number}" for number in range(20)]
+        rows = [await create(store, name) for name in names]
+        commits = [
+            following(row, definition=("other", "2.0", "{}") if number % 2 else None) for number, row in enumerate(rows)
+        ]
+        await asyncio.gather(*[store.commit(commit) for commit in commits], create(store, "new"))
+        found = [(await row_of(store, name)).definition_hash for name in names]
+        assert found == ["hash", "other"] * 10
 
     async def test_a_row_comes_with_the_entry_of_its_result(self, store: Store) -> None:
         await create(store)
