@@ -48,6 +48,7 @@ from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
+from durable_flow.migration import Migration
 from durable_flow.model.execution import (
     Action,
     Entry,
@@ -122,6 +123,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "Message",
+    "Migration",
     "MissingExtraError",
     "NonRetryableError",
     "NotAllowed",

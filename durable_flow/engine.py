@@ -50,6 +50,7 @@ from durable_flow.errors import (
 from durable_flow.ids import Ids
 from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, PAUSE, AlreadyExists, LiveFrame, Run, Stopped, signal_ids, timeout_of
+from durable_flow.migration import Migration, checked_mapping, judged, renamed
 from durable_flow.model.codec import Info, decode_record, encode
 from durable_flow.model.execution import (
     Action,
@@ -1644,6 +1645,78 @@ class Engine:
             run.change_info(deadline=now + run.definition.timeout)
         run.emit(machine.revived(frames, now=now, memos=memos, forgotten=forgotten, actor=actor))
         return run
+
+    async def migrate(
+        self, execution_id: str, definition: WorkflowDef, *, mapping: Mapping[str, str] | None, actor: str | None
+    ) -> Migration | None:
+        """Gives an execution that nobody drives another definition, if it can go on with it: what was found, or None if
+        somebody drives it, or it is over and not failed."""
+        while (settled := self._taking.get(execution_id)) is not None:
+            await settled.wait()
+        if execution_id in self.runs:
+            return None
+        settled = self._taking[execution_id] = asyncio.Event()
+        try:
+            return await self.uninterrupted(self._migrate(execution_id, definition, mapping, actor))
+        finally:
+            del self._taking[execution_id]
+            settled.set()
+
+    async def _migrate(
+        self, execution_id: str, definition: WorkflowDef, mapping: Mapping[str, str] | None, actor: str | None
+    ) -> Migration | None:
+        statuses = (Status.PENDING, Status.RUNNING, Status.HALTED, Status.FAILED)
+        stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
+        if not isinstance(stored, Stored):
+            return None
+        row = stored.row
+        try:
+            old = await self.load_definition(row.definition_hash, execution_id)
+            names = checked_mapping(mapping, old, definition)
+            run = Run.load(stored, old, owner=self.owner)
+            frames = {"": run.root.record, **run.frames}
+            verdict = judged(execution_id, old, definition, frames=frames, mapping=names, info=run.info)
+            if not verdict.safe or old.hash == definition.hash:
+                return verdict
+            info = run.info
+            deadline = info.deadline
+            if old.timeout != definition.timeout:
+                begun = info.started_at if deadline is None or old.timeout is None else deadline - old.timeout
+                deadline = None if definition.timeout is None or begun is None else begun + definition.timeout
+            run.change_info(
+                began_as=info.began_as or old.hash,
+                secrets=tuple(dict.fromkeys((*info.secrets, *definition.secrets))),
+                deadline=deadline,
+            )
+            told = {
+                "from": {"hash": old.hash, "version": old.version},
+                "to": {"hash": definition.hash, "version": definition.version},
+            }
+            root = renamed(run.root.record, names)
+            metadata = {**told, "renamed": {run.root.record.at: root.at}} if root.at != run.root.record.at else told
+            run.emit(machine.migrated(root, now=self.clock.now(), actor=actor, metadata=metadata))
+            commit = replace(
+                run.batch(nonce=self.ids.nonce(), release=True, wake_at=None),
+                definition=(definition.hash, definition.version, definition.text),
+                current_step=root.at if root.at in definition.body.by_id else None,
+                finished_at=row.finished_at,
+                wake_at=row.wake_at if run.status in (Status.PENDING, Status.FAILED) else _wake_at(run),
+            )
+            if not (await self._land(commit)).released:  # it has mail, for which somebody must look at it
+                look = replace(commit, version=commit.version + 1, nonce=self.ids.nonce(), wake_at=self.clock.now())
+                await self._land(
+                    replace(look, entries=(), frames=(), rewritten=(), definition=None, info=None, release=False)
+                )
+            return verdict
+        finally:
+            await self.store.release(execution_id, owner=self.owner, generation=row.generation)
+
+    async def _land(self, commit: Commit) -> Committed:
+        """A commit of an execution that is not driven."""
+        try:
+            return await self.store.commit(commit)
+        except StoreUnavailable:
+            return await self._settle_unknown(commit)
 
     async def execute(self, run: Run) -> None:
         """Drives an execution this process holds until it is over, halted, or taken from it.

@@ -109,6 +109,8 @@ class History:
             case Action.RETRIED:
                 self.status = Status.RUNNING
                 self._revived(told)
+            case Action.MIGRATED:
+                self.frames[""] = replace(self.frames[""], at=record.at)
             case _:
                 pass
         if "frame" in told:

@@ -539,6 +539,12 @@ def closing(
     return Transition(record=record, status=Status.RUNNING, consumed=consumed, messages=messages)
 
 
+def migrated(frame: Frame, *, now: float, actor: str | None, metadata: dict[str, Any]) -> Transition:
+    """The execution has another definition from now on, in which this is the frame of the workflow itself."""
+    record = Record(action=Action.MIGRATED, time=now, at=frame.at, actor=actor, metadata=metadata)
+    return Transition(record=record, frame=frame)
+
+
 def finished(
     frame: Frame,
     status: Status,

@@ -33,6 +33,7 @@ BELOW = {
     "history": {"model", "machine"},
     "position": {"model", "steps", "history", "machine"},
     "comparison": {"model"},
+    "migration": {"errors", "model", "steps", "history", "position", "machine"},
     "live": GROUND | {"model", "machine", "stores"},
     "context": GROUND | {"model", "expr", "steps", "machine", "live", "services", "transaction"},
 }

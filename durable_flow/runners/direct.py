@@ -15,10 +15,11 @@ from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, p
 from durable_flow.comparison import Difference, StepRun, compared, steps_of
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
-from durable_flow.errors import ConflictError, ExecutionNotFound, LeaseLost, ValidationError
+from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, AlreadyExists, Run
+from durable_flow.migration import Migration, checked_mapping, judged
 from durable_flow.model.codec import decode_frame, decode_info, encode
 from durable_flow.model.execution import (
     AnyWait,
@@ -385,6 +386,57 @@ class Runner:
             return await self._drive(await engine.establish(run))
         except AlreadyExists:
             return await self._follow_fork(new_id, asked)
+
+    async def migration(self, execution_id: str, *, mapping: Mapping[str, str] | None = None) -> Migration:
+        """Whether an execution can go on with the definition that this runtime has of its workflow now. Nothing is
+        changed. `mapping` gives steps of the workflow itself other names."""
+        row = await self._row(execution_id)
+        engine = self._engine
+        definition = self._current(row)
+        stored = await engine.store.fetch(execution_id)
+        if stored is None:
+            raise ExecutionNotFound(execution_id)
+        row = stored.row
+        old = await engine.load_definition(row.definition_hash, execution_id)
+        frames = {path: decode_frame(blob, execution_id=row.id) for path, blob in [("", row.root), *stored.frames]}
+        names = checked_mapping(mapping, old, definition)
+        info = decode_info(row.info, execution_id=row.id)
+        return judged(execution_id, old, definition, frames=frames, mapping=names, info=info)
+
+    async def migrate(
+        self, execution_id: str, *, mapping: Mapping[str, str] | None = None, by: str | None = None
+    ) -> Migration:
+        """Gives an execution the definition that this runtime has of its workflow now, and does not drive it: whoever
+        takes it up next does that with the new one. It must wait, or have failed, or be left by its process; what it
+        stands at must be there. `mapping` gives steps of the workflow itself the names they have now.
+
+        Raises ConflictError, and changes nothing, where it is driven, over, or cannot go on with that definition; what
+        `migration` returns says why. Raises ValidationError for a mapping of what is not there, and ConfigError where
+        the runtime does not know the workflow.
+        """
+        self._check_open()
+        row = await self._row(execution_id)
+        definition = self._current(row)
+        verdict = None
+        if not Status(row.status).over or row.status == Status.FAILED:
+            with suppress(LeaseLost):
+                verdict = await self._engine.migrate(execution_id, definition, mapping=mapping, actor=person(by))
+        if verdict is None:
+            row = await self._row(execution_id)
+            stands = f"is {row.status}" if row.owner is None else f"is being driven by {row.owner}"
+            raise ConflictError(f"execution {execution_id!r} {stands}; it cannot be migrated")
+        if not verdict.safe:
+            proposed = "".join(f"; mapping={{{old!r}: {new!r}}} may be meant" for old, new in verdict.mapping.items())
+            raise ConflictError(
+                f"execution {execution_id!r} cannot be migrated: {'; '.join(verdict.reasons)}{proposed}"
+            )
+        return verdict
+
+    def _current(self, row: Row) -> WorkflowDef:
+        definition = self._engine.find_workflow(row.workflow_id)
+        if definition is None:
+            raise ConfigError(f"this runtime knows no workflow {row.workflow_id!r}; give it the current definition")
+        return definition
 
     async def _follow_fork(self, execution_id: str, expected: str) -> ExecutionResult:
         row = await self._row(execution_id)

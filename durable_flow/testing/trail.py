@@ -83,6 +83,8 @@ class Fold:
                             place.memo = {**(place.memo or {}), **memos[path]}
             case "halted":
                 self.status = "halted"
+            case "migrated":
+                self.frames[""].at, self.frames[""].known = entry.get("at"), True
             case "paused":
                 self.pause = entry["metadata"]["wait_id"]
             case "unpaused":
