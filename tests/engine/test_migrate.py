@@ -508,3 +508,18 @@ async def test_a_process_that_dies_leaves_the_old_or_the_new_one(world: World) -
         assert (await world.runner().resume(name, response=1)).output == expected
     assert len(hashes) >= 4
     assert [name == NEW.hash for name in hashes] == sorted(name == NEW.hash for name in hashes)
+
+
+async def test_one_whose_end_has_begun_finishes_with_its_own(world: World, desk: Desk) -> None:
+    tidy = [{"id": "tidy", "type": "call", "service": "desk", "method": "tidy"}]
+    old = flow("- {id: a, type: call, service: desk, method: a}", **{"finally": tidy})
+    desk.hold("tidy")
+    await world.start(old)
+    await world.after_the_lease()
+    runner = await deploy(
+        world, flow("- {id: a, type: call, service: desk, method: a}", **{"finally": tidy}, version="2")
+    )
+    told = await runner.migration("e")
+    assert (told.verdict, told.reasons[0][:17]) == ("must_finish", "its end has begun")
+    with pytest.raises(df.ConflictError, match="its end has begun"):
+        await runner.migrate("e")
