@@ -206,13 +206,15 @@ def drive(
     execution_id: str | None = None,
     runs_steps: bool = True,
     success: df.Status | tuple[df.Status, ...] = df.Status.COMPLETED,
+    like: str | None = None,
 ) -> int:
     """Opens a runtime, lets `work` drive an execution in it with its progress shown, and tells what became of it.
 
-    `workflow` is given by a command that starts an execution, `execution_id` by one that goes on with one. What
-    services print goes to standard error. An interruption leaves the execution where it can be recovered.
+    `workflow` is given by a command that starts an execution, `execution_id` by one that goes on with one, and `like`
+    by one that starts another with the definition of an execution. What services print goes to standard error. An
+    interruption leaves the execution where it can be recovered.
     """
-    return _Drive(host, work, as_json, workflow, execution_id, runs_steps, success).run()
+    return _Drive(host, work, as_json, workflow, execution_id, runs_steps, success, like).run()
 
 
 class _Drive:
@@ -225,12 +227,14 @@ class _Drive:
         execution_id: str | None,
         runs_steps: bool,
         success: df.Status | tuple[df.Status, ...],
+        like: str | None,
     ) -> None:
         self.host = host
         self.work = work
         self.as_json = as_json
         self.workflow = workflow
         self.execution_id = execution_id
+        self.like = like
         self.runs_steps = runs_steps
         self.success = success if isinstance(success, tuple) else (success,)
         self.hints = Hints.here()
@@ -288,7 +292,9 @@ class _Drive:
         """Refuses to drive without the services it takes, before anything happens. Where another process drives the
         execution, they are its business."""
         workflow = self.workflow
-        if workflow is None and self.execution_id is not None:
+        if self.like is not None:
+            workflow = (await runtime.runner_of((await found(runtime.store, self.like)).id)).workflow
+        elif workflow is None and self.execution_id is not None:
             one = await found(runtime.store, self.execution_id)
             expires = one.lease_until
             if one.owner is not None and expires is not None and expires.timestamp() > df.SystemClock().now():

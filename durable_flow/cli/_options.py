@@ -147,6 +147,20 @@ class Label(Kind):
         return name, text
 
 
+class Assignment(Kind):
+    """`NAME=JSON`, with the same forms of JSON."""
+
+    name = "name=json"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = str(value).partition("=")
+        if not separator or not name:
+            self.fail(f"{value!r} sets nothing: write NAME=JSON")
+        return name, Json().convert(text, param, context)
+
+
 class Queues(Kind):
     """Names of queues with commas between them; `-` stands for executions without one."""
 

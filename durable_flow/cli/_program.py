@@ -40,15 +40,17 @@ class OneCommand(click.Command):
 
 
 class AllCommands(click.Group):
-    """Every module of this package whose name has no underscore is a command; it is imported when it is used."""
+    """Every module of this package whose name does not begin with an underscore is a command (with hyphens for other
+    underscores); it is imported when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
+        names = [module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_")]
+        return sorted(name.replace("_", "-") for name in names)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(context):
             return None
-        found: click.Command = import_module(f"{cli.__name__}.{name}").command
+        found: click.Command = import_module(f"{cli.__name__}.{name.replace('-', '_')}").command
         return found
 
     def resolve_command(
@@ -111,7 +113,7 @@ def command(
             except df.DurableFlowError as error:
                 raise mistake_of(error, click.get_current_context()) from error
 
-        name = function.__module__.rpartition(".")[2]
+        name = function.__module__.rpartition(".")[2].replace("_", "-")
         made: OneCommand = click.command(name, cls=OneCommand, epilog=example and f"Example: {example}")(run)
         made.section = section
         # What is special about a command comes before what all of them take.

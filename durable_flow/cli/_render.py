@@ -363,6 +363,86 @@ def reasons(
             _command(console, command)
 
 
+# -- places and comparisons -------------------------------------------------------------------------------------------
+
+
+def places(found: Sequence[df.Where], *, status: str) -> None:
+    """Where an execution stands, and what became of the items of the loops around it."""
+    console = _console()
+    if not found:
+        note(f"it is {status} and stands nowhere")
+    loops: dict[tuple[str, str], Sequence[df.Iteration]] = {}
+    for place in found:
+        head = Text.assemble(_mark(place.state), " ", plain(place.path), f"  {plain(place.step_type)}  ")
+        head.append(place.state, _colour(place.state))
+        if place.attempt > 1:
+            head.append(f", attempt {place.attempt}")
+        console.print(head, soft_wrap=True)
+        if len(place.chain) > 1:
+            steps = [f"{link.execution_id}: {link.path}" if link.path else link.execution_id for link in place.chain]
+            _facts(console, [("in", " → ".join(steps))])
+        if place.loop is not None:
+            loops[place.execution_id, place.loop] = place.items
+    for (_, loop), items in loops.items():
+        counts: dict[str, int] = {}
+        for item in items:
+            counts[item.state] = counts.get(item.state, 0) + 1
+        told = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+        console.print(Text.assemble((plain(loop), "bold"), f"  {told}"), soft_wrap=True)
+        _facts(console, [(f"[{item.index}]", f"{item.state}: {item.error}") for item in items if item.error])
+
+
+DIFFERENCES = {"same": ("=", "dim"), "changed": ("~", "yellow"), "only_a": ("-", "red"), "only_b": ("+", "green")}
+"""The sign and the colour of what became of a step in one of two executions, beside the other."""
+
+
+def differences(found: Sequence[df.Difference], *, a: str, b: str) -> None:
+    """Two executions step by step."""
+    console = _console()
+    counts = {state: sum(one.state == state for one in found) for state in DIFFERENCES}
+    names = {"only_a": f"only in {a}", "only_b": f"only in {b}"}
+    told = ", ".join(f"{count:,} {plain(names.get(state, state))}" for state, count in counts.items() if count)
+    console.print(Text(told or "neither did anything"), soft_wrap=True)
+    for one in found:
+        sign, colour = DIFFERENCES[one.state]
+        what = ", ".join(one.changed)
+        if one.state == "changed" and one.a is not None and one.b is not None and not what:
+            what = f"{one.a.state} and {one.b.state}"
+        text = Text.assemble("  ", (sign, colour), f" {plain(one.path)}  ", (plain(one.step_type), "dim"), f"  {what}")
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+        if one.a is None or one.b is None:
+            continue
+        _facts(
+            console,
+            [
+                (f"  {sign} {name}", value)
+                for name in ("input", "output", "error", "attempts")
+                if name in one.changed
+                for sign, value in (("-", getattr(one.a, name)), ("+", getattr(one.b, name)))
+            ],
+        )
+
+
+VERDICTS = {"safe": "completed", "current": "completed", "needs_mapping": "waiting", "must_finish": "failed"}
+"""The state whose sign and colour a verdict has."""
+
+
+def migrations(found: Sequence[tuple[df.Migration, str]], *, others: int) -> None:
+    """What becomes of executions when their workflow has another definition: verdicts, each with what was done."""
+    console = _console()
+    for verdict, done in found:
+        mark = _mark(VERDICTS.get(verdict.verdict, ""))
+        console.print(Text.assemble(mark, f" {plain(verdict.execution_id)}  ", plain(done)), soft_wrap=True)
+        facts: list[tuple[str, Any]] = [("why", reason) for reason in verdict.reasons]
+        facts += [("try", f"--map {old}={new}") for old, new in verdict.mapping.items()]
+        _facts(console, facts)
+    if not found:
+        note("no execution has the old definition")
+    if others:
+        note(f"{others:,} live execution{'s have' if others > 1 else ' has'} neither of the two definitions")
+
+
 # -- listings ----------------------------------------------------------------------------------------------------------
 
 

@@ -401,7 +401,10 @@ class Runner:
         frames = {path: decode_frame(blob, execution_id=row.id) for path, blob in [("", row.root), *stored.frames]}
         names = checked_mapping(mapping, old, definition)
         info = decode_info(row.info, execution_id=row.id)
-        return judged(execution_id, old, definition, frames=frames, mapping=names, info=info)
+        verdict = judged(execution_id, old, definition, frames=frames, mapping=names, info=info)
+        if row.status in (Status.COMPLETED, Status.CANCELLED):
+            return msgspec.structs.replace(verdict, verdict="must_finish", mapping={}, reasons=(f"it is {row.status}",))
+        return verdict
 
     async def migrate(
         self, execution_id: str, *, mapping: Mapping[str, str] | None = None, by: str | None = None

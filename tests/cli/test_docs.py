@@ -31,5 +31,5 @@ def test_a_command_says_what_it_does_and_how_it_is_used(name: str) -> None:
 
 def test_one_file_is_one_command() -> None:
     folder = Path(program.get_command.__globals__["cli"].__path__[0])
-    files = {file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")}
+    files = {file.stem.replace("_", "-") for file in folder.glob("*.py") if not file.stem.startswith("_")}
     assert files == set(COMMANDS)

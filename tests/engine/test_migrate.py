@@ -468,6 +468,8 @@ async def test_one_that_is_over_is_not_migrated(world: World) -> None:
     await world.runner().cancel("cancelled")
     runner = await deploy(world, NEW)
     for name in ("done", "cancelled"):
+        told = await runner.migration(name)
+        assert (told.verdict, told.reasons[0][:6]) == ("must_finish", "it is ")
         with pytest.raises(df.ConflictError, match=r"is (completed|cancelled); it cannot be migrated"):
             await runner.migrate(name)
 
