@@ -516,6 +516,8 @@ def execution(
         facts.append(("labels", " ".join(f"{name}={text}" for name, text in one.labels.items())))
     if one.parent_id is not None:
         facts.append(("parent", one.parent_id))
+    if one.forked_from is not None:
+        facts.append(("forked from", one.forked_from))
     if one.recoveries:
         facts.append(("recoveries", str(one.recoveries)))
     if one.owner is not None and not one.status.over and one.lease_until is not None:
@@ -705,7 +707,7 @@ def _what(entry: df.Entry) -> str:
     elif entry.output is not None:
         what = _compact(entry.output)
     else:
-        told = [(name, item) for name, item in entry.metadata.items() if name != "memo"]
+        told = [(name, item) for name, item in entry.metadata.items() if name not in ("memo", "frame")]
         what = " ".join(f"{name}={item if isinstance(item, str) else _compact(item)}" for name, item in told)
     by = f"by {entry.actor}" if entry.actor else ""
     return plain(f"{by} {what}".strip().replace("\n", " "))

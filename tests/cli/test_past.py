@@ -66,6 +66,7 @@ def test_a_fork_is_driven_and_told_like_a_run(cli: Cli, folder: Path) -> None:
     assert shown["execution"]["forked_from"] == "o"
     assert shown["entries"][0]["actor"] == "ann"
     assert shown["entries"][0]["changes"] == {"most": 10}
+    assert "forked from  o\n" in cli("show", "f").out
 
 
 def test_a_fork_as_json_and_with_labels(cli: Cli, folder: Path) -> None:
