@@ -63,6 +63,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import Message
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.position import ChainLink, Iteration, Where
+from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue
 from durable_flow.runners.worker import Worker
@@ -94,6 +95,7 @@ __all__ = [
     "AesGcm",
     "Body",
     "BodyDef",
+    "BulkReport",
     "ChainLink",
     "ChildEnd",
     "Clock",

@@ -1718,6 +1718,16 @@ class Engine:
         except StoreUnavailable:
             return await self._settle_unknown(commit)
 
+    async def lay_down(self, run: Run) -> None:
+        """Commits what an execution that was taken up has become, and gives it back: it is driven by whoever takes it.
+        Raises LeaseLost."""
+        try:
+            if not await self.flush(run, release=True):
+                await self.store.release(run.id, owner=self.owner, generation=run.generation)
+        except Stopped:
+            raise LeaseLost(run.id) from None
+        self.look()
+
     async def execute(self, run: Run) -> None:
         """Drives an execution this process holds until it is over, halted, or taken from it.
 

@@ -6,7 +6,8 @@ import inspect
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,10 +23,11 @@ from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, Va
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.limits import Limits
 from durable_flow.model.codec import decode_value
-from durable_flow.model.execution import EVENT_TYPES, Event
+from durable_flow.model.execution import EVENT_TYPES, Event, Status
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.runners import queues
+from durable_flow.runners import bulk, queues
+from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner
 from durable_flow.runners.queues import PausedQueue
 from durable_flow.services import Gates, Services
@@ -180,6 +182,120 @@ class Runtime:
         if row is None:
             raise ExecutionNotFound(execution_id)
         return Runner(self.engine, await self._definition(row.definition_hash, execution_id))
+
+    async def cancel_all(
+        self,
+        *,
+        workflow_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        status: str | Sequence[str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        everything: bool = False,
+        limit: int | None = None,
+        dry_run: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> BulkReport:
+        """Cancels every execution that is not over and matches all that is given, with its children, as `Runner.cancel`
+        does: where nobody drives one, it is ended here, a few side by side; one that is driven is told to end, and not
+        waited for. Where nothing is given, `everything=True` has to be.
+
+        The report says to which it was done, and why not to the others: what goes wrong with one keeps no other from
+        it. `limit` is how many at most, the newest first; with `dry_run` they are only found. Raises ValidationError.
+        """
+        selection = bulk.Selection(
+            workflow_id=workflow_id,
+            labels=labels,
+            status=status,
+            created_after=created_after,
+            created_before=created_before,
+            everything=everything,
+            limit=limit,
+        )
+        return await bulk.for_all(
+            self.engine, selection, bulk.cancelling(by, reason), status=bulk.LIVE, dry_run=dry_run
+        )
+
+    async def retry_all(
+        self,
+        *,
+        workflow_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        status: str | Sequence[str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        everything: bool = False,
+        limit: int | None = None,
+        dry_run: bool = False,
+        by: str | None = None,
+    ) -> BulkReport:
+        """Takes every failed execution that matches up again, at its failed step, and leaves them to workers, which
+        find them at once: nothing is driven here, however many there are. `status="halted"` retries those that wait for
+        somebody to decide about a step. All else is as in `cancel_all`."""
+        selection = bulk.Selection(
+            workflow_id=workflow_id,
+            labels=labels,
+            status=status,
+            created_after=created_after,
+            created_before=created_before,
+            everything=everything,
+            limit=limit,
+        )
+        return await bulk.for_all(self.engine, selection, bulk.retrying(by), status=(Status.FAILED,), dry_run=dry_run)
+
+    async def pause_all(
+        self,
+        *,
+        workflow_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        status: str | Sequence[str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        everything: bool = False,
+        limit: int | None = None,
+        dry_run: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> BulkReport:
+        """Pauses every execution that is not over and matches, as `Runner.pause` does. All else is as in
+        `cancel_all`."""
+        selection = bulk.Selection(
+            workflow_id=workflow_id,
+            labels=labels,
+            status=status,
+            created_after=created_after,
+            created_before=created_before,
+            everything=everything,
+            limit=limit,
+        )
+        return await bulk.for_all(self.engine, selection, bulk.pausing(by, reason), status=bulk.LIVE, dry_run=dry_run)
+
+    async def unpause_all(
+        self,
+        *,
+        workflow_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        status: str | Sequence[str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        everything: bool = False,
+        limit: int | None = None,
+        dry_run: bool = False,
+        by: str | None = None,
+    ) -> BulkReport:
+        """Lets every paused execution that matches go on, and leaves them to workers. All else is as in
+        `cancel_all`."""
+        selection = bulk.Selection(
+            workflow_id=workflow_id,
+            labels=labels,
+            status=status,
+            created_after=created_after,
+            created_before=created_before,
+            everything=everything,
+            limit=limit,
+        )
+        return await bulk.for_all(self.engine, selection, bulk.unpausing(by), status=bulk.LIVE, dry_run=dry_run)
 
     async def pause_queue(self, queue: str | None, *, by: str | None = None, reason: str | None = None) -> bool:
         """Lets no pending execution of a queue begin (None: of those without a queue), in any process that uses the
