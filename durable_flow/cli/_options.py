@@ -218,6 +218,27 @@ def _note_codec(context: click.Context, parameter: click.Parameter, value: str |
 execution_argument = click.argument("execution_id", metavar="ID")
 
 
+def filter_options(function: Function) -> Function:
+    """Which executions are meant: --workflow, --status, --label, --since and --before."""
+    for option in (
+        click.option("--before", type=Moment(), help="Only those created before this time, or longer ago."),
+        click.option("--since", type=Moment(), help="Only those created after this time, or so long ago: 2h, 3d."),
+        click.option(
+            "--label", "labels", type=Label(), multiple=True, help="Only executions with this label. May be repeated."
+        ),
+        click.option(
+            "--status",
+            "statuses",
+            multiple=True,
+            type=click.Choice([str(status) for status in df.Status]),
+            help="Only executions with this status. May be repeated.",
+        ),
+        click.option("--workflow", "workflow_id", metavar="ID", help="Only executions of this workflow."),
+    ):
+        function = option(function)
+    return function
+
+
 def wait_options(function: Function) -> Function:
     """--step and --wait-id: which wait is meant, where several are open."""
     for option in (

@@ -10,24 +10,12 @@ import msgspec
 import durable_flow as df
 from durable_flow.cli import _render
 from durable_flow.cli._host import read
-from durable_flow.cli._options import Label, Moment, store_option
+from durable_flow.cli._options import filter_options, store_option
 from durable_flow.cli._program import command as as_command
 
 
 @as_command("Look", example="durable-flow list --status halted --since 2d")
-@click.option("--workflow", "workflow_id", metavar="ID", help="Only executions of this workflow.")
-@click.option(
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice([str(status) for status in df.Status]),
-    help="Only executions with this status. May be repeated.",
-)
-@click.option(
-    "--label", "labels", type=Label(), multiple=True, help="Only executions with this label. May be repeated."
-)
-@click.option("--since", type=Moment(), help="Only those created after this time, or so long ago: 2h, 3d.")
-@click.option("--before", type=Moment(), help="Only those created before this time, or longer ago.")
+@filter_options
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
 @click.option("--cursor", help="Where the next page begins, as the page before said.")
 @store_option
