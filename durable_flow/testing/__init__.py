@@ -28,6 +28,7 @@ from durable_flow.testing.clock import FakeClock, SkippingLoop, run
 from durable_flow.testing.crash import Case, Explorer, Report, explore
 from durable_flow.testing.ground import FILE, MEMORY
 from durable_flow.testing.ids import CountedIds
+from durable_flow.testing.interleaver import Failure, Interleaver, Interleaving, Tally
 from durable_flow.testing.ledger import Effect, Ledger
 from durable_flow.testing.oracle import judge
 from durable_flow.testing.points import CANCELS, ERRORS, KILLS, NETWORK, Gate, Killed, Mode, Plan, Point
@@ -46,6 +47,7 @@ from durable_flow.testing.scenario import (
     Unpause,
     answer,
 )
+from durable_flow.testing.schedule import Schedule, Turn
 from durable_flow.testing.services import Door, InTurn, Reply, Scripted
 from durable_flow.testing.simulation import Coverage, Divergence, Repeat, SimulationReport, simulate
 from durable_flow.testing.stage import Stage, fake_time
@@ -73,10 +75,13 @@ __all__ = [
     "Expire",
     "Explorer",
     "Fail",
+    "Failure",
     "FakeClock",
     "Fold",
     "Gate",
     "InTurn",
+    "Interleaver",
+    "Interleaving",
     "Killed",
     "Ledger",
     "Mode",
@@ -90,13 +95,16 @@ __all__ = [
     "Report",
     "Retry",
     "Scenario",
+    "Schedule",
     "Scripted",
     "Send",
     "SimulationReport",
     "SkippingLoop",
     "Stage",
     "Story",
+    "Tally",
     "Teller",
+    "Turn",
     "Unpause",
     "Watch",
     "WatchedStore",

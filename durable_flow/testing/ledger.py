@@ -42,7 +42,7 @@ class Lanes:
         self._branched: set[tuple[str, str]] = set()
         self._sequential: set[tuple[str, str]] = set()
         for workflow in workflows:
-            for node in _nodes(workflow.document):
+            for node in nodes(workflow.document):
                 if "branches" in node:
                     self._branched.add((workflow.id, node["id"]))
                 if ("over" in node or "while" in node) and node.get("concurrency", 1) == 1:
@@ -61,15 +61,15 @@ class Lanes:
         return "/".join(parts[:lane])
 
 
-def _nodes(value: Any) -> Iterator[Mapping[str, Any]]:
+def nodes(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, Mapping):
         if isinstance(value.get("id"), str):
             yield value
         for inner in value.values():
-            yield from _nodes(inner)
+            yield from nodes(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _nodes(inner)
+            yield from nodes(inner)
 
 
 class Ledger:

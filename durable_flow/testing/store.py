@@ -160,11 +160,11 @@ class WatchedStore(Store):
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         loop = asyncio.get_running_loop()
-        point = self.gate.enter("store", "commit", _about(commit))
+        point = self.gate.enter("store", "commit", about(commit))
         answer: asyncio.Future[Committed] = self._future(loop=loop)
         if self.inline:
             try:
-                outcome: Committed | Exception = _at_once(self._commit(commit, point))
+                outcome: Committed | Exception = at_once(self._commit(commit, point))
             except Exception as error:
                 outcome = error
             if self.gate.stalled or point.mode is Mode.DELAY:
@@ -239,7 +239,7 @@ class WatchedStore(Store):
 
     async def commit_within(self, inner: StepTransaction, commit: Commit) -> Committed:
         """The commit of a transaction of a service: whatever becomes of it, its connection is let go."""
-        point = self.gate.enter("store", "tx commit", _about(commit))
+        point = self.gate.enter("store", "tx commit", about(commit))
         try:
             await self.gate.before(point)
             if point.mode is Mode.ERROR_LATE:
@@ -394,7 +394,7 @@ class WatchedTransaction(StepTransaction):
         await asyncio.shield(self.store.drop(self.inner))
 
 
-def _about(commit: Commit) -> str:
+def about(commit: Commit) -> str:
     """What a commit is about: its last entry, where it can be read."""
     told = commit.execution_id
     with suppress(ValueError, RecursionError, AttributeError):
@@ -415,7 +415,7 @@ def _hand_on(task: asyncio.Task[Committed], answer: asyncio.Future[Committed]) -
         answer.set_result(task.result())
 
 
-def _at_once(work: Coroutine[Any, Any, T]) -> T:
+def at_once(work: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that never waits."""
     try:
         work.send(None)
