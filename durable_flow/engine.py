@@ -1412,17 +1412,23 @@ class Engine:
 
     async def expire(self, run: Run, wait: AnyWait) -> None:
         """Closes a wait whose deadline passed, unless it was answered before, and drives on what waited."""
-        await self._close_wait(run, wait)
+        while not await self._close_wait(run, wait):  # by the time of the store it has not passed: our clock is ahead
+            await self.collect(run)  # or it was answered just now
+            await self.clock.sleep(self.poll)
+            if run.stop_reason is not None or wait.wait_id not in run.parked:
+                return
         if not wait.by_time:
             await self.nudge(run.id)
 
-    async def _close_wait(self, run: Run, wait: AnyWait) -> None:
+    async def _close_wait(self, run: Run, wait: AnyWait) -> bool:
+        """Whether a wait is closed by time, now or already."""
         message = timeout_of(wait.wait_id, now=self.clock.now())
         if not wait.by_time:
-            await self.store.append(message, encode(message))
-        elif wait.wait_id not in run.mailbox:  # nobody else could answer, so there is no race to win
+            return (await self.store.append(message, encode(message))).outcome != "closed"
+        if wait.wait_id not in run.mailbox:  # nobody else could answer, so there is no race to win
             run.mailbox[wait.wait_id] = [(CLOCK, message)]
             self._deliver(run, wait.wait_id)
+        return True
 
     # -- whole executions ----------------------------------------------------------------------------------------------
 
@@ -1526,7 +1532,10 @@ class Engine:
         settled = self._taking[execution_id] = asyncio.Event()
         try:
             await self.uninterrupted(take())
-            return await self._adopt(stored, asked, prepare) if isinstance(stored, Stored) else None
+            if not isinstance(stored, Stored):
+                return None
+            await self._displace(execution_id)
+            return await self._adopt(stored, asked, prepare)
         except BaseException:
             if isinstance(stored, Stored):
                 await self.uninterrupted(
@@ -1536,6 +1545,13 @@ class Engine:
         finally:
             del self._taking[execution_id]
             settled.set()
+
+    async def _displace(self, execution_id: str) -> None:
+        """A new lease was taken of an execution that is driven here under an older one: that drive ends first."""
+        if (before := self.runs.get(execution_id)) is not None:
+            if before.stop_reason not in ("halted", "finished"):
+                self.stop(before, "lease_lost")
+            await before.over.wait()
 
     async def _adopt(
         self, stored: Stored, asked: float, prepare: Callable[[Run], Awaitable[None]] | None = None
@@ -1578,10 +1594,7 @@ class Engine:
             )
             for stored in await self._apart(taken):
                 row = stored.row
-                if (before := self.runs.get(row.id)) is not None:
-                    if before.stop_reason not in ("halted", "finished"):
-                        self.stop(before, "lease_lost")
-                    await before.over.wait()
+                await self._displace(row.id)
                 try:
                     definition = await self.load_definition(row.definition_hash, row.id)
                     if avoid(definition):

@@ -332,8 +332,8 @@ class Runner:
         engine = self._engine
         stirred = False
         if above.wake_at is not None and above.owner is None and engine.clock.now() >= above.wake_at:
-            await self._nudge(above.id)
-            stirred = True
+            driven = await self._nudge(above.id)
+            stirred = driven is None or driven.seq > above.seq  # where a clock is ahead, the store does not agree yet
         for wait in waits_of(above):
             if not isinstance(wait, ChildWait):
                 continue
@@ -343,8 +343,8 @@ class Runner:
             stirred |= await self._stir(row)
             free = row.owner is None or (row.lease_until or 0) <= engine.clock.now()
             if free and (row.status != Status.HALTED or await engine.store.inbox(row.id)):
-                await self._nudge(row.id)
-                stirred = True
+                # By the clock of this process: the store may say otherwise, and then there is nothing to be done.
+                stirred |= await self._nudge(row.id) is not None
         return stirred
 
     async def fork(

@@ -23,7 +23,7 @@ from durable_flow.testing.services import Door
 from durable_flow.testing.store import WatchedStore, about, at_once
 
 if TYPE_CHECKING:
-    from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Stored
+    from durable_flow.stores.base import Appended, Blob, Commit, Committed
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class ProcessClock:
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Item:
         """Calls back after so many seconds."""
         self._made += 1
-        item = Item(self.items, "timer", "", "", lambda: [callback()] and None)
+        item = Item(self.items, "timer", "", "", lambda: _call(callback))
         if seconds <= 0:
             self.items.append(item)
         else:
@@ -143,7 +143,10 @@ class Turnstile(Gate):
         return Point(0, kind, name, where)
 
     async def before(self, point: Point) -> None:
+        name = point.where.rpartition(":")[0]
+        token = self.process.tokens.get(name)
         await self.process.wait_for_turn(point.kind, point.name, point.where)
+        self.process.token = token
 
     async def after(self, point: Point) -> None:
         self.check()
@@ -203,14 +206,19 @@ class ParkedStore(WatchedStore):
         return await self._pass("append", f"{message.execution_id} {message.kind}", append)
 
 
+def _call(callback: Callable[[], object]) -> None:
+    callback()
+
+
 async def _result(future: asyncio.Future[T]) -> T:
     return await future
 
 
 def _outcome(work: Awaitable[T]) -> T | Exception:
     assert isinstance(work, Coroutine)
+    done: Coroutine[Any, Any, T] = work
     try:
-        return at_once(work)
+        return at_once(done)
     except Exception as error:
         return error
 
@@ -249,6 +257,8 @@ class Process:
         self.store = ParkedStore(inner, self, listener)
         self.tokens: dict[str, int] = {}
         """The generation of the lease this process was given last, by execution."""
+        self.token: int | None = None
+        """The one under which it began what it does at this moment."""
         self.renewed = world.monotonic()
         """When it asked for the renewal of its leases that was granted last."""
         self.unsure = False

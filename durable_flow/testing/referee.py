@@ -40,7 +40,7 @@ ENDS = frozenset({"completed", "answered", "failed", "skipped"})
 
 
 class Effects(Ledger):
-    """The ledger of several processes at once: each effect happens under the lease that its process believes to have."""
+    """The ledger of several processes at once: an effect happens under the lease that its process believes to have."""
 
     def __init__(self, referee: Referee) -> None:
         super().__init__()
@@ -176,9 +176,13 @@ class Referee(Watch):
             holders = [other.owner for other in self.processes if other.tokens.get(name) == row.generation]
             if holders != [row.owner]:
                 self._blame(f"T4 {name} is owned by {row.owner}; generation {row.generation} have {holders}")
-        elif row.status == Status.HALTED and (row.wake_at is None or row.wake_at > self.world.now()):
-            if at_once(self.store.inbox(name)):
-                self._blame(f"T9 {name} has mail and nobody owns it, and it is not due, after {verb} of {process.owner}")
+        elif self._forgotten(row):
+            self._blame(f"T9 {name} has mail and nobody owns it, and it is not due, after {verb} of {process.owner}")
+
+    def _forgotten(self, row: Row) -> bool:
+        """Whether something came for an execution that waits, and nobody is going to look at it."""
+        due = row.wake_at is not None and row.wake_at <= self.world.now()
+        return row.status == Status.HALTED and not due and bool(at_once(self.store.inbox(row.id)))
 
     def _taken(self, process: Process, verb: str, name: str, before: Row, row: Row) -> None:
         """A lease was given: to one process, where nobody had one."""
@@ -217,7 +221,7 @@ class Referee(Watch):
         when the lease was lost: in each lane one may be."""
         name = effect.execution_id
         process = next(process for process in self.processes if process.life == effect.life)
-        token, row = process.tokens.get(name), self.rows[name]
+        token, row = process.token, self.rows[name]
         if token == row.generation and row.owner == process.owner:
             return True
         if token is None or token == row.generation:

@@ -8,6 +8,7 @@ from tests.reliability import (
     contract,
     drains,
     drift,
+    interleavings,
     kills,
     losses,
     memory,
@@ -47,4 +48,7 @@ TABLES: dict[str, Table] = {
     "blocked": stops.BLOCKED,
     "drains": drains.TABLE,
     "poison": poison.TABLE,
+    "interleavings": interleavings.TABLE,
+    "cancellations": interleavings.CANCELLED_TABLE,
+    "clocks": interleavings.SKEWED_TABLE,
 }
