@@ -853,8 +853,9 @@ BEGIN
     RETURN QUERY SELECT h.id, l.generation FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n WHERE l.owner = _owner;
 END $body$;
 
-CREATE FUNCTION {s}.release(_id text, _owner text, _generation bigint) RETURNS void
+CREATE FUNCTION {s}.release(_now double precision, _id text, _owner text, _generation bigint) RETURNS void
 LANGUAGE plpgsql AS $body$
+-- What came while it was driven and was not read makes it due: nobody else was told.
 DECLARE
     _n bigint;
 BEGIN
@@ -862,6 +863,12 @@ BEGIN
     PERFORM 1 FROM {s}.leases l WHERE l.n = _n AND l.owner = _owner;
     IF FOUND THEN
         PERFORM {s}.leave(_n);
+        PERFORM 1 FROM {s}.heads h
+        WHERE h.n = _n AND h.status NOT IN ('completed', 'failed', 'cancelled')
+            AND EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = _n);
+        IF FOUND THEN
+            PERFORM {s}.summon(coalesce(_now, extract(epoch FROM clock_timestamp())::double precision), _n);
+        END IF;
     END IF;
 END $body$;
 """

@@ -369,7 +369,8 @@ class Store(ABC):
 
     @abstractmethod
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
-        """Gives the lease back as it is; does nothing if it is no longer held."""
+        """Gives the lease back as it is; does nothing if it is no longer held. Where there are unread messages, the
+        execution is due from then on: who appended them saw an owner, and left them to it."""
 
     @abstractmethod
     async def mail(self, owner: str) -> Sequence[str]:

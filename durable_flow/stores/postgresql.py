@@ -1439,7 +1439,7 @@ class PostgresStore(Store):
         return dict(await self._read(f"SELECT * FROM {self._s}.renew($1, $2, $3)", self._now(), owner, ttl))
 
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
-        await self._write(f"SELECT {self._s}.release($1, $2, $3)", execution_id, owner, generation)
+        await self._write(f"SELECT {self._s}.release($1, $2, $3, $4)", self._now(), execution_id, owner, generation)
         if self._wire is not None:
             self._wire.tell(execution_id)
 

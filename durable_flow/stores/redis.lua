@@ -747,6 +747,9 @@ local function release(job)
     call('SREM', OWNER .. owner, id)
     schedule(id, found[3])
     if not OVER[found[3]] then
+      if call('EXISTS', I .. id) == 1 then
+        summon(id)
+      end
       hear(id)
     end
   end

@@ -226,6 +226,8 @@ LEASE = "SELECT n, status, owner, lease_until FROM executions WHERE id = ?"
 RENEW = "UPDATE executions SET lease_until = ? WHERE owner = ? RETURNING id, generation"
 RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? AND owner = ? AND generation = ?"
 SUMMON = "UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1) WHERE n = ?2"
+SUMMON_READER = """UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1) WHERE id = ?2 AND finished_at IS NULL
+    AND EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
 CLOSE_LATE = f"UPDATE waits SET remaining = {LATE} WHERE n = ? AND remaining > 0 AND deadline <= ?"
 FIND_LATE = f"SELECT wait_id FROM waits WHERE n = ? AND remaining = {LATE} ORDER BY seq, wait_id"
 UNHELD = "AND coalesce('.' || queue, '') NOT IN (SELECT h.queue FROM holds h)"
@@ -468,6 +470,8 @@ class Connection:
 
     def release(self, execution_id: str, owner: str, generation: int) -> None:
         self.cursor.execute(RELEASE, (execution_id, owner, generation))
+        if self.cursor.rowcount:
+            self.cursor.execute(SUMMON_READER, (self.now(), execution_id))
 
     def remove(self, execution_id: str) -> bool:
         found = self.cursor.execute(LEASE, (execution_id,)).fetchone()

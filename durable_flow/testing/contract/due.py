@@ -67,6 +67,23 @@ class DueWork:
         await store.release("e", owner="me", generation=1)
         assert await taken(store) == ["e"]
 
+    async def test_what_is_released_with_unread_messages_is_due_at_once(self, store: Store) -> None:
+        await idle(store, status="halted")
+        await store.claim("e", owner="me", ttl=30, statuses=ANY)
+        await append(store, kind="note")
+        await store.release("e", owner="me", generation=2)
+        assert await store.next_due() == 0
+        assert await taken(store) == ["e"]
+
+    async def test_a_release_of_an_old_lease_makes_nothing_due(self, store: Store, clock: SettableClock) -> None:
+        await idle(store, status="halted")
+        await store.claim("e", owner="me", ttl=30, statuses=ANY)
+        clock.time += 31
+        await store.claim("e", owner="you", ttl=30, statuses=ANY)
+        await append(store, kind="note")
+        await store.release("e", owner="me", generation=2)
+        assert await store.next_due() == 30
+
     async def test_what_is_pending_is_due_at_once_or_at_its_time(self, store: Store, clock: SettableClock) -> None:
         await idle(store, "now", status="pending")
         await idle(store, "later", status="pending", wake_at=START + 60)
