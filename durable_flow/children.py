@@ -158,6 +158,19 @@ class Children:
         if row is not None and row.parent_id != run.id:
             raise StepError(f"execution {row.id!r} is there already and no child of this one", kind="ConflictError")
 
+    async def left_behind(self, run: Run) -> bool:
+        """Whether a child came too late: its parent is over, which another process ended while it was being started,
+        and could not tell it."""
+        if run.parent_id is None or run.info.parent_wait is None:
+            return False
+        row = await self._engine.store.row(run.parent_id)
+        return row is not None and Status(row.status).over
+
+    async def look_up(self, run: Run) -> None:
+        """Ends a child that was started too late."""
+        if await self.left_behind(run):
+            self._engine.stop(run, "cancelled", detail="parent_cancelled")
+
     async def _drive_child(self, run: Run, live: LiveFrame, child: Run, deadline: float | None) -> bool:
         """Drives a child in the task of its parent's step; whether it is left to another process to end it. What ends
         the step early ends the child as well; where only the parent's process leaves, the child is left where it is."""

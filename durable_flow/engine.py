@@ -395,6 +395,8 @@ class Engine:
             run.inflight = None
             run.version, run.durable = commit.version + 1, commit.seq
             run.created.set()
+            if commit.version == 0 and run.info.parent_wait is not None:
+                self.spawn(self.children.look_up(run))
             if run.recoveries:
                 run.recoveries = 0
                 self.look()  # a worker may be watching whether it gets anywhere
@@ -1560,6 +1562,8 @@ class Engine:
         definition = await self.load_definition(stored.row.definition_hash, stored.row.id)
         run = Run.load(stored, definition, owner=self.owner)
         run.leased_at = asked
+        if run.version == 1 and not run.status.over:
+            await self.children.look_up(run)
         if prepare is not None:
             await prepare(run)
         run.recoveries = stored.row.recoveries
@@ -1786,6 +1790,7 @@ class Engine:
                 case "abandoned":
                     await self._abandon(run)
                 case "lease_lost":
+                    await self._until_created(run)
                     raise LeaseLost(run.id)
                 case "shutdown":
                     await self._abandon(run)
@@ -1813,6 +1818,13 @@ class Engine:
                 run.created.set()
                 for changed in self._followed.get(run.id, ()):
                     changed.set()
+
+    async def _until_created(self, run: Run) -> None:
+        """Returns when it is known whether an execution is there: who stops by its own clock while it is created does
+        not take it for one that does not exist."""
+        while not run.version and run.inflight is not None:
+            with suppress(Stopped, DurableFlowError):
+                await self._landing(run)
 
     async def _play(self, run: Run, work: Callable[[Run], Awaitable[None]]) -> None:
         """Does its work in a scope that `stop` cancels; whether it was stopped is seen at its `stop_reason`."""

@@ -161,6 +161,7 @@ class Contest:
         self.problems: list[str] = []
         self.skewed = False
         self.idle = 0
+        self.sweeping = False
 
     @property
     def names(self) -> str:
@@ -481,11 +482,23 @@ class Contest:
                     return
             if self._over():
                 return
+            self._sweep()
             if ticks == self.ticks:
                 self.problems.append(f"O9 not over after {ticks} ticks; {self._waiting()}")
                 return
             ticks += 1
             self._pass("tick", max(self.ttl + 1, HOUR if self.skewed else 0.0))
+
+    def _sweep(self) -> None:
+        """What no caller waits for any more is for a worker to end: there is one, from then on."""
+        process = next((process for process in self.processes.values() if not process.leaving), None)
+        main = self.referee.rows.get(self.scenario.execution_id)
+        if process is None or main is None or self.sweeping or self.scenario.worker:
+            return
+        if Status(main.status).over:
+            self.sweeping = True
+            self._note(process.name, "works")
+            process.tasks.append(self.loop.create_task(Worker(process.runtime).run(), name="sweeper"))
 
     def _waiting(self) -> str:
         """What everybody waits for."""
