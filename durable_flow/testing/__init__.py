@@ -22,6 +22,10 @@ cancellations, requests that arrive twice, answers that come late, a network tha
 memory, on a file, or on any other store: ``Explorer(scenario, make=lambda: df.open_store(url, schema="crash_tests"))``.
 Such a store must be empty and nobody else's, for everything in it is deleted after each case. The same plan then gives
 the same trace, however long the store takes: it does one operation at a time, and time is that of a `FakeClock`.
+
+`Interleaver` plays a `Scenario` with two workers and a client on one store in memory. One does one thing at a time, and
+a `Schedule` says who: random ones, or all with a few deviations from one working as long as it can. Leases run out,
+processes die, stand still and come back; after every move nobody may have changed what is not theirs any more.
 """
 
 from durable_flow.testing.clock import FakeClock, SkippingLoop, run
