@@ -166,7 +166,7 @@ class World:
         self.workers: set[str] = set()
 
     def attended(self, twin: Twin) -> bool:
-        return bool(self.workers) or any(twin.callers.values())
+        return bool(self.workers) or (any(twin.callers.values()) and not twin.rests)
 
     def free(self, twin: Twin) -> bool:
         """Whether anybody may take it: nobody has its lease."""
