@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from durable_flow.context import StepVisit
 from durable_flow.definition.inputs import check_input
 from durable_flow.endings import LeftToOthers
 from durable_flow.errors import LeaseLost, LimitExceeded, StepError
+from durable_flow.journal import Journal
 from durable_flow.live import AlreadyExists, LiveFrame, Run
 from durable_flow.model.codec import decode_info
 from durable_flow.model.execution import ChildWait, Status
@@ -24,7 +24,7 @@ from durable_flow.stores.base import Row, result_of
 if TYPE_CHECKING:
     from durable_flow.engine import Engine
 
-logger = logging.getLogger("durable_flow.engine")
+logger = Journal("durable_flow.engine")
 
 AGAIN = 0.25
 """Seconds until it is looked again whether somebody else has taken up a child that had ended."""

@@ -7,7 +7,6 @@ and whoever dies. What runs then are frames as any others, below the path `~`, a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from durable_flow.context import StepVisit
 from durable_flow.definition.flow import OUTCOME
 from durable_flow.errors import ConfigError, DurableFlowError
 from durable_flow.expr.reference import Template
+from durable_flow.journal import Journal
 from durable_flow.live import LiveFrame, Run, Stopped
 from durable_flow.machine import CLOSING, COMPENSATE, FINALLY
 from durable_flow.model.codec import Closing
@@ -31,7 +31,7 @@ from durable_flow.steps.compensation import Compensation, CompensationConfig
 if TYPE_CHECKING:
     from durable_flow.engine import Engine
 
-logger = logging.getLogger("durable_flow.engine")
+logger = Journal("durable_flow.engine")
 
 
 class LeftToOthers(ConfigError):

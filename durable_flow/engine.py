@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -48,6 +47,7 @@ from durable_flow.errors import (
     ValidationError,
 )
 from durable_flow.ids import Ids
+from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, PAUSE, AlreadyExists, LiveFrame, Run, Stopped, signal_ids, timeout_of
 from durable_flow.migration import Migration, checked_mapping, judged, renamed
@@ -73,7 +73,7 @@ from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
 from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, StepTransaction, Store, Stored
 
-logger = logging.getLogger("durable_flow.engine")
+logger = Journal("durable_flow.engine")
 T = TypeVar("T")
 
 BUFFER = 64
@@ -1391,7 +1391,8 @@ class Engine:
                 return
             run.signal_ids.add(known)
         name = message.body.get("name")
-        for wait in run.waiting.values():
+        # An execution that is about to end takes nothing any more, and may be retried: then the signal is there.
+        for wait in () if run.stop_reason in ("timeout", "cancelled") else run.waiting.values():
             if isinstance(wait, SignalWait) and wait.name == name and wait.wait_id not in run.mailbox:
                 run.mailbox[wait.wait_id] = [(number, message)]
                 self._deliver(run, wait.wait_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from durable_flow.definition.parser import parse_plain
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
 from durable_flow.ids import Ids, RandomIds
+from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.model.codec import decode_value
 from durable_flow.model.execution import EVENT_TYPES, Event, Status
@@ -38,7 +38,7 @@ from durable_flow.stores.sealed import SealedStore
 
 Service = TypeVar("Service")
 
-logger = logging.getLogger("durable_flow.runtime")
+logger = Journal("durable_flow.runtime")
 
 
 class Extension(msgspec.Struct, frozen=True, kw_only=True):

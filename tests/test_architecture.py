@@ -15,12 +15,13 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-GROUND = {"errors", "limits", "clock", "ids"}
+GROUND = {"errors", "limits", "clock", "ids", "journal"}
 BELOW = {
     "errors": set(),
     "limits": set(),
     "clock": set(),
     "ids": set(),
+    "journal": set(),
     "model": GROUND,
     "expr": GROUND | {"model"},
     "steps": GROUND | {"model", "expr"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 
@@ -12,13 +11,14 @@ from durable_flow.definition.parser import Extension, draft, finished, ordered, 
 from durable_flow.definition.source import Source
 from durable_flow.definition.validator import examine
 from durable_flow.errors import ValidationError
+from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem
 from durable_flow.model.workflow import WorkflowDef
 
 __all__ = ["Checked", "check", "load", "parse"]
 
-logger = logging.getLogger("durable_flow")
+logger = Journal("durable_flow")
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
@@ -12,10 +11,11 @@ import anyio.abc
 
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, ConflictError, DurableFlowError, LeaseLost, StoreError
+from durable_flow.journal import Journal
 from durable_flow.live import Run
 from durable_flow.model.workflow import WorkflowDef
 
-logger = logging.getLogger("durable_flow.worker")
+logger = Journal("durable_flow.worker")
 
 BATCH = 100
 """Executions that are taken in one transaction at most."""

@@ -22,7 +22,6 @@ without names, and there is no LISTEN.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import zlib
 from collections import deque
@@ -48,6 +47,7 @@ from durable_flow.errors import (
     ValidationError,
 )
 from durable_flow.ids import token_hex
+from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores import _postgresql_schema as ddl
@@ -73,7 +73,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("postgres", "asyncpg") from error
 
-log = logging.getLogger(__name__)
+log = Journal(__name__)
 T = TypeVar("T")
 
 Connection = Any

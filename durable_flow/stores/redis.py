@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import re
 from collections import deque
@@ -43,6 +42,7 @@ from durable_flow.errors import (
     StoreUnavailable,
 )
 from durable_flow.ids import token_hex
+from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import (
@@ -78,7 +78,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
-log = logging.getLogger(__name__)
+log = Journal(__name__)
 T = TypeVar("T")
 
 SCHEMA = 1

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import os
 import queue
 import sqlite3
@@ -44,6 +43,7 @@ from durable_flow.errors import (
     StoreError,
     StoreUnavailable,
 )
+from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import (
@@ -66,7 +66,7 @@ from durable_flow.stores.base import (
 if sys.platform != "win32":
     import fcntl
 
-log = logging.getLogger(__name__)
+log = Journal(__name__)
 T = TypeVar("T")
 
 LATE = -1

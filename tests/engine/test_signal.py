@@ -163,3 +163,13 @@ async def test_a_signal_is_taken_once_whatever_crashes(world: World) -> None:
     await world.after_the_lease()
     world.desk.release()
     assert (await world.runner().recover("e")).output == {"a": "one", "b": "two"}
+
+
+async def test_a_signal_that_finds_the_time_of_the_workflow_up_is_there_for_a_retry(world: World) -> None:
+    workflow = flow("- {id: go, type: signal, name: go, output: result}\n", timeout=60)
+    await world.run(workflow, execution_id="e")
+    await world.restart()
+    await world.clock.leap(60)
+    await world.runner().signal("e", "go", 7)
+    assert (await world.runner().result("e")).failed
+    assert (await world.runner().retry("e")).output == 7

@@ -28,22 +28,27 @@ def main() -> int:
     if unknown := set(given.names) - set(names):
         parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     logging.disable()
-    tables = [table for name, table in TABLES.items() if not given.names or name in given.names]
+    tables = {name: table for name, table in TABLES.items() if not given.names or name in given.names}
+    first = max(len(name) for name in ("table", *names))
     width = max(len(table.promise) for table in TABLES.values())
-    print(f"{'promise':{width}} | {'cases':>7} | {'bad':>4}")
-    print(f"{'-' * width}-+-{'-' * 7}-+-{'-' * 4}")
-    bad: list[str] = []
-    for promise, count, wrong in itertools.chain(
-        ((table.promise, *tally(table, full=not given.short)) for table in tables),
-        crashes(short=given.short) if CRASH in (given.names or names) else (),
+    print(f"{'table':{first}} | {'promise':{width}} | {'cases':>7} | {'bad':>4}")
+    print(f"{'-' * first}-+-{'-' * width}-+-{'-' * 7}-+-{'-' * 4}")
+    total, bad = 0, []
+    faults = Report()
+    for name, promise, count, wrong in itertools.chain(
+        ((name, table.promise, *tally(table, full=not given.short)) for name, table in tables.items()),
+        crashes(faults, short=given.short) if CRASH in (given.names or names) else (),
     ):
+        total += count
         bad += wrong
-        print(f"{promise:{width}} | {count:7,} | {len(wrong):4,}", flush=True)
-    for table in tables:
+        print(f"{name:{first}} | {promise:{width}} | {count:7,} | {len(wrong):4,}", flush=True)
+    for table in tables.values():
         for figure in table.figures:
             print(figure)
     for told in bad:
         print(f"bad: {told}", file=sys.stderr)
+    covered = f" / with faults at every point: {faults}" if faults.cases else ""
+    print(f"all: {total:,} cases / {len(bad):,} bad{covered}")
     return 1 if bad else 0
 
 
@@ -67,8 +72,8 @@ def tally(table: Table, *, full: bool) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def crashes(*, short: bool) -> Iterator[tuple[str, int, list[str]]]:
-    """What came of faults at every point: the figures of the crash harness, in the same form."""
+def crashes(faults: Report, *, short: bool) -> Iterator[tuple[str, str, int, list[str]]]:
+    """What came of faults at every point: the figures of the crash harness, in the same form. `faults` is their sum."""
     totals: dict[tuple[str, str], Report] = {}
     jobs = [*suite.once_bad(), *(suite.short() if short else suite.whole())]
     with suite.places(suite.SERVERS) as (places, missing):
@@ -77,7 +82,8 @@ def crashes(*, short: bool) -> Iterator[tuple[str, int, list[str]]]:
         for job, report in suite.play_all(jobs, places=places, processes=os.cpu_count() or 1):
             totals.setdefault((job.test, job.store), Report()).add(report)
     for (test, store), report in totals.items():
-        yield f"nothing is lost or done twice: {test}, {store}", report.cases, [str(case) for case in report.bad]
+        faults.add(report)
+        yield CRASH, f"nothing is lost or done twice: {test}, {store}", report.cases, [str(case) for case in report.bad]
 
 
 if __name__ == "__main__":

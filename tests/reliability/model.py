@@ -231,9 +231,7 @@ class World:
     def signal(self, twin: Twin, flow: str, payload: Any) -> type[Exception] | None:
         if twin.flow != flow or twin.over:
             return df.ConflictError
-        self.nudge(twin, unless_waiting=False)
-        if twin.over:
-            return None
+        self.nudge(twin)
         twin.signals.append(payload)
         wait = twin.waits.get(twin.at)
         if wait is not None and wait.kind == "signal" and self.free(twin):
@@ -328,7 +326,7 @@ class World:
     def late(self, twin: Twin) -> bool:
         return twin.ends is not None and twin.ends <= self.now
 
-    def nudge(self, twin: Twin, *, unless_waiting: bool = True) -> None:
+    def nudge(self, twin: Twin) -> None:
         """Somebody looks at it: whatever can go on does."""
         if twin.over or not self.free(twin):
             return

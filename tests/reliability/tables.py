@@ -23,6 +23,7 @@ from tests.reliability import (
     timeouts,
     values,
     wakes,
+    watched,
 )
 from tests.reliability.table import Table
 
@@ -43,6 +44,7 @@ TABLES: dict[str, Table] = {
     "contract": contract.TABLE,
     "losses": losses.TABLE,
     "wakes": wakes.TABLE,
+    "watched": watched.TABLE,
     "kills": kills.TABLE,
     "stopped": stops.STOPPED,
     "blocked": stops.BLOCKED,
