@@ -22,7 +22,7 @@ UNSUPPORTED, MISUSED = "TransactionUnsupported", "TransactionError"
 """What errors of transactions are called."""
 
 CONTROL = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"(?:[\s;\ufeff]|--[^\n]*\n|/\*.*?\*/)*"
     r"(begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:(?:transaction|work)\s+)?to\b))\b",
     re.IGNORECASE | re.DOTALL,
 )

@@ -282,6 +282,12 @@ async def commits(context: df.StepContext, place: Place) -> Any:
         await tx.execute("/* now */ COMMIT")
 
 
+async def commits_behind_nothing(context: df.StepContext, place: Place) -> Any:
+    async with context.transaction() as tx:
+        await tx.execute(place.insert, "lost")
+        await tx.execute("; COMMIT")
+
+
 async def commits_behind(context: df.StepContext, place: Place) -> Any:
     async with context.transaction() as tx:
         await tx.execute(place.insert, "lost")
@@ -325,6 +331,7 @@ FAILURES = {
     hangs: "TimeoutError: timed out after 0.1 s",
     stays_inside: "TransactionError: the service returned inside the block of its transaction",
     commits: "TransactionError: COMMIT: the transaction of a step is ended by the engine",
+    commits_behind_nothing: "TransactionError: COMMIT: the transaction of a step is ended by the engine",
     commits_behind: "",
     loses_an_inner_block: "TransactionError: the transaction was rolled back by an exception in an inner block",
     goes_on_behind_an_inner_block: "TransactionError: this transaction was rolled back",
