@@ -16,6 +16,7 @@ from durable_flow import machine
 from durable_flow.clock import moment
 from durable_flow.errors import StepError
 from durable_flow.expr.reference import MISSING, Scope, Template
+from durable_flow.journal import StepLogger
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import ErrorInfo, Gate
@@ -210,7 +211,7 @@ class StepVisit:
             attempt=self.attempt,
             idempotency_key=f"{run.id}:{self.path}",
             deadline=self.deadline,
-            logger=logging.LoggerAdapter(logger, {"execution_id": run.id, "step": self.path}),
+            logger=StepLogger(logger, {"execution_id": run.id, "step": self.path}),
             _attempt=self,
         )
 

@@ -42,3 +42,16 @@ class Journal(msgspec.Struct, frozen=True):
     ) -> None:
         with suppress(Exception):  # there is no other place to tell it
             logging.getLogger(self.name).log(level, message, *values, exc_info=exc_info, stacklevel=3)
+
+
+class StepLogger(logging.LoggerAdapter[logging.Logger]):
+    """The logger that a service is given: a broken handler of the host does not fail the step either.
+
+    >>> StepLogger(logging.getLogger("doctest.journal"), {"step": "charge"}).info("charged %s", "alice")
+    """
+
+    def log(self, level: int, msg: object, *args: Any, **options: Any) -> None:
+        """Writes a record; what the other methods do, too."""
+        options["stacklevel"] = options.get("stacklevel", 1) + 1
+        with suppress(Exception):
+            super().log(level, msg, *args, **options)

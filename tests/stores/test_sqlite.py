@@ -116,6 +116,11 @@ async def test_commits_wait_for_the_disk_unless_told_otherwise(path: Path) -> No
     for durability, number in (("full", 2), ("normal", 1)):
         async with SqliteStore(path, durability=durability) as store:  # type: ignore[arg-type]
             assert await on_writer(store, "PRAGMA synchronous") == [(number,)]
+            assert await on_writer(store, "PRAGMA fullfsync") == [(number - 1,)]
+            own = store.begin(hold=5.0)  # of a service that shares a transaction with its step
+            assert [tuple(row) for row in await own.fetch("PRAGMA synchronous", ())] == [(number,)]
+            assert [tuple(row) for row in await own.fetch("PRAGMA fullfsync", ())] == [(number - 1,)]
+            await own.rollback()
             assert await on_writer(store, "PRAGMA journal_mode") == [("wal",)]
             assert await on_writer(store, "PRAGMA wal_autocheckpoint") == [(0,)]
 
