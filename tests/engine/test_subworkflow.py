@@ -429,3 +429,109 @@ async def test_a_child_that_is_not_needed_any_more_is_cancelled(world: World) ->
     world.desk.release()
     assert (await task).output == [None, "fine"]
     assert (await world.load("e.first/a")).status == "cancelled"
+
+
+ABOVE = flow(
+    "- {id: down, type: workflow, workflow_id: child, next: after}\n- {id: after, type: assign, set: {x: 1}}\n"
+)
+BETWEEN = flow("- {id: down, type: workflow, workflow_id: grandchild}\n", id="child")
+APART = flow("""
+    - {id: down, type: workflow, workflow_id: grandchild, wait: false, next: ask}
+    - {id: ask, type: halt, reason: well}
+""", id="child")  # fmt: skip
+BELOW = flow("""
+    - {id: ask, type: halt, reason: well, next: work}
+    - {id: work, type: call, service: desk, method: work}
+""", id="grandchild")  # fmt: skip
+
+
+async def ends(world: World) -> dict[str, tuple[str, str | None]]:
+    """The status of every execution, and the reason in its last entry."""
+    found = {}
+    for execution in await world.store.find():
+        last = (await world.entries(execution.id))[-1]
+        found[execution.id] = (str(execution.status), last.metadata.get("reason"))
+    return found
+
+
+async def test_children_at_any_depth_are_cancelled_because_of_their_parent(world: World) -> None:
+    world.know(BELOW, BETWEEN)
+    await world.run(ABOVE, execution_id="e")
+    await world.restart()
+    await world.runner().cancel("e", reason="enough")
+    await world.clock.advance()
+    assert await ends(world) == {
+        "e": ("cancelled", "enough"),
+        "e.down": ("cancelled", "parent_cancelled"),
+        "e.down.down": ("cancelled", "parent_cancelled"),
+    }
+
+
+async def test_a_grandchild_that_is_not_waited_for_outlives_them_all(world: World) -> None:
+    world.know(BELOW, APART)
+    await world.run(ABOVE, execution_id="e")
+    await world.clock.advance()
+    await world.runner().cancel("e")
+    await world.clock.advance()
+    assert {name: status for name, (status, _) in (await ends(world)).items()} == {
+        "e": "cancelled",
+        "e.down": "cancelled",
+        "e.down.down": "halted",
+    }
+    assert (await world.runner("grandchild").resume("e.down.down", response=1)).completed
+
+
+async def test_a_child_that_another_process_drives_is_cancelled_there(world: World) -> None:
+    world.know(BELOW, BETWEEN)
+    await world.run(ABOVE, execution_id="e")
+    world.desk.hold("work")
+    async with world.process(world.store) as other:
+        answering = world.spawn(other.runner("grandchild").resume("e.down.down", response=1))
+        await world.clock.advance()
+        assert (await world.load("e.down.down")).owner == other.engine.owner
+        cancelling = world.spawn(world.runner().cancel("e"))
+        await world.clock.advance(3)
+        assert (await cancelling).cancelled
+        assert (await answering).cancelled
+    assert world.desk.cancelled == ["work"]
+    assert (await ends(world))["e.down.down"] == ("cancelled", "parent_cancelled")
+    in_flight = (await world.entries("e.down.down"))[-2]
+    assert (in_flight.path, in_flight.metadata) == ("work", {"reason": "parent_cancelled", "in_flight": True})
+
+
+@pytest.mark.parametrize("last", range(1, 5))
+async def test_a_child_that_was_just_being_created_is_cancelled_or_never_there(world: World, last: int) -> None:
+    """Its parent's process dies at one of its first commits."""
+    world.know(BELOW, BETWEEN)
+    commits = 0
+
+    def die(verb: str) -> None:
+        nonlocal commits
+        commits += verb == "commit"
+        world.wire.cut |= commits > last
+
+    world.wire.watchers.append(die)
+    await world.start(ABOVE)
+    await world.after_the_lease()
+    assert (await world.runner().cancel("e")).cancelled
+    await world.clock.advance()
+    await world.clock.leap(31)
+    for name in reversed([name for name in await world.store.execution_ids() if name != "e"]):
+        execution = await world.load(name)
+        await world.runner(execution.workflow_id).recover(name)
+    told = await ends(world)
+    assert {status for status, _ in told.values()} == {"cancelled"}
+    assert {reason for name, (_, reason) in told.items() if name != "e"} <= {"parent_cancelled"}
+    assert world.desk.called == []
+
+
+async def test_a_child_that_is_over_stays_what_it_is(world: World) -> None:
+    world.know(ASKING)
+    await world.run(PARENT, {"n": 5}, execution_id="e")
+    world.desk.hold("after")
+    world.spawn(world.runner().resume("e", response=1))
+    await world.clock.advance()
+    before = await world.entries("e.sub")
+    assert (await world.runner().cancel("e")).cancelled
+    assert (await world.load("e.sub")).status == "completed"
+    assert await world.entries("e.sub") == before
