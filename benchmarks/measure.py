@@ -48,6 +48,8 @@ class Size:
     growth: int = 10_000
     halted: int = 10_000
     found: tuple[int, int] = (1_000, 100_000)
+    timers: int = 10_000
+    spread: float = 10.0
     starts: int = 15
     probe: int = 10
     times: int = 100
@@ -64,6 +66,8 @@ SHORT = Size(
     growth=30,
     halted=20,
     found=(60, 120),
+    timers=20,
+    spread=0.2,
     starts=1,
     probe=1,
     times=3,

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,17 @@ from benchmarks import workloads
 from benchmarks.null import NullStore
 from benchmarks.rows import KINDS, creation
 from benchmarks.subject import Handlers, clock, drive, resident_bytes, serve
+from benchmarks.timekeeper import at_work
 from benchmarks.written import Meter, open_meter
 from durable_flow import Runner, Runtime, Store
 
 TENTH = 10
+
+CREATED = 20.0
+"""How many timers are created in a second at least; this is only known when some were."""
+
+PATIENCE = 60.0
+"""Seconds after the last timer is due until those that did not fire are given up."""
 
 TOGETHER = 500
 """How many commits are made at once where only their result counts."""
@@ -50,12 +58,15 @@ class Growing:
 class Ours:
     """What can be asked of it: every public method."""
 
-    def __init__(self, runtime: Runtime, growing: Growing) -> None:
+    def __init__(self, runtime: Runtime, growing: Growing, url: str) -> None:
         self._runtime = runtime
+        self._url = url
         self._growing = growing
         self._runners: dict[str, Runner] = {}
         self._halted = range(0)
         self._rows = 0
+        self._timers = 0
+        self._created = CREATED
 
     def _runner(self, document: dict[str, Any]) -> Runner:
         known = self._runners.get(document["id"])
@@ -136,6 +147,60 @@ class Ours:
 
         return await drive(one, total=len(self._halted), in_flight=100, at_most=at_most)
 
+    async def timers(self, total: int, spread: float, lead: float) -> dict[str, Any]:
+        """Timers that come due evenly within `spread` seconds while two other processes work: seconds from when one was
+        due to when its end was committed, and from the first being due to the last end. The first is due `lead` seconds
+        after the last was created, or later."""
+        async with at_work(self._url) as workers:
+            due, first = await self._set_timers(total, spread, lead)
+            workers.rest()
+            said = await workers.finish(total=total, give_up=due + spread + PATIENCE)
+        ends: dict[str, list[float]] = {}
+        for words in said:
+            for name, times in words["ended"].items():
+                ends.setdefault(name, []).extend(times)
+        late = sorted(
+            min(ends[name]) - due - spread * number / total
+            for number in range(total)
+            if (name := f"timer-{first + number}") in ends
+        )
+        idle = [words["idle"] for words in said if words["idle"]]
+        return {
+            "once": len(ends) == total and all(len(times) == 1 for times in ends.values()),
+            "p50": late[len(late) // 2],
+            "p99": late[min(len(late) - 1, len(late) * 99 // 100)],
+            "last": max(max(times) for times in ends.values()) - due,
+            "bytes": max(each["bytes"] for each in idle) / total,
+            "used": sum(words["used"] for words in said) / total,
+            "operations_per_second": max(each["rate"] for each in idle),
+        }
+
+    async def _set_timers(self, total: int, spread: float, lead: float) -> tuple[float, int]:
+        """Creates executions that wait; when the first is due, and its number. Nobody in this process follows them."""
+        runner = self._runner(workloads.timer())
+        first = self._timers
+        self._timers += total
+        due = time.time() + lead + total / self._created
+        waiting: dict[str, asyncio.Event] = {}
+
+        async def one(number: int) -> None:
+            name = f"timer-{first + number}"
+            waits = waiting[name] = asyncio.Event()
+            until = datetime.fromtimestamp(due + spread * number / total, UTC).isoformat()
+            running = asyncio.create_task(runner.run({"until": until}, execution_id=name))
+            await waits.wait()
+            running.cancel()
+            await asyncio.wait([running])
+
+        deaf = self._runtime.subscribe(lambda event: waiting[event.data["execution_id"]].set(), events=["step.halted"])
+        try:
+            self._created = (await drive(one, total=total, in_flight=100))["per_second"] / 2
+        finally:
+            deaf()
+        if time.time() > due - lead / 2:
+            raise RuntimeError(f"creating {total} executions took longer than the first one waits")
+        return due, first
+
     async def fill(self, total: int, needles: int) -> dict[str, Any]:
         """More executions that are over, `needles` of them, evenly spread, of the rare kind."""
         store = self._runtime.store
@@ -173,7 +238,7 @@ async def open_ours(url: str, folder: Path) -> AsyncIterator[Handlers]:
         store: str | Store = url
         if url == "-":
             store = await stack.enter_async_context(NullStore())
-        ours = Ours(await stack.enter_async_context(Runtime(store, services=services)), growing)
+        ours = Ours(await stack.enter_async_context(Runtime(store, services=services)), growing, url)
         yield {name: getattr(ours, name) for name in dir(ours) if not name.startswith("_")}
 
 

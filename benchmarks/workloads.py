@@ -62,6 +62,11 @@ def growth(steps: int) -> dict[str, Any]:
     return _document(f"growth-{steps}", [{"id": f"s{i}", "output": f"v{i}"} | call for i in range(steps)])
 
 
+def timer() -> dict[str, Any]:
+    """A step that waits for a time."""
+    return _document("timer", [{"id": "wait", "type": "wait", "until": "$input.until"}])
+
+
 def approval() -> dict[str, Any]:
     """A step, a question to a person, a step."""
     return _document(

@@ -172,6 +172,7 @@ class Stage:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, SkippingLoop) or loop.clock is not self.clock:
             raise ConfigError("time is not skipped on this event loop: use fake_time, or stage.clock.advance(…)")
+        await loop.rest()  # a task that is to start it may only just have been made
         runner = await self.runtime.runner_of(execution_id)
         while True:
             await loop.rest()

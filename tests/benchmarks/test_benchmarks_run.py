@@ -28,6 +28,7 @@ WORKLOADS = {
     "import": "cold import",
     "overhead": "engine: call",
     "sequential": "10 steps",
+    "timers": "timers",
 }
 """How the first line of each benchmark begins."""
 

@@ -128,6 +128,14 @@ async def test_the_stage_goes_on_with_what_its_worker_finds() -> None:
 
 
 @fake_time
+async def test_what_was_only_just_started_can_be_waited_for() -> None:
+    async with Stage(WORK, services={"Desk": Scripted(work="worked")}) as stage:
+        running = asyncio.create_task(stage.runner().run(execution_id="a"))
+        assert (await stage.until("a")).completed
+        assert (await running).output == "worked"
+
+
+@fake_time
 async def test_who_waits_for_what_cannot_come_is_told() -> None:
     async with Stage(WORK, services={"Desk": Scripted(work="worked")}, worker=False) as stage:
         running = asyncio.create_task(stage.runner().run(execution_id="a"))
