@@ -10,7 +10,7 @@ from benchmarks.stores import ours
 
 ROUNDS = 3
 
-LEAD = 2.5
+LEAD = 4.0
 """Seconds between the last timer being created and the first being due, at least."""
 
 LATE = 0.250
@@ -34,7 +34,7 @@ def run(session: Session) -> Iterator[Line]:
                 failures,
                 "timers",
                 rounds=ROUNDS,
-                warm_up={"total": min(100, total), "spread": 0.1},
+                warm_up={"total": min(1000, total), "spread": 0.1},
                 total=total,
                 spread=seconds,
                 lead=LEAD,

@@ -23,7 +23,7 @@ from durable_flow import Runner, Runtime, Store
 
 TENTH = 10
 
-CREATED = 20.0
+CREATED = 100.0
 """How many timers are created in a second at least; this is only known when some were."""
 
 PATIENCE = 60.0
@@ -194,7 +194,7 @@ class Ours:
 
         deaf = self._runtime.subscribe(lambda event: waiting[event.data["execution_id"]].set(), events=["step.halted"])
         try:
-            self._created = (await drive(one, total=total, in_flight=100))["per_second"] / 2
+            self._created = (await drive(one, total=total, in_flight=100))["per_second"] / 1.5
         finally:
             deaf()
         if time.time() > due - lead / 2:

@@ -1,9 +1,9 @@
 """A worker process that is watched while it fires timers. Usage: `python -m benchmarks.timekeeper <url>`.
 
-It says on a line of JSON that it is ready, then again and again how many executions have ended. A line of its input tells
-it that nothing is due for a while; when its input ends, its last words are what it did to the store in that while, and when
-it heard of each end.
-"""  # noqa: E501
+It says on a line of JSON that it is ready, then again and again how many executions have ended. A line of its input
+tells it that nothing is due for a while; when its input ends, its last words are what it did to the store in that
+while, and when it heard of each end.
+"""
 
 from __future__ import annotations
 
