@@ -34,10 +34,10 @@ def run(session: Session) -> Iterator[Line]:
                 failures,
                 "timers",
                 rounds=ROUNDS,
-                warm_up={"total": min(1000, total), "spread": 0.1},
+                warm_up={"total": min(1000, total), "spread": 0.1, "lead": LEAD / 2},
                 total=total,
                 spread=seconds,
-                lead=LEAD,
+                lead=LEAD if meant else LEAD / 2,
             )
             for case in cases:
                 name = ours(case, session.servers).name

@@ -188,7 +188,9 @@ class Ours:
             waits = waiting[name] = asyncio.Event()
             until = datetime.fromtimestamp(due + spread * number / total, UTC).isoformat()
             running = asyncio.create_task(runner.run({"until": until}, execution_id=name))
-            await waits.wait()
+            halted = asyncio.create_task(waits.wait())
+            await asyncio.wait([halted, running], return_when=asyncio.FIRST_COMPLETED)
+            halted.cancel()
             running.cancel()
             await asyncio.wait([running])
 
@@ -197,7 +199,7 @@ class Ours:
             self._created = (await drive(one, total=total, in_flight=100))["per_second"] / 1.5
         finally:
             deaf()
-        if time.time() > due - lead / 2:
+        if time.time() > due:
             raise RuntimeError(f"creating {total} executions took longer than the first one waits")
         return due, first
 
