@@ -13,14 +13,14 @@ import anyio.lowlevel
 import msgspec
 
 from durable_flow import machine
-from durable_flow.clock import moment
-from durable_flow.errors import StepError
+from durable_flow.clock import Timer, moment
+from durable_flow.errors import OutputError, StepError
 from durable_flow.expr.reference import MISSING, Scope, Template
 from durable_flow.journal import StepLogger
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import ErrorInfo, Gate
-from durable_flow.model.frame import FrameState
+from durable_flow.model.frame import Beat, FrameState
 from durable_flow.model.mask import MASK, redact, secret_texts
 from durable_flow.model.value import copy_value, encode, normalise
 from durable_flow.model.workflow import Body, StepDef
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from durable_flow.engine import Engine
 
 APPROVALS = "approvals."
+
+PACE = 5.0
+"""Seconds between two heartbeats that are written."""
+
+DETAILS = 16 * 1024
+"""How many bytes the details of a heartbeat have at most: they are written again with every commit of their frame."""
 
 logger = logging.getLogger("durable_flow.step")
 
@@ -66,7 +72,10 @@ class BoundScope:
 class StepVisit:
     """One visit of one step: the variables it sees, its memory, and the doors to services and bodies."""
 
-    __slots__ = ("_engine", "_live", "_run", "deadline", "over", "own", "path", "scrub", "shown", "step")
+    __slots__ = (
+        "_engine", "_live", "_run", "_said", "_saved", "_timer", "_told", "alive", "deadline", "heartbeat_timeout",
+        "over", "own", "path", "scrub", "shown", "step",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, run: Run, live: LiveFrame, step: StepDef) -> None:
         self._engine = engine
@@ -78,6 +87,13 @@ class StepVisit:
         self.scrub: tuple[str, ...] = ()
         self.deadline: float | None = None
         self.over = False
+        self.heartbeat_timeout = step.type.heartbeat_timeout(step.config) if step.type.works_outside else None
+        self.alive = 0.0
+        """When a heartbeat came last, by the steady clock."""
+        self._said: Any = None
+        self._told = False
+        self._saved: float | None = None
+        self._timer: Timer | None = None
         self.own: AttemptTransaction | None = None
         """The transaction that a service shares with this attempt, once it asked for one."""
 
@@ -202,7 +218,8 @@ class StepVisit:
         return value
 
     def context(self) -> StepContext:
-        run = self._run
+        run, beat = self._run, self._live.record.beat
+        self._said = None if beat is None else beat.details
         return StepContext(
             execution_id=run.id,
             workflow_id=run.definition.id,
@@ -212,8 +229,55 @@ class StepVisit:
             idempotency_key=f"{run.id}:{self.path}",
             deadline=self.deadline,
             logger=StepLogger(logger, {"execution_id": run.id, "step": self.path}),
+            heartbeat_timeout=self.heartbeat_timeout,
+            last_heartbeat=copy_value(self._said),
             _attempt=self,
         )
+
+    def heartbeat(self, details: Any) -> None:
+        engine = self._engine
+        if self.over:
+            return
+        if details is not None:
+            details = normalise(details, limits=engine.limits, what="details")
+            if (size := len(encode(details))) > DETAILS:
+                raise OutputError(f"the details of a heartbeat have {size:,} bytes, more than {DETAILS:,}")
+            self._said = redact(details, self.scrub) if self.scrub else details
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # in a thread: the loop is told, if it does not know already
+            if not self._told:
+                self._told = True
+                engine.loop.call_soon_threadsafe(self._beat)
+        else:
+            self._beat()
+
+    def _beat(self) -> None:
+        self._told = False
+        if self.over:
+            return
+        engine, run, record = self._engine, self._run, self._live.record
+        self.alive = engine.clock.monotonic()
+        hidden = max(run.recoveries, run.waited_out) if run.seq == run.taken_over else 0
+        run.beat(record, Beat(time=engine.clock.now(), details=self._said, recoveries=hidden))
+        if self._timer is None:
+            pace = min(PACE, (self.heartbeat_timeout or PACE * 2) / 2)
+            left = 0.0 if self._saved is None else self._saved + pace - self.alive
+            if left > 0:
+                self._timer = engine.clock.call_later(left, self._save)
+            else:
+                self._save()
+
+    def _save(self) -> None:
+        self._timer = None
+        self._saved = self._engine.clock.monotonic()
+        self._engine.spawn(self._engine.save(self._run))
+
+    def end(self) -> None:
+        """The attempt is over: what its service still says has no effect."""
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     def undo(self, compensate: Compensate, set_now: Mapping[str, Any]) -> dict[str, Any]:
         """What undoes this step, resolved with the variables as they are, and those it has set now."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -361,6 +362,17 @@ class Engine:
             await run.bar.wait()
             await self._quiesce(run)
         run.bar = asyncio.Event()
+
+    async def save(self, run: Run) -> None:
+        """Writes what is in memory and has no entry: the last heartbeats of steps."""
+        with suppress(Stopped):
+            await self._quiesce(run)
+            while run.bar is not None:
+                await run.bar.wait()
+                await self._quiesce(run)
+            if run.unsaved and run.version and run.stop_reason is None and not run.leaving:
+                self._submit(run, release=False)
+                await self._landing(run)
 
     def _submit(self, run: Run, *, release: bool, through: StepTransaction | None = None) -> None:
         commit = run.batch(nonce=self.ids.nonce(), release=release, wake_at=_wake_at(run))
@@ -716,7 +728,7 @@ class Engine:
         """What one attempt gives. A transaction that the service shares with it is rolled back if it fails, whatever
         makes it fail; if not, it can be committed when this returns: no other commit is under way."""
         try:
-            if step.timeout is None:
+            if step.timeout is None and visit.heartbeat_timeout is None:
                 outcome = await step.type.run(visit, step.config)
             else:
                 outcome = await self._timed(step, visit, began)
@@ -733,7 +745,7 @@ class Engine:
                 await self.uninterrupted(visit.own.end())
             raise
         finally:
-            visit.over = True
+            visit.end()
         return outcome
 
     def _wait(self, visit: StepVisit) -> dict[str, Any]:
@@ -809,17 +821,19 @@ class Engine:
         return True
 
     async def _timed(self, step: StepDef, visit: StepVisit, began: float) -> Outcome:
-        """One attempt under the step's timeout. What a timed-out attempt still returns is ignored, and one that does
+        """One attempt under the step's timeouts. What a timed-out attempt still returns is ignored, and one that does
         not even notice is left behind."""
-        assert step.timeout is not None
-        visit.deadline = began + step.timeout
+        visit.alive = start = self.clock.monotonic()
+        visit.deadline = None if step.timeout is None else began + step.timeout
         attempt = asyncio.ensure_future(step.type.run(visit, step.config))
         try:
-            if not await self._ends_within(attempt, step.timeout):
-                attempt.cancel()
-                await self._ends_within(attempt, CLEANUP)
-                self._leave(attempt)
-                raise StepError(f"timed out after {step.timeout:g} s", kind="TimeoutError")
+            while not attempt.done():
+                left, error = self._time_left(step, visit, start)
+                if not await self._ends_within(attempt, left) and self._time_left(step, visit, start)[0] <= 0:
+                    attempt.cancel()
+                    await self._ends_within(attempt, CLEANUP)
+                    self._leave(attempt)
+                    raise error
         except asyncio.CancelledError:
             attempt.cancel()
             self._leave(attempt)
@@ -827,6 +841,14 @@ class Engine:
                 await asyncio.wait([attempt])
             raise
         return attempt.result()
+
+    def _time_left(self, step: StepDef, visit: StepVisit, start: float) -> tuple[float, StepError]:
+        """How many seconds an attempt has, and what it fails with then."""
+        now, beat = self.clock.monotonic(), visit.heartbeat_timeout
+        left = math.inf if step.timeout is None else start + step.timeout - now
+        if beat is not None and visit.alive + beat - now < left:
+            return visit.alive + beat - now, StepError(f"no heartbeat for {beat:g} s", kind="HeartbeatTimeout")
+        return left, StepError(f"timed out after {step.timeout or 0:g} s", kind="TimeoutError")
 
     async def _ends_within(self, attempt: asyncio.Future[Any], seconds: float) -> bool:
         over = asyncio.get_running_loop().create_future()
@@ -1567,9 +1589,9 @@ class Engine:
             await self.children.look_up(run)
         if prepare is not None:
             await prepare(run)
-        run.recoveries = stored.row.recoveries
+        run.recoveries = stored.row.recoveries + run.waited_out
         if run.status in (Status.RUNNING, Status.PENDING):
-            metadata = {"recoveries": stored.row.recoveries} if stored.row.recoveries else None
+            metadata = {"recoveries": run.recoveries} if run.recoveries else None
             begun = run.status is Status.RUNNING
             run.emit(machine.noted(Action.RECOVERED, now=self.clock.now(), status=Status.RUNNING, metadata=metadata))
             run.taken_over = run.seq if begun else 0

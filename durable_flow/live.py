@@ -23,7 +23,7 @@ from durable_flow.model.codec import (
     value_of,
 )
 from durable_flow.model.execution import AnyWait, PauseWait, Status, UncertainWait
-from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
+from durable_flow.model.frame import Beat, Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
 from durable_flow.stores.base import Commit, New, Stored
@@ -129,7 +129,7 @@ class Run:
         "mailbox", "masks", "new", "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail", "recoveries",
         "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids", "signals", "standing",
         "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep",
-        "taken_over", "task", "undo", "undone", "updated_at", "version", "waiting", "woken",
+        "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -173,6 +173,7 @@ class Run:
         self.inflight: asyncio.Future[Any] | None = None
         self.bar: asyncio.Event | None = None
         self.undone = False
+        self.unsaved = False
         self.inflight_records: list[Record] = []
         self.over: asyncio.Event = asyncio.Event()
         self.created: asyncio.Event = asyncio.Event()
@@ -407,6 +408,17 @@ class Run:
         self.waiting.pop(path, None)
         self._keep(replace(frame, wait=wait))
 
+    def beat(self, frame: Frame, beat: Beat) -> None:
+        """The step at the cursor of a frame still lives. This is no transition: there is no entry for it."""
+        self._keep(replace(frame, beat=beat))
+        self.unsaved = True
+
+    @property
+    def waited_out(self) -> int:
+        """Deaths of processes that heartbeats hide from the row."""
+        frames = (self.root.record, *self.frames.values())
+        return max((frame.beat.recoveries for frame in frames if frame.beat is not None), default=0)
+
     def pause(self, wait: PauseWait) -> None:
         """The entry emitted last says that no step begins any more."""
         self.paused = wait
@@ -564,6 +576,7 @@ class Run:
         self.inflight_records = self._records
         self._records, self._entries = [], []
         self._info_changed = False
+        self.unsaved = False
         more = self._take_more()
         if release:
             more["release"] = True

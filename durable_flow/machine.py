@@ -17,6 +17,9 @@ from durable_flow.model.execution import Action, AnyWait, Blocked, ErrorInfo, Er
 from durable_flow.model.frame import Frame, FrameState, Message, Record, Transition
 from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 
+KINDS = {"HeartbeatTimeout": "TimeoutError"}
+"""Errors that a retry policy also knows by another name."""
+
 LAST_ERROR = "_last_error"
 
 CLOSING = "~"
@@ -243,9 +246,10 @@ def retry_delay(
     """
     if failures >= policy.max_attempts:
         return None
-    if policy.retry_on and error.type not in policy.retry_on:
+    kinds = {error.type, KINDS.get(error.type, error.type)}
+    if policy.retry_on and kinds.isdisjoint(policy.retry_on):
         return None
-    if error.type in policy.no_retry_on:
+    if not kinds.isdisjoint(policy.no_retry_on):
         return None
     try:
         delay = float(min(policy.max_interval, policy.initial_interval * policy.backoff ** (failures - 1)))

@@ -25,7 +25,9 @@ class StepContext(msgspec.Struct, frozen=True, kw_only=True):
 
     `idempotency_key` is the same on every attempt of the step, also after a crash and after `runner.retry`: hand it to
     whatever the service calls, so that it happens once. `path` is the step's place (`orders[3]/charge`), `attempt`
-    counts from 1, `deadline` is the wall-clock time (epoch seconds) at which the attempt times out.
+    counts from 1, `deadline` is the wall-clock time (epoch seconds) at which the attempt times out. `heartbeat_timeout`
+    is within how many seconds `heartbeat` must be called again, `last_heartbeat` what was said last in an earlier
+    attempt, also in a process that died: a service that knows how far it came goes on from there.
     """
 
     execution_id: str
@@ -36,7 +38,20 @@ class StepContext(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     deadline: float | None
     logger: logging.LoggerAdapter[logging.Logger]
+    heartbeat_timeout: float | None = None
+    last_heartbeat: Any = None
     _attempt: _Attempt | None = None
+
+    def heartbeat(self, details: Any = None) -> None:
+        """Says that the step still lives, and how far it has come: JSON-shaped data of at most 16 KiB, which the next
+        attempt finds in `last_heartbeat`. Without details those of the heartbeat before stay.
+
+        It may be called as often as you like, in async and in plain services: what is said last is written every five
+        seconds (or twice in a `heartbeat_timeout`) and when the attempt fails. Raises OutputError for details that
+        cannot be stored.
+        """
+        if self._attempt is not None:
+            self._attempt.heartbeat(details)
 
     def transaction(self) -> TransactionBlock:
         """A transaction of the database that executions are kept in: ``async with context.transaction() as tx: await
@@ -55,6 +70,8 @@ class _Attempt(Protocol):
     """What the engine does for the service it calls."""
 
     def transaction(self) -> AttemptTransaction: ...
+
+    def heartbeat(self, details: Any) -> None: ...
 
 
 class _Plan(msgspec.Struct, frozen=True):

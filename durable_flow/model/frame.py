@@ -31,6 +31,18 @@ class FrameState(StrEnum):
     SKIPPED = "skipped"
 
 
+class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last heartbeat of the step at a frame's cursor: when it came (epoch seconds), and what it said.
+
+    `recoveries` are deaths of processes that the row does not count any more, because the heartbeat was committed
+    since: that a step still says something is no progress.
+    """
+
+    time: float
+    details: Any = None
+    recoveries: int = 0
+
+
 class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The position of one frame.
 
@@ -39,6 +51,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tries` counts the attempts of the step at the cursor that already failed; `first_try` and `due` are epoch seconds:
     when the first of them began, and before when the next must not begin.
     `memo` is what the step at the cursor remembers between commits (a loop's counters).
+    `beat` is the last heartbeat of the step at the cursor, of this attempt or of an earlier one.
     `out` is the entry that holds the output of the last step that had one. `settled`: its parent step took note of its
     end.
     """
@@ -52,6 +65,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     due: float | None = None
     memo: dict[str, Any] | None = None
     wait: AnyWait | None = None
+    beat: Beat | None = None
     out: int | None = None
     error: ErrorInfo | None = None
     settled: bool = False

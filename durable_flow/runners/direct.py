@@ -13,6 +13,7 @@ import msgspec
 
 from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
 from durable_flow.comparison import Difference, StepRun, compared, steps_of
+from durable_flow.clock import moment
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
@@ -66,6 +67,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None = None
     wait_id: str | None = None
     deadline: datetime | None = None
+    last_heartbeat: datetime | None = None
 
 
 class Runner:
@@ -595,8 +597,10 @@ class Runner:
             at = f"step {row.current_step!r}"
             if info.closing is not None:
                 at = f"what comes after it was {info.closing.status}"
+            beat = await self._last_heartbeat(execution_id)
             if row.owner is not None and (row.lease_until or 0) > now:
-                reason, unblock = f"{at} is running", f"nothing to do: {row.owner} drives it"
+                said = "" if beat is None else f", last heartbeat {max(0.0, now - beat):.0f} s ago"
+                reason, unblock = f"{at} is running{said}", f"nothing to do: {row.owner} drives it"
             else:
                 reason, unblock = f"it stopped at {at} and nobody drives it", "recover it"
             found.append(
@@ -607,6 +611,7 @@ class Runner:
                     unblock=unblock,
                     path="" if info.closing is not None else row.current_step or "",
                     since=shown.updated_at,
+                    last_heartbeat=None if beat is None else moment(beat),
                 )
             )
         return found
@@ -687,6 +692,14 @@ class Runner:
             return own
         before = await self._steps(told["forked_from"], until=told["forked_at"])
         return {path: step for path, step in before.items() if step.state in ENDED and path not in own} | own
+    async def _last_heartbeat(self, execution_id: str) -> float | None:
+        """When any of its steps said last that it lives, as far as that is written."""
+        stored = await self._engine.store.fetch(execution_id)
+        if stored is None:
+            return None
+        blobs = (stored.row.root, *(blob for _, blob in stored.frames))
+        beats = [decode_frame(blob, execution_id=execution_id).beat for blob in blobs]
+        return max((beat.time for beat in beats if beat is not None), default=None)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

@@ -320,6 +320,10 @@ class StepType(Generic[ConfigT]):
         """Whether an attempt that may have happened must never be repeated by itself."""
         return False
 
+    def heartbeat_timeout(self, config: ConfigT) -> float | None:
+        """After how many seconds without a heartbeat an attempt has failed."""
+        return None
+
     def compensation(self, config: ConfigT) -> Compensate | None:
         """What undoes it, if the execution fails or is cancelled after it completed."""
         return None

@@ -11,7 +11,7 @@ from durable_flow.errors import OutputError
 from durable_flow.expr.reference import Template
 from durable_flow.expr.schema import Schema
 from durable_flow.model.workflow import RetryPolicy
-from durable_flow.steps.base import Compensate, Done, Interval, Outcome, StepType, VariableName, Visit
+from durable_flow.steps.base import Compensate, Done, Duration, Interval, Outcome, StepType, VariableName, Visit
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`retries`, `retry_delay` and `retry_backoff` are the short form of `retry`; one of the two may be used.
 
+    `heartbeat_timeout`: an attempt whose service has not called `context.heartbeat` for so long has failed.
     `delivery`: what becomes of a call that was under way when its process died. It is made again, or, at most once,
     a person is asked. `compensate`: the call that undoes this one, if the execution fails or is cancelled later.
     """
@@ -37,6 +38,7 @@ class CallConfig(msgspec.Struct, frozen=True, kw_only=True):
     retries: Annotated[int, msgspec.Meta(ge=0)] | None = None
     retry_delay: Interval | None = None
     retry_backoff: Annotated[float, msgspec.Meta(ge=1)] | None = None
+    heartbeat_timeout: Duration | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     compensate: Compensate | None = None
 
@@ -54,6 +56,9 @@ class Call(StepType[CallConfig]):
         yield "service", config.service
         if config.compensate is not None:
             yield "service", config.compensate.service
+
+    def heartbeat_timeout(self, config: CallConfig) -> float | None:
+        return None if config.heartbeat_timeout is None else float(config.heartbeat_timeout)
 
     def compensation(self, config: CallConfig) -> Compensate | None:
         return config.compensate

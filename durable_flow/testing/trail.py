@@ -199,7 +199,9 @@ class Fold:
             for key in sorted(self.sets.keys() | kept_sets.keys()):
                 compare(f"variable {key[1]!r} of frame {key[0]!r}", self.sets.get(key), kept_sets.get(key))
         bodies = {"": row.root, **dict(stored.frames)}
-        compare("frames", sorted(self.frames), sorted(bodies))
+        # A heartbeat has no entry, and may come in the first step of a frame: then none has spoken of the frame yet.
+        silent = {path for path in bodies.keys() - self.frames.keys() if b"beat" in _bytes(bodies[path])}
+        compare("frames", sorted(self.frames), sorted(bodies.keys() - silent))
         for path in self.frames.keys() & bodies.keys():
             place, body = self.frames[path], msgspec.json.decode(bodies[path])
             if place.known:
@@ -218,6 +220,10 @@ class Fold:
             kept = self.sets.get(("", "result"))
             compare("result", kept, row.result_seq)
         return found
+
+
+def _bytes(blob: str | bytes) -> bytes:
+    return blob.encode() if isinstance(blob, str) else blob
 
 
 def is_settlement(entry: Mapping[str, Any]) -> bool:
