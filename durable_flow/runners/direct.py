@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
-from durable_flow.comparison import Difference, StepRun, compared, steps_of
 from durable_flow.clock import moment
+from durable_flow.comparison import Difference, StepRun, compared, steps_of
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
@@ -692,6 +692,7 @@ class Runner:
             return own
         before = await self._steps(told["forked_from"], until=told["forked_at"])
         return {path: step for path, step in before.items() if step.state in ENDED and path not in own} | own
+
     async def _last_heartbeat(self, execution_id: str) -> float | None:
         """When any of its steps said last that it lives, as far as that is written."""
         stored = await self._engine.store.fetch(execution_id)

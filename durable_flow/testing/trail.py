@@ -198,12 +198,12 @@ class Fold:
         if self.sets != kept_sets:
             for key in sorted(self.sets.keys() | kept_sets.keys()):
                 compare(f"variable {key[1]!r} of frame {key[0]!r}", self.sets.get(key), kept_sets.get(key))
-        bodies = {"": row.root, **dict(stored.frames)}
+        bodies = {path: msgspec.json.decode(blob) for path, blob in [("", row.root), *stored.frames]}
         # A heartbeat has no entry, and may come in the first step of a frame: then none has spoken of the frame yet.
-        silent = {path for path in bodies.keys() - self.frames.keys() if b"beat" in _bytes(bodies[path])}
+        silent = {path for path in bodies.keys() - self.frames.keys() if "beat" in bodies[path]}
         compare("frames", sorted(self.frames), sorted(bodies.keys() - silent))
         for path in self.frames.keys() & bodies.keys():
-            place, body = self.frames[path], msgspec.json.decode(bodies[path])
+            place, body = self.frames[path], bodies[path]
             if place.known:
                 compare(f"cursor of frame {path!r}", place.at, body.get("at"))
             compare(f"state of frame {path!r}", place.state, body.get("state", "running"))
@@ -220,10 +220,6 @@ class Fold:
             kept = self.sets.get(("", "result"))
             compare("result", kept, row.result_seq)
         return found
-
-
-def _bytes(blob: str | bytes) -> bytes:
-    return blob.encode() if isinstance(blob, str) else blob
 
 
 def is_settlement(entry: Mapping[str, Any]) -> bool:

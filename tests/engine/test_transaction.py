@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 import durable_flow as df
+from durable_flow.stores.base import Commit, Committed
+from durable_flow.stores.postgresql import PostgresStore
+from durable_flow.stores.sqlite import SqliteStore
 from durable_flow.testing import FakeClock, wait_until
 from tests.engine.aid import START, flow
 
@@ -664,3 +667,133 @@ async def test_one_that_keeps_others_from_writing_is_ended(tmp_path: Path, bank:
             bank.work = lambda context: note(context, place, "after")
             assert (await process.runner("flow").retry("e")).completed
     assert await place.look() == ["after"]
+
+
+# -- answers that are lost ---------------------------------------------------------------------------------------------
+
+
+class Doubtful(SqliteStore):
+    """A store in memory that loses the answer to the first commit of a transaction, which `lands` or not."""
+
+    lands = True
+    lost = 0
+
+    def begin(self, *, hold: float) -> df.StepTransaction:
+        made = super().begin(hold=hold)
+        commit = made.commit
+
+        async def lose(given: Commit) -> Committed:
+            if self.lost:
+                return await commit(given)
+            self.lost += 1
+            await (commit(given) if self.lands else made.rollback())
+            raise df.StoreUnavailable("the connection broke")
+
+        made.commit = lose  # type: ignore[method-assign]
+        return made
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+@pytest.mark.parametrize("lands", [True, False])
+async def test_a_commit_without_an_answer_is_looked_for(bank: Bank, lands: bool, delivery: str) -> None:
+    async with Doubtful(None) as store:
+        store.lands = lands
+        place = Place("sqlite://:memory:", None)
+        place.main = store
+        await place.make()
+        bank.work = lambda context: note(context, place, context.idempotency_key)
+        steps = flow(f"- {{id: pay, type: call, service: Bank, method: pay, delivery: {delivery}}}")
+        async with runtime(place, bank, steps) as process:
+            runner = process.runner("flow")
+            result = await runner.run(execution_id="e")
+            if not lands and delivery == "at_most_once":
+                assert [halt.type for halt in result.halts] == ["uncertain"]
+                assert await place.look() == []
+                result = await runner.retry("e")
+            assert result.completed
+        assert len(bank.contexts) == (1 if lands else 2)
+        assert await place.look() == ["e:pay"]
+        entries = [entry.action for entry in await store.entries("e") if entry.path == "pay"]
+        assert entries.count("completed") == 1
+        assert "failed" not in entries
+
+
+# -- with what else there is -------------------------------------------------------------------------------------------
+
+
+async def test_deferred_constraints_are_errors_of_the_step(postgres_url: str, postgres_schema: str, bank: Bank) -> None:
+    import asyncpg
+
+    place = Place(postgres_url, None, postgres_schema)
+    async with place.store() as place.main:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(
+            f'CREATE TABLE "{postgres_schema}".notes (note text UNIQUE DEFERRABLE INITIALLY DEFERRED)'
+        )
+        await connection.close()
+
+        async def work(context: df.StepContext) -> None:
+            await note(context, place, "one")
+            if len(bank.contexts) == 1:
+                await note(context, place, "one")
+
+        bank.work = work
+        steps = flow("- {id: pay, type: call, service: Bank, method: pay, retries: 1, retry_delay: 0}")
+        async with runtime(place, bank, steps) as process:
+            assert (await process.runner("flow").run(execution_id="e")).completed
+        (retried,) = [entry for entry in await place.main.entries("e") if entry.action == "retried"]
+        assert retried.error is not None
+        assert retried.error.startswith("UniqueViolationError: ")
+        assert await place.look() == ["one"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+async def test_a_pool_of_ones_own_lends_them(postgres_url: str, postgres_schema: str, bank: Bank, size: int) -> None:
+    import asyncpg
+
+    place = Place(postgres_url, None, postgres_schema)
+    async with (
+        asyncpg.create_pool(postgres_url, min_size=1, max_size=size) as pool,
+        PostgresStore(pool=pool, schema=postgres_schema) as place.main,
+    ):
+        await place.make()
+        bank.work = lambda context: note(context, place, context.execution_id)
+        async with runtime(place, bank) as process:
+            results = await asyncio.gather(*(process.runner("flow").run(execution_id=f"e{i}") for i in range(6)))
+        if size == 1:
+            assert {result.error.partition(":")[0] for result in results if result.error} == {"TransactionUnsupported"}
+            assert await place.look() == []
+        else:
+            assert all(result.completed for result in results)
+            assert await place.look() == [f"e{i}" for i in range(6)]
+
+
+async def test_the_step_is_encrypted_and_the_rows_are_not(place: Place, bank: Bank) -> None:
+    pytest.importorskip("cryptography")
+
+    async def work(context: df.StepContext) -> str:
+        await note(context, place, "plain")
+        return "hidden"
+
+    bank.work = work
+    async with runtime(place, bank, codec=df.AesGcm(keys={"one": bytes(32)}, active="one")) as process:
+        assert (await process.runner("flow").run(execution_id="e")).output == "hidden"
+    assert await place.look() == ["plain"]
+    assert all(b"hidden" not in blob for _, blob in await place.main.read("e"))  # type: ignore[operator]
+
+
+async def test_a_heartbeat_within_one_waits_and_is_not_lost(place: Place, bank: Bank) -> None:
+    async def work(context: df.StepContext) -> Any:
+        if context.attempt == 2:
+            return context.last_heartbeat
+        async with context.transaction() as tx:
+            await tx.execute(place.insert, "lost")
+            context.heartbeat("half")
+            await tx.fetchval(place.count)
+            raise ValueError("no")
+
+    bank.work = work
+    steps = flow("- {id: pay, type: call, service: Bank, method: pay, output: result, retries: 1, retry_delay: 0}")
+    async with runtime(place, bank, steps) as process:
+        assert (await process.runner("flow").run()).output == "half"
+    assert await place.look() == []

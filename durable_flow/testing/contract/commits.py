@@ -42,6 +42,16 @@ class Committing:
         assert (row.nonce, row.status, row.current_step, row.wake_at) == ("n", "halted", "ask", START + 9)
         assert (row.root, row.updated_at) == ("{2}", START + 2)
 
+    async def test_a_commit_may_have_no_entries(self, store: Store) -> None:
+        """As a heartbeat has none: a frame changes, and the number of the last entry stays."""
+        row = await create(store)
+        entries = await store.read("e")
+        await store.commit(following(row, seq=row.seq, entries=[], frames=[("a/b", None, "{alive}")], root="{alive}"))
+        kept = await stored(store)
+        assert (kept.row.version, kept.row.seq, kept.row.root) == (row.version + 1, row.seq, "{alive}")
+        assert list(kept.frames) == [("a/b", "{alive}")]
+        assert await store.read("e") == entries
+
     async def test_a_finished_execution_can_run_again(self, store: Store) -> None:
         await create(store)
         row = await advance(store, status="failed", finished_at=START + 1)
