@@ -10,10 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import durable_flow as df
+from durable_flow.engine import Engine
+from durable_flow.stores.base import Commit, Committed
+from durable_flow.stores.sqlite import Apartment
 from durable_flow.testing import CANCELS, ERRORS, KILLS, NETWORK, Explorer, Mode, Scenario, Scripted
 from durable_flow.testing.clock import FakeClock
 
@@ -157,3 +161,35 @@ def test_what_a_service_writes_is_there_once(explorer: Explorer, modes: tuple[Mo
     report = explorer.each(modes, most=1)
     print(report)
     report.raise_for_bad()
+
+
+async def commit_without_it(self: Engine, transaction: df.StepTransaction, commit: Commit) -> Committed:
+    """A commit of a transaction whose answer was lost is repeated, as if it were any other."""
+    try:
+        return await transaction.commit(commit)
+    except df.StoreUnavailable:
+        return await self._settle_unknown(commit)
+
+
+def end_by_committing(self: Apartment, connection: Any) -> None:
+    """What a transaction leaves behind is written, as if its service had meant it."""
+    if connection.database.in_transaction:
+        connection.database.execute("COMMIT")
+    end(self, connection)
+
+
+end = Apartment.end
+
+
+@pytest.mark.parametrize("explorer", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "plant",
+    [
+        mock.patch.object(Engine, "_commit_through", commit_without_it),
+        mock.patch.object(Apartment, "end", end_by_committing),
+    ],
+    ids=["repeated without its rows", "not rolled back"],
+)
+def test_a_planted_mistake_is_found(explorer: Explorer, plant: Any) -> None:
+    with plant:
+        assert explorer.each(ERRORS, most=1).bad
