@@ -419,6 +419,8 @@ class Engine:
             return
         if isinstance(error, StoreUnavailable):
             run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(commit))
+            # Who waits for it may have to give up first: then nobody asks how it ended.
+            run.inflight.add_done_callback(lambda settled: settled.cancelled() or settled.exception())
             return
         run.inflight = None
         if isinstance(error, LeaseLost | Undone):

@@ -463,3 +463,40 @@ async def test_a_process_that_stood_still_begins_no_step_that_another_one_has_fi
     await world.clock.advance(5)
     assert (await task).completed
     assert world.desk.called == ["first", "second"]
+
+
+@pytest.mark.parametrize(("away", "calls"), [(15, 1), (28, 2)])
+async def test_a_call_whose_end_cannot_be_committed_is_repeated_only_when_the_lease_may_have_run_out(
+    world: World, away: float, calls: int
+) -> None:
+    """The store is away from when the call returns, shortly before the lease would have been renewed."""
+    back = 0.0
+    commit = world.wire.commit
+
+    def unavailable(verb: str) -> None:
+        if world.clock.monotonic() < back:
+            raise df.StoreUnavailable("it is away")
+
+    def unanswered(given: Commit) -> asyncio.Future[Committed]:
+        try:
+            return commit(given)
+        except df.StoreUnavailable as error:
+            lost: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+            lost.set_exception(error)
+            return lost
+
+    async def first(value: Any) -> str:
+        nonlocal back
+        await world.clock.sleep(9.5)
+        back = back or world.clock.monotonic() + away
+        return "done"
+
+    world.desk.answers["first"] = first
+    world.wire.watchers.append(unavailable)
+    world.wire.commit = unanswered  # type: ignore[method-assign]
+    task = await world.start(WORK)
+    for _ in range(100):
+        await world.clock.advance(1)
+    assert (await task).completed
+    assert world.desk.called == ["first"] * calls + ["work"]
+    assert len(set(world.desk.keys("first"))) == 1
