@@ -760,6 +760,9 @@ class Runner:
                     if await self._stir(row):
                         continue
                     if not await engine.store.inbox(execution_id):
+                        if await self._moves_below(row):
+                            await changed(None)
+                            continue
                         times = [None if wait.outside else wait.deadline for wait in await self._open_waits(row)]
                         if None in times or not times:
                             return await self._result(execution_id)
@@ -774,6 +777,14 @@ class Runner:
                     await engine.execute(run)
                 except LeaseLost:
                     continue
+
+    async def _moves_below(self, above: Row) -> bool:
+        """Whether an execution waits for a child that somebody drives, or that has just ended: then it will go on."""
+        for child in [wait.execution_id for wait in waits_of(above) if isinstance(wait, ChildWait)]:
+            row = await self._engine.store.row(child)
+            if row is not None and (row.status != Status.HALTED or row.owner or await self._moves_below(row)):
+                return True
+        return False
 
     async def _result(self, execution_id: str) -> ExecutionResult:
         row = await self._engine.store.row(execution_id)

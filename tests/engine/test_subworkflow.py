@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import durable_flow as df
+from durable_flow.stores.base import Stored
 from tests.engine.aid import World, flow
 
 BREAKS = ConnectionError("no line")
@@ -535,3 +536,44 @@ async def test_a_child_that_is_over_stays_what_it_is(world: World) -> None:
     assert (await world.runner().cancel("e")).cancelled
     assert (await world.load("e.sub")).status == "completed"
     assert await world.entries("e.sub") == before
+
+
+async def test_who_follows_an_execution_waits_while_another_process_drives_its_child(world: World) -> None:
+    child = flow(
+        """
+        - {id: ask, type: halt, next: work}
+        - {id: work, type: call, service: desk, method: work, output: result}
+        """,
+        id="child",
+    )
+    world.know(child)
+    parent = "- {id: below, type: workflow, workflow_id: child, input: {}, output: result}\n"
+    halt = (await world.run(parent, execution_id="e")).halt
+    assert halt is not None
+    world.desk.hold("work")
+    world.desk.answers["work"] = "worked"
+    async with world.process(world.store) as other:
+        driving = world.spawn(other.runner("child").resume(halt.execution_id, response=1))
+        await world.clock.advance()
+        following = world.spawn(world.runner().run(execution_id="e"))
+        await world.clock.advance(3)
+        assert not following.done()
+        world.desk.release()
+        await world.clock.advance(3)
+        assert (await driving).completed
+        assert (await following).output == "worked"
+
+
+async def test_a_wait_of_a_child_that_somebody_has_taken_over_may_be_answered_already(world: World) -> None:
+    world.know(flow("- {id: ask, type: halt}\n", id="child"))
+    parent = "- {id: below, type: workflow, workflow_id: child, input: {}}\n"
+    halt = (await world.run(parent, execution_id="e")).halt
+    assert halt is not None
+    taken = await world.store.claim(halt.execution_id, owner="somebody", ttl=10.0, statuses=["halted"])
+    assert isinstance(taken, Stored)
+    following = world.spawn(world.runner().run(execution_id="e"))
+    await world.clock.advance(3)
+    assert not following.done()
+    await world.store.release(halt.execution_id, owner="somebody", generation=taken.row.generation)
+    await world.clock.advance(3)
+    assert (await following).halt == halt
