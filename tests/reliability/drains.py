@@ -69,9 +69,15 @@ def services() -> dict[str, Any]:
 
 
 def work(*, post: dict[str, Any], grace: str) -> int:
-    place = msgspec.convert(post, Post)
-    url = place.url + "".join(f"?{name}={value}" for name, value in place.options.items())
-    options = ("--json", "--store", url, "--services", "tests.reliability.drains:services", "--grace", grace)
+    options = (
+        "--json",
+        "--store",
+        msgspec.convert(post, Post).address,
+        "--services",
+        "tests.reliability.drains:services",
+        "--grace",
+        grace,
+    )
     return command_line(["worker", *options])
 
 

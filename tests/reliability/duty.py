@@ -62,6 +62,11 @@ class Post(msgspec.Struct, frozen=True):
         return df.open_store(self.url, **self.options)
 
     @property
+    def address(self) -> str:
+        """The same as one URL."""
+        return self.url + "".join(f"?{name}={value}" for name, value in self.options.items())
+
+    @property
     def given(self) -> dict[str, Any]:
         built: dict[str, Any] = msgspec.to_builtins(self)
         return built

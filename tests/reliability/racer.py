@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 
 import durable_flow as df
@@ -23,6 +24,7 @@ async def answer(runtime: df.Runtime, execution_id: str, wait_id: str, name: str
 
 
 async def main(store: str, tasks: int) -> None:
+    logging.disable()
     loop = asyncio.get_running_loop()
     async with df.Runtime(store) as runtime:
         print("ready", flush=True)

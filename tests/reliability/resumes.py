@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import sqlite3
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import durable_flow as df
+from tests.reliability.crew import PATIENCE
+from tests.reliability.duty import Post
+from tests.reliability.grounds import STORES, ground
 from tests.reliability.nesting import linked
 from tests.reliability.stage import document
 from tests.reliability.table import Case, Table
@@ -47,18 +48,9 @@ VOTE: dict[str, Any] = document(
 )
 
 
-def stored(path: Path, execution_id: str) -> str:
-    """A hash of everything in the file that belongs to an execution."""
-    digest = hashlib.sha256()
-    with closing(sqlite3.connect(path)) as database:
-        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        (n,) = database.execute("SELECT n FROM executions WHERE id = ?", (execution_id,)).fetchone()
-        for table in sorted(tables):
-            columns = [column[1] for column in database.execute(f"PRAGMA table_info({table})")]
-            if "n" in columns:
-                rows = sorted(map(repr, database.execute(f"SELECT * FROM {table} WHERE n = ?", (n,))))
-                digest.update(repr((table, rows)).encode())
-    return digest.hexdigest()
+async def stored(store: df.Store, execution_id: str) -> str:
+    """Everything that is stored of an execution: row, lease, frames, variables, inbox and trail."""
+    return repr((await store.fetch(execution_id), list(await store.read(execution_id))))
 
 
 async def tell(racer: Process, number: int, halt: df.Halt) -> None:
@@ -69,7 +61,7 @@ async def tell(racer: Process, number: int, halt: df.Halt) -> None:
 
 async def told(racer: Process) -> str:
     assert racer.stdout is not None
-    line = (await racer.stdout.readline()).decode().strip()
+    line = (await asyncio.wait_for(racer.stdout.readline(), PATIENCE)).decode().strip()
     assert line, "a process has died"
     return line
 
@@ -81,14 +73,12 @@ async def ask(racers: list[Process], halt: df.Halt) -> list[str]:
     return [answer for racer in racers for answer in json.loads(await told(racer))]
 
 
-async def race(rounds: int, flow: dict[str, Any], judge: Judge) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "flows.db")
-        url = f"sqlite:///{path}"
-        async with df.Runtime(url, workflows=[flow]) as runtime:
+async def race(post: Post, rounds: int, flow: dict[str, Any], judge: Judge) -> None:
+    async with post.open() as store:
+        async with df.Runtime(store, workflows=[flow]) as runtime:
             runner = runtime.runner(flow["id"])
             halts = [(await runner.run({}, execution_id=f"e{number}")).halt for number in range(rounds)]
-        command = ("-m", "tests.reliability.racer", url, str(TASKS))
+        command = ("-m", "tests.reliability.racer", post.address, str(TASKS))
         racers = [
             await asyncio.create_subprocess_exec(sys.executable, *command, stdin=PIPE, stdout=PIPE)
             for _ in range(PROCESSES)
@@ -98,23 +88,26 @@ async def race(rounds: int, flow: dict[str, Any], judge: Judge) -> None:
                 assert await told(racer) == "ready"
             for halt in halts:
                 assert halt is not None
-                await one_round(path, url, racers, halt, judge)
+                await one_round(store, racers, halt, judge)
         finally:
             for racer in racers:
                 assert racer.stdin is not None
                 racer.stdin.close()
-                await racer.wait()
+                try:
+                    await asyncio.wait_for(racer.wait(), PATIENCE)
+                except TimeoutError:
+                    racer.kill()
+                    await racer.wait()
 
 
-async def one_round(path: Path, url: str, racers: list[Process], halt: df.Halt, judge: Judge) -> None:
+async def one_round(store: df.Store, racers: list[Process], halt: df.Halt, judge: Judge) -> None:
     outcomes = await ask(racers, halt)
-    executions = await count(path)
-    before = stored(path, halt.execution_id)
+    executions = await store.execution_ids(limit=1000)
+    before = await stored(store, halt.execution_id)
     assert Counter(await ask(racers, halt)) == {"ConflictError": PROCESSES * TASKS}
-    assert stored(path, halt.execution_id) == before, "a replayed answer changed what is stored"
-    assert await count(path) == executions, "there are more executions than before"
-    async with df.open_store(url) as store:
-        entries = await store.entries(halt.execution_id)
+    assert await stored(store, halt.execution_id) == before, "a replayed answer changed what is stored"
+    assert await store.execution_ids(limit=1000) == executions, "there are more executions than before"
+    entries = await store.entries(halt.execution_id)
     assert [entry.action.value for entry in entries if entry.step_id == "note"] == ["completed"]
     judge(Counter(outcomes), [entry for entry in entries if entry.action == df.Action.ANSWERED])
 
@@ -134,19 +127,20 @@ def as_many_as_needed(outcomes: Counter[str], answered: list[df.Entry]) -> None:
     assert len({entry.actor for entry in answered}) == len(answered) == NEEDED
 
 
-async def count(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as database:
-        (rows,) = database.execute("SELECT count(*) FROM executions").fetchone()
-    return int(rows)
+def verify(store: str, rounds: int, flow: dict[str, Any], judge: Judge) -> None:
+    with tempfile.TemporaryDirectory() as folder, ground(store, Path(folder)) as post:
+        asyncio.run(race(post, rounds, flow, judge))
 
 
 def cases(full: bool) -> Iterable[Case]:
-    def case(name: str, rounds: int, flow: dict[str, Any], judge: Judge) -> Case:
-        name = f"{PROCESSES} processes of {TASKS} tasks {name}, {rounds} rounds"
-        return Case(name, lambda: asyncio.run(race(rounds, flow, judge)), weight=rounds)
+    def case(store: str, name: str, rounds: int, flow: dict[str, Any], judge: Judge) -> Case:
+        name = f"{store}: {PROCESSES} processes of {TASKS} tasks {name}, {rounds} rounds"
+        return Case(name, partial(verify, store, rounds, flow, judge), weight=rounds)
 
-    yield case("answer a halt", 100 if full else 5, FLOW, one_winner)
-    yield case("approve", 20 if full else 2, VOTE, as_many_as_needed)
+    for store in STORES:
+        yield case(store, "answer a halt", 100 if full else 5, FLOW, one_winner)
+        if full or store == "sqlite":
+            yield case(store, "approve", 20 if full else 2, VOTE, as_many_as_needed)
 
 
 TABLE = Table("of all answers to a wait as many are taken as it needs, and the others change nothing", cases)
