@@ -643,11 +643,11 @@ class Engine:
                     await self.clock.sleep(left)
                     if run.draining or run.paused is not None:
                         await self.stand_still(run)
-            if step.at_most_once and not await self._mark(run, live, step):
-                continue
             if self._silent_since(run.leased_at):
                 self.stop(run, "lease_lost")
                 raise Stopped
+            if step.at_most_once and not await self._mark(run, live, step):
+                continue
             visit = StepVisit(self, run, live, step)
             self.announce(run, visit)
             began = self.clock.now()

@@ -95,6 +95,8 @@ class Desk:
 async def churn(*, post: dict[str, Any], journal: str, count: int) -> None:
     notes = Journal(journal)
     place = msgspec.convert(post, Post)
+    if place.store == "postgresql":  # of several connections the last ones are made when there is much to do
+        place.options.update(writers=1, readers=1)
     first = used()
     notes.write("before", used=first)
     await drive(place, notes, count)
@@ -124,6 +126,8 @@ async def drive(place: Post, notes: Journal, count: int) -> None:
                 await all_of_them(runtime, other, again, rounds)
                 await at_rest(runtime, other)
                 ends = await look_at_rows(store)
+                for each in (store, other_store):  # what has a connection of its own has used it once
+                    await each.release("nobody", owner="nobody", generation=1)
                 for name in await store.execution_ids(limit=10_000):
                     await store.delete(name)
                 facts = {"held": await held(place, database), "engines": engines(runtime, other), "ends": ends}
