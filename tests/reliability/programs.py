@@ -16,14 +16,28 @@ from functools import partial
 from typing import Any
 
 import durable_flow as df
-from durable_flow.testing import CANCELS, ERRORS, KILLS, Explorer, FakeClock, Plan, Reply, Scenario, Scripted, answer
+from durable_flow.testing import (
+    CANCELS,
+    ERRORS,
+    KILLS,
+    Expire,
+    Explorer,
+    FakeClock,
+    Pass,
+    Plan,
+    Reply,
+    Scenario,
+    Scripted,
+    Send,
+    answer,
+)
 from tests.reliability.table import Case, Table
 
 Step = dict[str, Any]
 
 VARIABLES = ("a", "b", "c", "xs")
 METHODS = ("quick", "slow", "flaky", "bad")
-CAREFUL = {"call": 0.5, "loop": 0.4, "parallel": 0.4, "workflow": 0.4, "approval": 0.6}
+CAREFUL = {"gate": 0.5, "call": 0.5, "loop": 0.4, "parallel": 0.4, "workflow": 0.4, "approval": 0.6}
 """How often a step of a type has a handler."""
 
 
@@ -99,7 +113,20 @@ class Author:
 
     def step(self, depth: int, *, loop: bool, leaves: bool) -> Step:
         self.left -= 1
-        kinds = ["assign", "assign", "call", "call", "call", "router", "halt", "approval"]
+        kinds = [
+            "assign",
+            "assign",
+            "call",
+            "call",
+            "call",
+            "router",
+            "halt",
+            "approval",
+            "wait",
+            "signal",
+            "gate",
+            "late",
+        ]
         if depth < 3 and self.left > 0:
             kinds += ["loop", "loop", "while", "crowd", "parallel", "parallel", "workflow"]
         if loop and leaves:
@@ -136,6 +163,21 @@ class Author:
 
     def a_approval(self, depth: int, leaves: bool) -> Step:
         return {"id": self.name(self.chance.choice(("sign", "refuse"))), "type": "approval", "prompt": "?"}
+
+    def a_wait(self, depth: int, leaves: bool) -> Step:
+        return {"id": self.name("wait"), "type": "wait", "for": self.chance.choice((0.2, 5, 90))}
+
+    def a_signal(self, depth: int, leaves: bool) -> Step:
+        name = self.name("signal")
+        return {"id": name, "type": "signal", "name": name, "output": self.chance.choice(VARIABLES[:3])}
+
+    def a_gate(self, depth: int, leaves: bool) -> Step:
+        step: Step = {"id": self.name("gate"), "type": "gate", "resolver": "opens", "params": {"of": self.value()}}
+        return step | {"output": self.chance.choice(VARIABLES[:3])}
+
+    def a_late(self, depth: int, leaves: bool) -> Step:
+        """An approval that nobody gives in time."""
+        return {"id": self.name("late"), "type": "approval", "prompt": "?", "timeout": "1h"}
 
     def a_loop(self, depth: int, leaves: bool) -> Step:
         return {
@@ -338,7 +380,20 @@ class Meaning:
         value = scope[-1]["response"] = responded(step["id"])
         return None, value
 
+    def wait(self, step: Step, scope: list[dict[str, Any]]) -> tuple[str | None, Any]:
+        return None, KEEP
+
+    def signal(self, step: Step, scope: list[dict[str, Any]]) -> tuple[str | None, Any]:
+        value = scope[-1][step["output"]] = responded(step["id"])
+        return None, value
+
+    def gate(self, step: Step, scope: list[dict[str, Any]]) -> tuple[str | None, Any]:
+        value = scope[-1][step["output"]] = called("gate", self.resolve(step["params"], scope))
+        return None, value
+
     def approval(self, step: Step, scope: list[dict[str, Any]]) -> tuple[str | None, Any]:
+        if "timeout" in step:
+            raise Broken("TimeoutError", step["id"], "TimeoutError: not approved in time")
         if step["id"].startswith("refuse"):
             raise Broken("ApprovalRejected", step["id"], "ApprovalRejected: rejected by ann")
         return None, {"approved": True}
@@ -440,17 +495,35 @@ def services(clock: FakeClock) -> Mapping[str, Any]:
     return {"S": Scripted(clock, **made)}
 
 
+def gates(clock: FakeClock) -> Mapping[str, Any]:
+    async def opens(params: Any, context: df.StepContext) -> Any:
+        return df.Gate.APPROVED, called("gate", params)
+
+    return {"opens": opens}
+
+
 def scenario(seed: int) -> Scenario:
     documents, given = program(seed)
     flows = [df.parse(document) for document in documents]
     moves = {}
     for step in walk(documents):
         if step.get("type") == "halt":
-            moves[step["id"]] = answer(response=responded(step["id"]))
+            moves[step["id"]] = answer(response=responded(step["id"]), by="ann")
         elif step.get("type") == "approval":
-            moves[step["id"]] = answer(approved=step["id"].startswith("sign"), by="ann")
+            late = step["id"].startswith("late")
+            moves[step["id"]] = Expire() if late else answer(approved=step["id"].startswith("sign"), by="ann")
+        elif step.get("type") == "wait":
+            moves[step["id"]] = Pass(91)
+        elif step.get("type") == "signal":
+            moves[step["id"]] = Send(step["id"], responded(step["id"]))
     return Scenario(
-        name=f"program {seed}", workflow=flows[0], others=flows[1:], input=given, services=services, moves=moves
+        name=f"program {seed}",
+        workflow=flows[0],
+        others=flows[1:],
+        input=given,
+        services=services,
+        gates=gates,
+        moves=moves,
     )
 
 
@@ -503,6 +576,11 @@ def verify(seed: int, faults: int) -> None:
     assert (*got, comparable(result.output)) == expected[:4]
     if result.completed:
         assert plain(explorer.reference.folds["x"].variables()) == expected[4]
+    for fold in explorer.reference.folds.values():
+        for entry in fold.values.values():
+            told = (entry.get("metadata") or {}).get("answer")
+            if entry.get("type") in ("halt", "approval") and told is not None and not told.get("timeout"):
+                assert entry.get("actor") == "ann", f"nobody knows who answered: {entry}"
     chance = random.Random(f"faults {seed}")
     for _ in range(faults):
         modes = chance.choices((KILLS, CANCELS, ERRORS), (4, 1, 1))[0]
@@ -513,7 +591,7 @@ def verify(seed: int, faults: int) -> None:
 
 def cases(full: bool) -> Iterable[Case]:
     faults = 3
-    for seed in range(500 if full else 40):
+    for seed in range(500 if full else 60):
         yield Case(f"program {seed}", partial(verify, seed, faults), weight=1 + faults)
 
 
