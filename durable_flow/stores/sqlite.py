@@ -85,6 +85,9 @@ DUE = """CASE WHEN owner IS NOT NULL THEN lease_until WHEN status = 'halted' THE
     WHEN status = 'running' THEN created_at ELSE coalesce(wake_at, created_at) END"""
 """When somebody must look at an execution that is not over."""
 
+QUEUE = "coalesce('.' || queue, '')"
+"""A queue as its hold is kept under; empty for none."""
+
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
         """CREATE TABLE executions (
@@ -157,7 +160,10 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (n, wait_id, key)) WITHOUT ROWID""",
         "CREATE TABLE definitions (hash TEXT PRIMARY KEY, body BLOB NOT NULL)",
     ),
-    ("CREATE TABLE holds (queue TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",),
+    (
+        "CREATE TABLE holds (queue TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",
+        f"CREATE INDEX executions_by_queue ON executions ({QUEUE}, priority, {DUE}) WHERE status = 'pending'",
+    ),
 )
 """The n-th item leads from schema version n to n + 1 (`PRAGMA user_version`)."""
 
@@ -230,15 +236,20 @@ SUMMON_READER = """UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1
     AND EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
 CLOSE_LATE = f"UPDATE waits SET remaining = {LATE} WHERE n = ? AND remaining > 0 AND deadline <= ?"
 FIND_LATE = f"SELECT wait_id FROM waits WHERE n = ? AND remaining = {LATE} ORDER BY seq, wait_id"
-UNHELD = "AND coalesce('.' || queue, '') NOT IN (SELECT h.queue FROM holds h)"
 TAKE_BEGUN = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} <= ? {{}} ORDER BY {DUE} LIMIT ?"""
 TAKE_PENDING = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_priority
-    WHERE status = 'pending' AND {DUE} <= ? {UNHELD} {{}} ORDER BY priority, {DUE} LIMIT ?"""
+    WHERE status = 'pending' AND {DUE} <= ? {{}} ORDER BY priority, {DUE} LIMIT ?"""
+TAKE_QUEUED = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_by_queue
+    WHERE status = 'pending' AND {QUEUE} = ? AND {DUE} <= ? {{}} ORDER BY priority, {DUE}, n LIMIT ?"""
 NEXT_BEGUN = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} IS NOT NULL {{}}"""
 NEXT_PENDING = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_priority
-    WHERE status = 'pending' AND {DUE} IS NOT NULL {UNHELD} {{}}"""
+    WHERE status = 'pending' AND {DUE} IS NOT NULL {{}}"""
+NEXT_QUEUED = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_queue
+    WHERE status = 'pending' AND {QUEUE} = ? AND {DUE} IS NOT NULL {{}}"""
+NEXT_QUEUE = f"""SELECT {QUEUE} FROM executions INDEXED BY executions_by_queue
+    WHERE status = 'pending' AND {QUEUE} > ? ORDER BY {QUEUE} LIMIT 1"""
 HOLD = "INSERT INTO holds VALUES (?, ?) ON CONFLICT (queue) DO NOTHING"
 LET_GO = "DELETE FROM holds WHERE queue = ?"
 
@@ -439,13 +450,20 @@ class Connection:
     def take(
         self, owner: str, ttl: float, limit: int, queues: Collection[str | None] | None, without: Collection[str]
     ) -> Sequence[Stored]:
-        found: list[tuple[int, str, str, str | None]] = []
         condition, values = _wanted(queues, without)
         now = self.now()
-        for sql in TAKE_BEGUN, TAKE_PENDING:
-            if len(found) < limit:
-                chosen = self.cursor.execute(sql.format(condition), (now, *values, limit - len(found)))
-                found += chosen.fetchall()
+        execute = self.cursor.execute
+        found: list[tuple[int, str, str, str | None]] = execute(
+            TAKE_BEGUN.format(condition), (now, *values, limit)
+        ).fetchall()
+        left = limit - len(found)
+        if left and (names := self._unheld(queues)) is None:
+            found += execute(TAKE_PENDING.format(condition), (now, *values, left))
+        elif left:
+            condition, values = _wanted(None, without)
+            sql = TAKE_QUEUED.format(condition)
+            turns = [turn for name in names or () for turn in execute(sql, (name, now, *values, left)).fetchall()]
+            found += [turn[2:] for turn in sorted(turns, key=lambda turn: turn[:3])[:left]]
         return [
             self._claim(n, name, owner, ttl, expired=holder not in (None, owner) and status == "running")
             for n, name, status, holder in found
@@ -453,12 +471,33 @@ class Connection:
 
     def next_due(self, queues: Collection[str | None] | None, without: Collection[str]) -> float | None:
         condition, values = _wanted(queues, without)
-        times = [self.cursor.execute(sql.format(condition), values).fetchone() for sql in (NEXT_BEGUN, NEXT_PENDING)]
+        execute = self.cursor.execute
+        times = [execute(NEXT_BEGUN.format(condition), values).fetchone()]
+        if (names := self._unheld(queues)) is None:
+            times.append(execute(NEXT_PENDING.format(condition), values).fetchone())
+        else:
+            condition, values = _wanted(None, without)
+            times += [execute(NEXT_QUEUED.format(condition), (name, *values)).fetchone() for name in names]
         known = [time for (time,) in times if time is not None]
         return min(known) - self.now() if known else None
 
+    def _unheld(self, queues: Collection[str | None] | None) -> list[str] | None:
+        """The queues among these from which pending executions may be taken, where any is held (else None). Those that
+        there are are found by skipping through an index: a held queue may be long."""
+        execute = self.cursor.execute
+        held = {name for (name,) in execute("SELECT queue FROM holds")}
+        if not held:
+            return None
+        if queues is not None:
+            names = list(dict.fromkeys(_hold_name(queue) for queue in queues))
+        else:
+            names = [""]
+            while (found := execute(NEXT_QUEUE, (names[-1],)).fetchone()) is not None:
+                names.append(found[0])
+        return [name for name in names if name not in held]
+
     def hold(self, queue: str | None, body: Blob | None) -> bool:
-        name = "" if queue is None else f".{queue}"
+        name = _hold_name(queue)
         if body is None:
             self.cursor.execute(LET_GO, (name,))
         else:
@@ -604,6 +643,10 @@ class Connection:
             self.numbers.clear()
         self.numbers[execution_id] = n
         return n
+
+
+def _hold_name(queue: str | None) -> str:
+    return "" if queue is None else f".{queue}"
 
 
 def _wanted(queues: Collection[str | None] | None, without: Collection[str]) -> tuple[str, tuple[str, ...]]:
