@@ -25,14 +25,21 @@ def _serve(kind: Kind, request: pytest.FixtureRequest) -> Iterator[str]:
             url = stack.enter_context(provided(kind))
         except Unreachable as missing:
             request.config.stash.setdefault(MISSING, []).append(str(missing))
+            # Where tests run in several processes, the one that prints the summary hears of it this way.
+            getattr(request.config, "workeroutput", {}).setdefault("missing", []).append(str(missing))
             if os.environ.get("CI") == "true" or os.environ.get(kind.variable):
                 pytest.fail(str(missing), pytrace=False)
             pytest.skip(str(missing))
         yield url
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    node.config.stash.setdefault(MISSING, []).extend(getattr(node, "workeroutput", {}).get("missing", ()))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for missing in config.stash.get(MISSING, []):
+    for missing in sorted(set(config.stash.get(MISSING, []))):
         terminalreporter.write_line(f"not tested — {missing}", yellow=True)
 
 

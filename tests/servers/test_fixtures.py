@@ -125,7 +125,7 @@ TESTS = """
 import pytest
 from tests.servers import fixtures, provide
 from tests.servers.test_fixtures import NOWHERE
-from tests.servers.fixtures import _serve, pytest_terminal_summary
+from tests.servers.fixtures import _serve, pytest_terminal_summary, pytest_testnodedown
 
 @pytest.fixture(scope="session")
 def nowhere(request):
@@ -133,14 +133,17 @@ def nowhere(request):
 """
 
 
+@pytest.mark.parametrize("processes", [(), ("-n", "1")], ids=["", "in processes of their own"])
 @pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
-def test_a_server_that_is_not_there_skips_at_home_and_fails_in_ci(ci: str, outcome: str, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_skips_at_home_and_fails_in_ci(
+    ci: str, outcome: str, processes: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "conftest.py").write_text(TESTS)
     (tmp_path / "test_it.py").write_text("def test_it(nowhere): pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *processes, str(tmp_path)],
         cwd=tmp_path,
         env=os.environ | {"CI": ci, "PYTHONPATH": str(root), "DOCKER_HOST": ""},
         capture_output=True,
