@@ -1523,7 +1523,9 @@ class Engine:
             stored = await self.store.fetch(run.id)
             if stored is None or stored.row.generation != run.generation:
                 raise LeaseLost(run.id)
-            return Run.load(stored, run.definition, owner=self.owner)
+            loaded = Run.load(stored, run.definition, owner=self.owner)
+            loaded.leased_at = run.leased_at
+            return loaded
         except BaseException:
             if run.version:
                 release = self.store.release(run.id, owner=self.owner, generation=run.generation)
@@ -1544,27 +1546,22 @@ class Engine:
         while nobody else here can take it."""
         if execution_id in self.runs or execution_id in self._taking:
             return None
-        stored: Stored | Busy | None = None
+        stored: Stored | None = None
         asked = self.clock.monotonic()
 
         async def take() -> None:
             nonlocal stored
-            stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
-            if isinstance(stored, Busy) and stored.owner == self.owner and stored.status in statuses:
-                # Ours already, and nobody here knows: the answer of an earlier claim or release was lost.
-                stored = await self.store.fetch(execution_id)
-                if stored is None or stored.row.owner != self.owner or self._takes or execution_id in self.runs:
-                    stored = None
+            stored = await self._lease(execution_id, statuses)
 
         settled = self._taking[execution_id] = asyncio.Event()
         try:
             await self.uninterrupted(take())
-            if not isinstance(stored, Stored):
+            if stored is None:
                 return None
             await self._displace(execution_id)
             return await self._adopt(stored, asked, prepare)
         except BaseException:
-            if isinstance(stored, Stored):
+            if stored is not None:
                 await self.uninterrupted(
                     self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
                 )
@@ -1579,6 +1576,19 @@ class Engine:
             if before.stop_reason not in ("halted", "finished"):
                 self.stop(before, "lease_lost")
             await before.over.wait()
+
+    async def _lease(self, execution_id: str, statuses: tuple[Status, ...]) -> Stored | None:
+        """An execution whose lease is ours now; None if it is somebody else's, or the status is another one."""
+        stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
+        if not isinstance(stored, Busy):
+            return stored
+        if stored.owner != self.owner or stored.status not in statuses:
+            return None
+        # Ours already, and nobody here knows: the answer of an earlier claim or release was lost.
+        found = await self.store.fetch(execution_id)
+        if found is None or found.row.owner != self.owner or self._takes or execution_id in self.runs:
+            return None
+        return found
 
     async def _adopt(
         self, stored: Stored, asked: float, prepare: Callable[[Run], Awaitable[None]] | None = None
@@ -1708,8 +1718,8 @@ class Engine:
         self, execution_id: str, definition: WorkflowDef, mapping: Mapping[str, str] | None, actor: str | None
     ) -> Migration | None:
         statuses = (Status.PENDING, Status.RUNNING, Status.HALTED, Status.FAILED)
-        stored = await self.store.claim(execution_id, owner=self.owner, ttl=self.lease_ttl, statuses=statuses)
-        if not isinstance(stored, Stored):
+        stored = await self._lease(execution_id, statuses)
+        if stored is None:
             return None
         row = stored.row
         try:
