@@ -691,7 +691,9 @@ class Engine:
                 )
             if delay is None and policy is not None and policy.halts and not failure.fatal:
                 wait = ErrorWait(
-                    **self._wait(visit), error=failure, data={"type": "error", "error": msgspec.to_builtins(failure)}
+                    **self._wait(run, visit),
+                    error=failure,
+                    data={"type": "error", "error": msgspec.to_builtins(failure)},
                 )
                 run.emit(
                     machine.blocked(
@@ -717,7 +719,7 @@ class Engine:
                     wait=None
                     if delay <= LINGER
                     else RetryWait(
-                        **self._wait(visit),
+                        **self._wait(run, visit),
                         deadline=moment(now + delay),
                         attempt=live.record.tries + 2,
                         error=failure,
@@ -750,10 +752,11 @@ class Engine:
             visit.end()
         return outcome
 
-    def _wait(self, visit: StepVisit) -> dict[str, Any]:
-        """What every wait says of its step."""
+    def _wait(self, run: Run, visit: StepVisit) -> dict[str, Any]:
+        """What a wait of a working step says of it. It may come to wait again in the same visit, and an answer belongs
+        to one wait: hence the number of the entry in the id."""
         return {
-            "wait_id": visit.wait_id,
+            "wait_id": f"{visit.wait_id}~{run.seq + 1}",
             "path": visit.path,
             "step_id": visit.step_id,
             "since": moment(self.clock.now()),
@@ -765,7 +768,7 @@ class Engine:
         record = live.record
         visit = StepVisit(self, run, live, step)
         if record.memo is not None:
-            wait = UncertainWait(**self._wait(visit), data={"type": "uncertain", "attempt": record.tries + 1})
+            wait = UncertainWait(**self._wait(run, visit), data={"type": "uncertain", "attempt": record.tries + 1})
             run.emit(machine.blocked(record, step, wait, path=visit.path, now=self.clock.now()))
             return False
         visit.remember({"attempt": record.tries + 1})
@@ -1639,8 +1642,12 @@ class Engine:
                     if avoid(definition):
                         without.add(row.definition_hash)
                     else:
-                        found.append(await self._adopt(stored, asked))
-                        self._begin(found[-1])
+                        run = await self._adopt(stored, asked)
+                        # Nobody drove it, so it is due by the time of the store, which may be ahead of ours.
+                        free = row.status == Status.HALTED and not row.recoveries
+                        run.overdue = free and row.wake_at is not None and row.wake_at == run.info.deadline
+                        found.append(run)
+                        self._begin(run)
                         continue
                 except CorruptState as error:
                     logger.error("%s", error)
@@ -1868,7 +1875,7 @@ class Engine:
             with anyio.CancelScope() as scope:
                 run.scope = scope
                 if run.info.deadline is not None and not run.cutting:
-                    if run.info.deadline <= self.clock.now():
+                    if run.overdue or run.info.deadline <= self.clock.now():
                         self.stop(run, "timeout")
                     else:
                         deadline = Alarm(self.clock, run.info.deadline, lambda: self.stop(run, "timeout"))

@@ -126,10 +126,11 @@ class Run:
         "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells",
         "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
         "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
-        "mailbox", "masks", "new", "over", "owner", "parent_id", "parked", "paused", "queue", "read_mail", "recoveries",
-        "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids", "signals", "standing",
-        "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep",
-        "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "waiting", "woken",
+        "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
+        "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids",
+        "signals", "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records",
+        "stored_sets", "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "waiting",
+        "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -188,6 +189,7 @@ class Run:
         self.parked: dict[str, LiveFrame] = {}
         self.farewells: list[str] = []
         self.cutting = False
+        self.overdue = False
         self.cut_by: tuple[str, str | None] | None = None
         self.sweep: anyio.CancelScope | None = None
         self.inherited: set[str] = set()

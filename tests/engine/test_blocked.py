@@ -283,3 +283,16 @@ async def test_a_retry_of_the_failed_execution_makes_the_call(world: World) -> N
 def test_at_most_once_and_retries_contradict_each_other() -> None:
     with pytest.raises(df.ValidationError, match="at most once"):
         flow(ONCE.replace("delivery: at_most_once", "delivery: at_most_once\n  retries: 2"))
+
+
+async def test_an_answer_to_an_earlier_failure_of_a_step_does_not_count_for_a_later_one(world: World) -> None:
+    first = await exhausted(world, then=[BROKEN, BROKEN])
+    assert first.halt is not None
+    retrying = world.spawn(world.runner().retry("e"))
+    await world.clock.advance(1)
+    second = await retrying
+    assert second.halt is not None
+    assert (second.halt.path, second.halt.wait_id == first.halt.wait_id) == ("pay", False)
+    with pytest.raises(df.ConflictError):
+        await world.runner().resume("e", response="late", wait_id=first.halt.wait_id)
+    assert (await world.runner().resume("e", response="skipped", wait_id=second.halt.wait_id)).output == "skipped"

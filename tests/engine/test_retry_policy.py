@@ -144,7 +144,7 @@ async def test_the_entry_says_when_the_next_attempt_comes(world: World) -> None:
     world.desk.answers["work"] = [BREAKS, "fine"]
     await attempts(world, retrying(retry={"max_attempts": 2, "initial_interval": 7, "jitter": 0}))
     assert [entry.metadata for entry in await world.entries() if entry.action == "retried"] == [
-        {"next_attempt_in": 7.0, "wait_id": "e:a"}
+        {"next_attempt_in": 7.0, "wait_id": "e:a~2"}
     ]
 
 

@@ -145,6 +145,8 @@ class Twin:
     callers: dict[int, bool] = field(default_factory=dict)
     """The calls that wait for it, and whether they go on with it when nobody does."""
     seen: set[str] = field(default_factory=set)
+    ids: dict[str, str] = field(default_factory=dict)
+    """The ids of the last waits, by path."""
 
     @property
     def over(self) -> bool:

@@ -53,8 +53,7 @@ class Post(Wire):
 
     async def append(self, message: Message, body: Blob) -> Appended:
         appended = await super().append(message, body)
-        # What somebody decided once counts for the next wait of that step as well: it has the same id.
-        if appended.outcome == "accepted" and message.body.get("decision") != "retry":
+        if appended.outcome == "accepted":
             self.posted.append((message, body))
         return appended
 
@@ -288,7 +287,8 @@ class Sequences(RuleBasedStateMachine):
         assert plain(seen.result) == twin.output, f"{twin.id}: {seen.result}, and the model says {twin.output}"
         for wait in seen.blocked_on:
             asked = twin.waits[wait.path]
-            assert wait.wait_id == f"{twin.id}:{wait.path}"
+            assert wait.wait_id.partition("~")[0] == f"{twin.id}:{wait.path}"
+            twin.ids[wait.path] = wait.wait_id
             asked.due = nearly(asked.due, wait.deadline.timestamp() if wait.deadline else None, wait.wait_id)
             if asked.kind == "approval":
                 assert {vote.by: vote.approved for vote in wait.votes} == asked.votes, wait.wait_id
@@ -371,7 +371,7 @@ class Sequences(RuleBasedStateMachine):
         twin = self.twin(number)
         open_ = list(twin.waits) or [twin.at]
         chosen = open_[path % len(open_)] if isinstance(path, int) else path
-        given = {} if chosen is None else {"wait_id": f"{twin.id}:{chosen}"}
+        given = {} if chosen is None else {"wait_id": twin.ids.get(chosen, f"{twin.id}:{chosen}")}
         refused = self.model.resume(twin, twin.flow, chosen, **answer)
         self.call(name, twin, twin.flow, refused, lambda runner: runner.resume(twin.id, **given, **answer))
 
