@@ -45,6 +45,17 @@ def test_a_version_is_1_0_unless_said_otherwise() -> None:
     assert parse(steps("{id: a, type: end}")).version == "1.0"
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["schedules: [{cron: '0 8 * * *'}]\n", "concurrency: {key: $input.customer, limit: 1}\n"],
+    ids=["schedules", "concurrency"],
+)
+def test_what_is_not_in_the_language_yet_is_refused(more: str) -> None:
+    key = more.partition(":")[0]
+    with pytest.raises(ValidationError, match=f"unknown key '{key}'"):
+        parse(steps("{id: a, type: end}", more=more))
+
+
 def test_the_words_of_yaml_1_1_are_text() -> None:
     found = step("{id: on, type: assign, set: {yes: no, x: off}}")
     assert found.id == "on"

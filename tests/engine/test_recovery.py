@@ -388,6 +388,28 @@ async def test_generations_count_the_owners(world: World) -> None:
 # -- leaving the runtime -----------------------------------------------------------------------------------------------
 
 
+async def test_a_store_that_stays_silent_fails_no_step(world: World) -> None:
+    def silent(_: Commit) -> asyncio.Future[Committed]:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_exception(df.StoreUnavailable("no answer"))
+        return answer
+
+    async def gone(_: str) -> None:
+        raise df.StoreUnavailable("no answer")
+
+    world.desk.hold("work")
+    task = await world.start(WORK)
+    world.wire.commit, world.wire.row = silent, gone  # type: ignore[method-assign, assignment]
+    world.desk.release()
+    await world.clock.advance(60)
+    with pytest.raises(df.StoreError, match=r"did not answer .* goes on from its last committed step"):
+        await task
+    await world.after_the_lease()
+    assert (await world.runner().recover("e")).completed
+    assert world.desk.called == ["first", "work", "work"]
+    assert "work failed" not in await world.trail()
+
+
 async def test_leaving_the_runtime_gives_running_steps_some_time(world: World) -> None:
     await world.restart(grace=10)
     world.desk.hold("work")

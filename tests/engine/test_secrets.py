@@ -104,6 +104,27 @@ async def test_the_parts_of_a_secret_object_are_secret(world: World) -> None:
     assert "123456" not in shown
 
 
+async def test_what_cannot_be_told_from_other_text_is_not_masked(world: World) -> None:
+    workflow = flow(
+        """
+        - {id: a, type: halt, data: {pin: $input.pin, sure: $input.sure}, next: b}
+        - {id: b, type: end, result: $input}
+        """,
+        inputs={"pin": {"type": "string", "secret": True}, "sure": {"type": "boolean", "secret": True}},
+    )
+    result = await world.run(workflow, {"pin": "7", "sure": True}, execution_id="e")
+    assert result.halt is not None
+    assert (result.halt.data["pin"], result.halt.data["sure"]) == ("7", True)
+    assert (await world.runner().resume("e")).output == {"pin": "7", "sure": True}
+
+
+async def test_the_caller_gets_the_output_as_it_is(world: World) -> None:
+    workflow = flow("- {id: a, type: end, result: $input.card}", inputs={"card": {"type": "string", "secret": True}})
+    assert (await world.run(workflow, {"card": CARD}, execution_id="e")).output == CARD
+    assert (await world.runner().result("e")).output == CARD
+    assert (await world.load()).result == "***"
+
+
 async def test_a_secret_that_does_not_fit_is_not_told(world: World) -> None:
     workflow = flow(
         "- {id: a, type: end, result: 1}\n",

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,23 @@ class Place:
             options = {"schema": self.schema, **options}
         return df.open_store(self.url, **options)
 
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """A connection that has nothing to do with the store."""
+        import asyncpg
+
+        connection = await asyncpg.connect(self.url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
     async def look(self, sql: str | None = None) -> list[Any]:
         """The notes as everybody sees them."""
         sql = sql or (f'SELECT note FROM "{self.schema}".notes' if self.schema else "SELECT note FROM notes")
         if self.schema:
-            import asyncpg
-
-            connection = await asyncpg.connect(self.url)
-            try:
+            async with self.connection() as connection:
                 return sorted(row[0] for row in await connection.fetch(sql))
-            finally:
-                await connection.close()
         if self.path is None:
             rows = self.main._inline.connection.database.execute(sql)  # type: ignore[attr-defined]
             return sorted(row[0] for row in rows)
@@ -63,11 +69,8 @@ class Place:
 
     async def make(self) -> None:
         if self.schema:
-            import asyncpg
-
-            connection = await asyncpg.connect(self.url)
-            await connection.execute(f'CREATE TABLE "{self.schema}".notes (note text)')
-            await connection.close()
+            async with self.connection() as connection:
+                await connection.execute(f'CREATE TABLE "{self.schema}".notes (note text)')
         elif self.path is None:
             self.main._inline.connection.database.execute("CREATE TABLE notes (note TEXT)")  # type: ignore[attr-defined]
         else:
@@ -406,6 +409,73 @@ async def test_each_attempt_has_a_fresh_one(place: Place, bank: Bank) -> None:
     async with runtime(place, bank, steps) as process:
         assert (await process.runner("flow").run()).completed
     assert await place.look() == ["attempt 3"]
+
+
+async def test_a_deferred_constraint_is_checked_while_that_is_an_error_of_the_step(
+    postgres_url: str, postgres_schema: str, bank: Bank
+) -> None:
+    place = Place(postgres_url, None, postgres_schema)
+
+    async def work(context: df.StepContext) -> Any:
+        async with context.transaction() as tx:
+            if context.attempt == 1:
+                await tx.executemany(place.insert, [("twice",), ("twice",)])
+            else:
+                await tx.execute(place.insert, "once")
+
+    bank.work = work
+    steps = flow("- {id: pay, type: call, service: Bank, method: pay, retry: {max_attempts: 2, initial_interval: 0}}")
+    async with place.store() as place.main:
+        await place.make()
+        unique = f'ALTER TABLE "{place.schema}".notes ADD UNIQUE (note) DEFERRABLE INITIALLY DEFERRED'
+        async with place.connection() as connection:
+            await connection.execute(unique)
+        async with runtime(place, bank, steps) as process:
+            result = await process.runner("flow").run(execution_id="e")
+        assert result.completed, result.error
+        errors = [entry.error for entry in await place.main.entries("e") if entry.error is not None]
+    assert [error.partition(":")[0] for error in errors] == ["UniqueViolationError"]
+    assert await place.look() == ["once"]
+
+
+async def test_it_is_read_committed_whatever_the_database_has_as_its_default(
+    postgres_url: str, postgres_schema: str, bank: Bank
+) -> None:
+    place = Place(postgres_url, None, postgres_schema)
+
+    async def work(context: df.StepContext) -> Any:
+        async with context.transaction() as tx:
+            return await tx.fetchval("SELECT current_setting('transaction_isolation')")
+
+    bank.work = work
+    serializable = f"{postgres_url}?default_transaction_isolation=serializable"
+    async with df.open_store(serializable, schema=place.schema) as place.main, runtime(place, bank) as process:
+        assert (await process.runner("flow").run()).output == "read committed"
+
+
+async def test_a_connection_that_is_lost_later_is_an_error_of_the_step(
+    postgres_url: str, postgres_schema: str, bank: Bank
+) -> None:
+    place = Place(postgres_url, None, postgres_schema)
+
+    async def work(context: df.StepContext) -> Any:
+        async with context.transaction() as tx:
+            await tx.execute(place.insert, f"attempt {context.attempt}")
+            if context.attempt == 1:
+                async with place.connection() as other:
+                    await other.execute("SELECT pg_terminate_backend($1)", await tx.fetchval("SELECT pg_backend_pid()"))
+            await tx.execute(place.insert, "after")
+
+    bank.work = work
+    steps = flow("- {id: pay, type: call, service: Bank, method: pay, retry: {max_attempts: 2, initial_interval: 0}}")
+    async with place.store() as place.main:
+        await place.make()
+        async with runtime(place, bank, steps) as process:
+            result = await process.runner("flow").run(execution_id="e")
+        assert result.completed, result.error
+        errors = [entry.error for entry in await place.main.entries("e") if entry.error is not None]
+    assert [error.partition(":")[0] for error in errors] == ["StoreUnavailable"]
+    assert await place.look() == ["after", "attempt 2"]
 
 
 async def test_a_cancelled_execution_takes_it_back(place: Place, bank: Bank) -> None:

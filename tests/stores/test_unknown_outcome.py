@@ -217,6 +217,81 @@ async def test_whichever_end_of_a_transaction_is_lost_its_rows_are_there_once(
     await connection.close()
 
 
+async def test_a_transaction_that_did_not_land_leaves_an_at_most_once_step_uncertain(
+    postgres_url: str, postgres_schema: str
+) -> None:
+    table = f'"{postgres_schema}".books'
+
+    class Books:
+        async def write(self, context: df.StepContext) -> None:
+            async with context.transaction() as tx:
+                await tx.execute(f"INSERT INTO {table} VALUES ($1)", context.idempotency_key)
+
+    steps = {"id": "one", "type": "call", "service": "Books", "method": "write", "delivery": "at_most_once"}
+    once = df.load({"id": "once", "name": "Once", "steps": [steps]})
+    asyncpg = pytest.importorskip("asyncpg")
+    connection = await asyncpg.connect(postgres_url)
+    async with (
+        Proxy.to(postgres_url, counting=executing(b"COMMIT")) as proxy,
+        df.open_store(proxy.url(postgres_url), schema=postgres_schema, timeout=2.0) as store,
+        df.Runtime(store, workflows=[once], services={"Books": Books()}) as runtime,
+    ):
+        await connection.execute(f"CREATE TABLE {table} (key text)")
+        uncertain = 0
+        for number in itertools.count(1):
+            lost = proxy.lose_request(number)
+            result = await runtime.runner("once").run(execution_id=f"e{number}")
+            if result.halted:
+                assert [halt.type for halt in result.halts] == ["uncertain"]
+                assert await connection.fetch(f"SELECT key FROM {table}") == []
+                result = await runtime.runner("once").retry(f"e{number}")
+                uncertain += 1
+            assert result.completed, result.error
+            assert [key for (key,) in await connection.fetch(f"DELETE FROM {table} RETURNING key")] == [
+                f"e{number}:one"
+            ]
+            if not lost.is_set():  # there were fewer than that
+                break
+        assert uncertain
+    await connection.close()
+
+
+async def test_the_first_statement_of_a_transaction_waits_for_a_server_that_is_away(
+    postgres_url: str, postgres_schema: str
+) -> None:
+    table = f'"{postgres_schema}".books'
+    attempts: list[int] = []
+    back: list[asyncio.Future[None]] = []
+
+    class Books:
+        async def write(self, context: df.StepContext) -> None:
+            attempts.append(context.attempt)
+            proxy.refuse()
+            proxy.cut()
+            asyncio.get_running_loop().call_later(0.3, lambda: back.append(asyncio.ensure_future(proxy.accept())))
+            async with context.transaction() as tx:
+                await tx.execute(f"INSERT INTO {table} VALUES ($1)", context.idempotency_key)
+                assert back
+
+    write = {"id": "write", "type": "call", "service": "Books", "method": "write"}
+    asyncpg = pytest.importorskip("asyncpg")
+    connection = await asyncpg.connect(postgres_url)
+    async with (
+        Proxy.to(postgres_url, counting=executing(b"COMMIT")) as proxy,
+        df.open_store(proxy.url(postgres_url), schema=postgres_schema, timeout=2.0) as store,
+        df.Runtime(
+            store, workflows=[{"id": "w", "name": "W", "steps": [write]}], services={"Books": Books()}
+        ) as process,
+    ):
+        await connection.execute(f"CREATE TABLE {table} (key text)")
+        result = await process.runner("w").run(execution_id="e")
+        assert result.completed, result.error
+        assert [key for (key,) in await connection.fetch(f"SELECT key FROM {table}")] == ["e:write"]
+        await asyncio.gather(*back)
+    assert attempts == [1]
+    await connection.close()
+
+
 # -- all of the network -----------------------------------------------------------------------------------------------
 
 EVENTS = list(CALLS)
