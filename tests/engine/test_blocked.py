@@ -266,6 +266,28 @@ async def test_a_caller_that_was_cancelled_in_the_call_leaves_it_uncertain(world
     assert (await world.runner().recover("e")).halted
 
 
+async def test_a_runtime_that_ends_in_the_call_leaves_it_uncertain(world: World) -> None:
+    world.desk.hold("pay")
+    await world.start(flow(ONCE))
+    await world.restart()
+    result = await world.runner().recover("e")
+    assert [halt.type for halt in result.halts] == ["uncertain"]
+    assert world.desk.called == ["pay"]
+
+
+async def test_a_call_that_takes_too_long_fails_its_step_and_is_not_made_again(world: World) -> None:
+    world.desk.hold("pay")
+    task = await world.start("""
+        - {id: pay, type: call, service: desk, method: pay, delivery: at_most_once, timeout: 10}
+    """)
+    await world.clock.advance(10)
+    result = await task
+    assert result.error == "TimeoutError: timed out after 10 s"
+    await world.restart()
+    assert await world.runner().recover("e") == result
+    assert world.desk.called == ["pay"]
+
+
 async def test_an_error_of_the_service_is_a_known_outcome(world: World) -> None:
     world.desk.answers["pay"] = BROKEN
     assert (await world.run(flow(ONCE))).output == "no line"

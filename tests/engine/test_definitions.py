@@ -154,3 +154,14 @@ async def test_two_runtimes_in_one_process_do_not_meet(world: World, clock: Cloc
         await world.run(OLD, execution_id="e")
         assert (await other.runner("flow").run(execution_id="e")).output == "new"
         assert (world.desk.called, other_desk.called) == (["first"], [])
+
+
+async def test_services_are_those_of_the_process_that_goes_on(world: World) -> None:
+    workflow = flow("""
+        - {id: ask, type: halt, next: work}
+        - {id: work, type: call, service: desk, method: work, output: result}
+    """)
+    await world.run(workflow, execution_id="e")
+    await world.restart(services={"desk": {"work": lambda: "of the new release"}})
+    assert (await world.runner().resume("e")).output == "of the new release"
+    assert world.desk.called == []

@@ -119,6 +119,13 @@ async def test_of_what_was_deleted_nothing_is_left(world: World) -> None:
         await world.runner().resume("e")
 
 
+async def test_an_id_that_is_used_again_gives_the_same_keys_again(world: World) -> None:
+    await world.run(ASK, execution_id="e")
+    assert await world.store.delete("e")
+    await world.run(ASK, execution_id="e")
+    assert world.desk.keys("work") == ["e:each[0]/work"] * 2
+
+
 async def test_finding_by_status_looks_at_all_of_them(world: World) -> None:
     done = world.runner(flow("- {id: d, type: end, result: 1}\n", id="other"))
     for n in range(3):
