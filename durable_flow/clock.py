@@ -45,6 +45,25 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(seconds, callback)
 
 
+class StoreTime:
+    """The wall-clock time of a store, as far as this machine knows it: a store judges the deadlines that are reckoned
+    by it. `clock` ticks; `ahead` is by how many seconds the store's time is ahead of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.monotonic = clock.monotonic
+        self.sleep = clock.sleep
+        self.call_later = clock.call_later
+        self.adjust(0.0)
+
+    def adjust(self, ahead: float) -> None:
+        """From now on the time of the store is taken to be ahead by so much."""
+        self.ahead = ahead
+        now = self.clock.now
+        # It is read several times in every step, and as a rule there is nothing to add.
+        self.now: Callable[[], float] = (lambda: now() + ahead) if ahead else now
+
+
 def moment(seconds: float) -> datetime:
     """The datetime (UTC) of a time in epoch seconds.
 

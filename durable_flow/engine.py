@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from durable_flow import machine
 from durable_flow.children import Children
-from durable_flow.clock import Clock, Timer, moment
+from durable_flow.clock import Clock, StoreTime, SystemClock, Timer, moment
 from durable_flow.context import Fatal, NotBegun, StepVisit, step_error
 from durable_flow.endings import Endings, may_have_happened
 from durable_flow.errors import (
@@ -85,6 +85,9 @@ POLL = 0.25
 
 BACKSTOP = 2.0
 """The same where it does: the safety net under its wake-ups."""
+
+SKEW = 1.0
+"""Seconds by which the clocks of machines may differ without anybody doing anything about it."""
 
 HISTORY = 1000
 
@@ -143,7 +146,7 @@ class Engine:
         self.limits = limits
         self.lease_ttl = lease_ttl
         self.max_recoveries = max_recoveries
-        self.clock = clock
+        self.clock: Clock = StoreTime(clock) if type(clock) is SystemClock else clock
         self.ids = ids
         self.owner = ids.owner()
         self.runs: dict[str, Run] = {}
@@ -156,6 +159,7 @@ class Engine:
         self._heart: asyncio.Task[None] | None = None
         self._deaf: Callable[[], None] = lambda: None
         self._followed: dict[str, set[asyncio.Event]] = {}
+        self._unsettled: dict[str, asyncio.Future[Any]] = {}
         self._renewed = 0.0
         self._occupied = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop
@@ -186,6 +190,23 @@ class Engine:
         self._renewed = self.clock.monotonic()
         self._deaf = self.store.listen(self._hear)
         self._heart = self.loop.create_task(self._beat(), name="durable_flow.heart")
+
+    async def go_by_store(self) -> None:
+        """Takes the time of the store for the present, if the clock of this machine is not set like the store's: the
+        deadlines that are written here are judged there."""
+        clock = self.clock
+        if not isinstance(clock, StoreTime):
+            return
+        before = clock.monotonic()
+        present = await self.store.present()
+        took = clock.monotonic() - before
+        ahead = present - (clock.clock.now() - took / 2)
+        if abs(ahead - clock.ahead) <= SKEW + took:
+            return
+        clock.adjust(ahead if abs(ahead) > SKEW + took else 0.0)
+        if clock.ahead:
+            how = "behind" if ahead > 0 else "ahead of"
+            logger.warning("this machine's clock is %.1f s %s the store's, which counts", abs(ahead), how)
 
     async def close(self, grace: float) -> None:
         """Lets running executions go on for `grace` seconds, then stops them where they are and gives leases back."""
@@ -299,6 +320,7 @@ class Engine:
                     for execution_id, generation in held.items():
                         if execution_id not in self.runs and execution_id not in self._taking and not self._takes:
                             await self.store.release(execution_id, owner=self.owner, generation=generation)
+                    await self.go_by_store()
                 for execution_id in await self.store.mail(self.owner):
                     if (found := self.runs.get(execution_id)) is not None:
                         try:
@@ -419,8 +441,8 @@ class Engine:
             return
         if isinstance(error, StoreUnavailable):
             run.inflight = asyncio.get_running_loop().create_task(self._settle_unknown(commit))
-            # Who waits for it may have to give up first: then nobody asks how it ended.
-            run.inflight.add_done_callback(lambda settled: settled.cancelled() or settled.exception())
+            self._unsettled[run.id] = run.inflight
+            run.inflight.add_done_callback(lambda settled: self._settled(run.id, settled))
             return
         run.inflight = None
         if isinstance(error, LeaseLost | Undone):
@@ -450,6 +472,13 @@ class Engine:
         if row is not None and row.nonce == commit.nonce:
             return Committed()
         raise Undone
+
+    def _settled(self, execution_id: str, commit: asyncio.Future[Any]) -> None:
+        """It is known what became of a commit. Who waited for it may have had to give up first: then nobody asks."""
+        if self._unsettled.get(execution_id) is commit:
+            del self._unsettled[execution_id]
+        if not commit.cancelled():
+            commit.exception()
 
     async def _settle_unknown(self, commit: Commit) -> Committed:
         """The answer of a commit was lost: finds out whether it landed, and repeats it if not, until the lease is over.
@@ -1587,7 +1616,10 @@ class Engine:
             return stored
         if stored.owner != self.owner or stored.status not in statuses:
             return None
-        # Ours already, and nobody here knows: the answer of an earlier claim or release was lost.
+        # Ours already, and nobody here knows: the answer of an earlier claim or release was lost, or we gave it up by
+        # our own clock. What was being written then may still land.
+        if (unsettled := self._unsettled.get(execution_id)) is not None:
+            await asyncio.wait([unsettled])
         found = await self.store.fetch(execution_id)
         if found is None or found.row.owner != self.owner or self._takes or execution_id in self.runs:
             return None

@@ -143,6 +143,9 @@ class PatientStore(Store):
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
         await self.insist(lambda: self.store.release(execution_id, owner=owner, generation=generation))
 
+    async def present(self) -> float:
+        return await self.store.present()
+
     async def mail(self, owner: str) -> Sequence[str]:
         return await self.store.mail(owner)
 

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from durable_flow.codec import Codec
 from durable_flow.definition.loading import load
 from durable_flow.definition.parser import parse_plain
 from durable_flow.engine import Engine
-from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, ValidationError
+from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, StoreError, ValidationError
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.journal import Journal
 from durable_flow.limits import Limits
@@ -133,6 +134,8 @@ class Runtime:
         if self._owns_store:
             await self.store.open()
         self.engine.open()
+        with suppress(StoreError):  # it is looked at again whenever leases are renewed
+            await self.engine.go_by_store()
         return self
 
     async def __aexit__(

@@ -291,6 +291,10 @@ class Store(ABC):
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
+    async def present(self) -> float:
+        """The time by which the store judges leases and deadlines, in epoch seconds."""
+        return self.clock.now()
+
     @abstractmethod
     async def open(self) -> None:
         """Connects, and creates or migrates the schema under a lock. Raises SchemaTooNew before writing anything."""

@@ -1435,6 +1435,12 @@ class PostgresStore(Store):
         found = await self._read(f"SELECT queue, body FROM {self._s}.holds ORDER BY queue")
         return {name[1:] if name else None: unpack(body) for name, body in found}
 
+    async def present(self) -> float:
+        if (fixed := self._now()) is not None:
+            return fixed
+        ((present,),) = await self._read("SELECT extract(epoch FROM clock_timestamp())::double precision")
+        return float(present)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return dict(await self._read(f"SELECT * FROM {self._s}.renew($1, $2, $3)", self._now(), owner, ttl))
 

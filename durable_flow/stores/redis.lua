@@ -572,6 +572,10 @@ local function mail(job)
   return {'mail', call('SINTER', OWNER .. job[2], MAIL)}
 end
 
+local function present()
+  return {'present', exact(now())}
+end
+
 local function definition(job)
   return {'definition', call('HGET', DEFINITIONS, job[2])}
 end
@@ -956,7 +960,7 @@ local VERBS = {
   commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
   purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
   definition = definition, search = search, schema = schema, take = take, next_due = next_due,
-  hold = hold, holds = holds,
+  hold = hold, holds = holds, present = present,
 }
 local answers = {}
 for i = 3, #ARGV do

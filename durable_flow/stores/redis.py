@@ -1076,6 +1076,9 @@ class RedisStore(Store):
         job = ("purge", float(before), list(dict.fromkeys(str(status) for status in statuses)), limit)
         return await self._write(lambda: job, lambda answer: int(answer[1]))
 
+    async def present(self) -> float:
+        return await self._read(("present",), lambda answer: float(answer[1]))
+
     async def mail(self, owner: str) -> Sequence[str]:
         return await self._read(("mail", owner), lambda answer: [name.decode() for name in answer[1]])
 

@@ -96,6 +96,9 @@ class SealedStore(Store):
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
         await self.store.release(execution_id, owner=owner, generation=generation)
 
+    async def present(self) -> float:
+        return await self.store.present()
+
     async def mail(self, owner: str) -> Sequence[str]:
         return await self.store.mail(owner)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 
@@ -76,6 +77,51 @@ async def one_pair(crew: Crew, store: str, owner: float, other: float) -> None:
             assert all((entry.duration_ms or 0) >= 0 for entry in await looking.entries(NAME))
 
 
+ASK = df.load("""
+id: ask
+name: Ask
+steps:
+  - {id: ask, type: approval, prompt: Well?, timeout: 1s, on_timeout: late}
+  - {id: late, type: end, result: late}
+""")
+
+LATEST = 60.0
+"""Seconds by which a deadline may be off at most: an hour less than what the clocks are wrong by."""
+
+
+async def deadline(store: str, folder: Path, asker: float, worker: float) -> None:
+    """An approval asked by a process whose clock is wrong times out by the time of the server, in another one."""
+    async with scene(store, folder) as (post, _):
+        async with post.open() as looking:
+            with mock.patch.object(SystemClock, "now", staticmethod(lambda: time.time() + asker)):
+                async with df.Runtime(looking, workflows=[ASK]) as runtime:
+                    asked = await runtime.runner("ask").run(execution_id=NAME)
+                    present = await looking.present()
+            assert asked.halt is not None
+            assert asked.halt.deadline is not None
+            assert abs(asked.halt.deadline.timestamp() - present) < LATEST, (asked.halt.deadline, present)
+        async with post.open() as looking:
+            with mock.patch.object(SystemClock, "now", staticmethod(lambda: time.time() + worker)):
+                async with df.Runtime(looking, workflows=[ASK]) as runtime:
+                    done = df.Worker(runtime)
+                    working = asyncio.ensure_future(done.run())
+
+                    async def fired() -> bool:
+                        found = await looking.load(NAME)
+                        return found is not None and found.result == "late"
+
+                    await wait_until(fired, timeout=PATIENCE)
+                    done.stop()
+                    await working
+            first, *_, last = await looking.entries(NAME)
+            assert 0 < (last.timestamp - first.timestamp).total_seconds() < LATEST
+
+
+def verify_deadlines(store: str, pairs: Iterable[tuple[float, float]]) -> int:
+    with tempfile.TemporaryDirectory(prefix="durable-flow-") as folder:
+        return len([asyncio.run(deadline(store, Path(folder), *pair)) for pair in pairs])
+
+
 def verify(store: str, pairs: Iterable[tuple[float, float]]) -> int:
     with tempfile.TemporaryDirectory(prefix="durable-flow-") as folder:
 
@@ -89,6 +135,7 @@ def verify(store: str, pairs: Iterable[tuple[float, float]]) -> int:
 def cases(full: bool) -> Iterable[Case]:
     for store in suite.SERVERS:
         yield Case(f"{store}: clocks hours apart", partial(verify, store, APART if full else APART[:2]))
+        yield Case(f"{store}: deadlines", partial(verify_deadlines, store, APART if full else APART[:2]))
 
 
-TABLE = Table("processes whose clocks are hours apart leave each other's executions alone", cases)
+TABLE = Table("processes whose clocks are hours apart leave each other's executions alone, and time out in time", cases)
