@@ -29,6 +29,9 @@ class InTurn:
         self.answers = answers
         self._given: dict[tuple[str, int], int] = {}
 
+    def __repr__(self) -> str:
+        return f"InTurn({', '.join(map(repr, self.answers))})"
+
     def of(self, key: str, attempt: int) -> Any:
         """The answer to an attempt of the step with this idempotency key."""
         turn = self._given.setdefault((key, attempt), len(self._given))
