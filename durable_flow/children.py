@@ -105,7 +105,7 @@ class Children:
             status = Status(row.status)
             if status in (Status.FAILED, Status.CANCELLED) and memo.get("again") == row.finished_at:
                 if run.paused is not None:
-                    await self._engine.stand_still(run)
+                    await self._engine.waits.stand_still(run)
                     continue
                 again = await self._engine.revive(execution_id, (Status.FAILED, Status.CANCELLED))
                 if again is None:
@@ -115,11 +115,11 @@ class Children:
                 continue
             late = deadline is not None and self._engine.clock.now() >= deadline
             if late and status not in (Status.COMPLETED, Status.FAILED):
-                self._engine.goes_on(run)
+                self._engine.waits.goes_on(run)
                 raise StepError("the child execution did not end in time", kind="TimeoutError")
             if status.over:
-                self._engine.goes_on(run)
-                await self._engine.collect(run)
+                self._engine.waits.goes_on(run)
+                await self._engine.waits.collect(run)
                 run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
                 return self._child_result(row)
             taken = None
@@ -129,7 +129,7 @@ class Children:
             elif status is not Status.HALTED and not left:
                 taken = await self._engine.claim(execution_id)
             if taken is not None:
-                self._engine.goes_on(run)
+                self._engine.waits.goes_on(run)
                 left = await self._drive_child(run, live, taken, deadline)
                 continue
             if live.record.wait is None:
@@ -151,7 +151,7 @@ class Children:
                         data={"type": "child", "execution_id": execution_id},
                     )
                 )
-            await self._engine.park(run, live)
+            await self._engine.waits.park(run, live)
             run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
 
     def _is_child(self, row: Row | None, run: Run) -> None:

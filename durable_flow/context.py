@@ -474,7 +474,7 @@ class BodyGroup:
             if self._ends.empty():
                 run.active -= 1
                 if run.active == 0 and not self._cancelled:
-                    await engine.quiet(run)
+                    await engine.waits.quiet(run)
                 try:
                     # After `cancel` the bodies unwind, and what they had done by then still counts.
                     with anyio.CancelScope(shield=self._cancelled):

@@ -6,12 +6,13 @@ import hashlib
 from typing import Any
 
 from durable_flow.answers import person
-from durable_flow.engine import REMEMBERED, Engine
+from durable_flow.engine import Engine
 from durable_flow.errors import OutputError, ValidationError
 from durable_flow.live import signal_ids
 from durable_flow.model.codec import decode_record
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
+from durable_flow.waiting import REMEMBERED
 
 
 def message_of(

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 import durable_flow as df
-from durable_flow import engine as machinery
+from durable_flow import waiting as machinery
 from tests.engine.aid import Dead, World, flow
 
 CART = """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import durable_flow as df
-from durable_flow.engine import LINGER
+from durable_flow.waiting import LINGER
 from tests.engine.aid import START, World, flow, idle, outputs
 
 NAP = """

@@ -182,7 +182,7 @@ async def answer_in_two_steps(self: Engine, run: Run, live: LiveFrame, step: Any
     wait = live.record.wait
     assert wait is not None
     if not run.mailbox.get(wait.wait_id):
-        await self.park(run, live)
+        await self.waits.park(run, live)
     number, _ = run.mailbox[wait.wait_id][0]
     run.emit(machine.noted(Action.NOTED, now=self.clock.now(), consumed=(number,)))
     await self.flush(run)
