@@ -7,11 +7,14 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
 
 from durable_flow.testing import Report
 from tests.crash import suite
-from tests.reliability.table import Table
+from tests.reliability.table import Case
 from tests.reliability.tables import TABLES
 from tests.servers.provide import Unreachable
 
@@ -23,67 +26,96 @@ def main() -> int:
     names = [*TABLES, CRASH]
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer rounds, values, items and faults")
+    parser.add_argument("--processes", type=int, default=(os.cpu_count() or 1) + 1, help="many a case only waits")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these tables: {', '.join(names)}")
     given = parser.parse_args()
     if unknown := set(given.names) - set(names):
         parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    began = time.monotonic()
     logging.disable()
     tables = {name: table for name, table in TABLES.items() if not given.names or name in given.names}
     first = max(len(name) for name in ("table", *names))
     width = max(len(table.promise) for table in TABLES.values())
     print(f"{'table':{first}} | {'promise':{width}} | {'cases':>7} | {'bad':>4}")
     print(f"{'-' * first}-+-{'-' * width}-+-{'-' * 7}-+-{'-' * 4}")
-    total, bad = 0, []
+    total, bad, figures = 0, [], []
     faults = Report()
-    for name, promise, count, wrong in itertools.chain(
-        ((name, table.promise, *tally(table, full=not given.short)) for name, table in tables.items()),
-        crashes(faults, short=given.short) if CRASH in (given.names or names) else (),
-    ):
-        total += count
-        bad += wrong
-        print(f"{name:{first}} | {promise:{width}} | {count:7,} | {len(wrong):4,}", flush=True)
-    for table in tables.values():
-        for figure in table.figures:
-            print(figure)
+    with suite.places(suite.SERVERS) as (places, missing), ProcessPoolExecutor(given.processes) as pool:
+        for told in missing:
+            print(f"not tested — {told}", file=sys.stderr)
+        for store, place in places.items():  # for all processes: each would start servers of its own
+            os.environ[suite.SERVERS[store].variable] = place.url
+        crashing = []
+        if CRASH in (given.names or names):
+            jobs = [*suite.once_bad(), *(suite.short() if given.short else suite.whole())]
+            listed = [job for job in jobs if job.store in suite.URLS or job.store in places]
+            crashing = [(job, pool.submit(suite.play, job, places)) for job in listed]
+        tallies = {
+            name: [pool.submit(verify, name, number, full=not given.short) for number in range(len(cases))]
+            for name in tables
+            for cases in (cases_of(name, full=not given.short),)
+        }
+        for name, promise, count, wrong, measured in itertools.chain(
+            ((name, tables[name].promise, *tally(futures)) for name, futures in tallies.items()),
+            crashes(crashing, faults),
+        ):
+            total += count
+            bad += wrong
+            figures += measured
+            print(f"{name:{first}} | {promise:{width}} | {count:7,} | {len(wrong):4,}", flush=True)
+    for figure in figures:
+        print(figure)
     for told in bad:
         print(f"bad: {told}", file=sys.stderr)
     covered = f" / with faults at every point: {faults}" if faults.cases else ""
-    print(f"all: {total:,} cases / {len(bad):,} bad{covered}")
+    print(f"all: {total:,} cases / {len(bad):,} bad{covered}   {time.monotonic() - began:.0f} s")
     return 1 if bad else 0
 
 
-def tally(table: Table, *, full: bool) -> tuple[int, list[str]]:
-    """How many cases there were, and what was wrong with the bad ones."""
-    count, wrong = 0, []
-    for case in table.cases(full):
-        try:
-            count += case.verify() or case.weight
-            continue
-        except KeyboardInterrupt:
-            raise
-        except Unreachable as missing:
-            print(f"not tested — {case.name}: {missing}", file=sys.stderr)
-            if os.environ.get("CI") != "true":
-                continue
-            wrong.append(f"{case.name}: {missing}")
-        except BaseException as error:
-            wrong.append(f"{case.name}: {type(error).__name__}: {error}")
-        count += case.weight
-    return count, wrong
+@cache
+def cases_of(name: str, *, full: bool) -> list[Case]:
+    return list(TABLES[name].cases(full))
 
 
-def crashes(faults: Report, *, short: bool) -> Iterator[tuple[str, str, int, list[str]]]:
+def verify(name: str, number: int, *, full: bool) -> tuple[int, list[str], list[str]]:
+    """One case of a table: how many there were in it, what was wrong, and what it measured."""
+    case, figures = cases_of(name, full=full)[number], TABLES[name].figures
+    known = len(figures)
+    try:
+        count, wrong = case.verify() or case.weight, []
+    except KeyboardInterrupt:
+        raise
+    except Unreachable as missing:
+        count, wrong = 0, []
+        if os.environ.get("CI") == "true":
+            wrong = [f"{case.name}: {missing}"]
+    except BaseException as error:
+        count, wrong = case.weight, [f"{case.name}: {type(error).__name__}: {error}"]
+    return count, wrong, figures[known:]
+
+
+def tally(cases: Iterable[Future[tuple[int, list[str], list[str]]]]) -> tuple[int, list[str], list[str]]:
+    """The cases of a table together."""
+    count, wrong, figures = 0, [], []
+    for case in cases:
+        more, bad, measured = case.result()
+        count += more
+        wrong += bad
+        figures += measured
+    return count, wrong, figures
+
+
+def crashes(
+    playing: Iterable[tuple[suite.Job, Future[Report]]], faults: Report
+) -> Iterator[tuple[str, str, int, list[str], list[str]]]:
     """What came of faults at every point: the figures of the crash harness, in the same form. `faults` is their sum."""
     totals: dict[tuple[str, str], Report] = {}
-    jobs = [*suite.once_bad(), *(suite.short() if short else suite.whole())]
-    with suite.places(suite.SERVERS) as (places, missing):
-        for told in missing:
-            print(f"not tested — {told}", file=sys.stderr)
-        for job, report in suite.play_all(jobs, places=places, processes=os.cpu_count() or 1):
-            totals.setdefault((job.test, job.store), Report()).add(report)
+    for job, report in playing:
+        totals.setdefault((job.test, job.store), Report()).add(report.result())
     for (test, store), report in totals.items():
         faults.add(report)
-        yield CRASH, f"nothing is lost or done twice: {test}, {store}", report.cases, [str(case) for case in report.bad]
+        bad = [str(case) for case in report.bad]
+        yield CRASH, f"nothing is lost or done twice: {test}, {store}", report.cases, bad, []
 
 
 if __name__ == "__main__":
