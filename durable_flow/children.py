@@ -159,12 +159,16 @@ class Children:
             raise StepError(f"execution {row.id!r} is there already and no child of this one", kind="ConflictError")
 
     async def left_behind(self, run: Run) -> bool:
-        """Whether a child came too late: its parent is over, which another process ended while it was being started,
+        """Whether a child came too late: its parent has ended, which another process did while it was being started,
         and could not tell it."""
-        if run.parent_id is None or run.info.parent_wait is None:
+        wait_id = run.info.parent_wait
+        if run.parent_id is None or wait_id is None:
             return False
         row = await self._engine.store.row(run.parent_id)
-        return row is not None and Status(row.status).over
+        if row is None or Status(row.status).over:
+            return row is not None
+        afterwards = wait_id.startswith(f"{run.parent_id}:{machine.CLOSING}/")
+        return not afterwards and decode_info(row.info, execution_id=row.id).closing is not None
 
     async def look_up(self, run: Run) -> None:
         """Ends a child that was started too late."""

@@ -1369,7 +1369,7 @@ class Engine:
         definition = await self.load_definition(stored.row.definition_hash, stored.row.id)
         run = Run.load(stored, definition, owner=self.owner)
         run.leased_at = asked
-        if run.version == 1 and not run.status.over:
+        if not run.status.over:
             await self.children.look_up(run)
         if prepare is not None:
             await prepare(run)

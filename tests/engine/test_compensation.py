@@ -418,3 +418,22 @@ async def test_nothing_is_forked_from_what_undoes_a_step(world: World) -> None:
     await world.run(TRIP, execution_id="e")
     with pytest.raises(df.ValidationError, match="fork from one of its steps"):
         await world.runner().fork("e", from_step="~/compensate/fly")
+
+
+@pytest.mark.parametrize(("step", "status"), [("down", "cancelled"), ("~/finally/down", "completed")])
+async def test_a_child_that_is_started_while_its_parent_is_undone_ends_with_it(
+    world: World, step: str, status: str
+) -> None:
+    world.know(below := flow("- {id: work, type: call, service: desk, method: below}\n", id="below"))
+    broken(world, "pay")
+    world.desk.hold("unstay", "below")
+    await world.start(TRIP)
+    engine = world.runtime.engine
+    late = engine.create(
+        below, {}, execution_id="late", parent=engine.runs["e"], parent_wait=f"e:{step}", trigger="child", labels={}
+    )
+    driving = world.spawn(engine.execute(late))
+    await world.clock.advance()
+    world.desk.release()
+    await driving
+    assert (await world.load("late")).status == status
