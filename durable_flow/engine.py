@@ -52,7 +52,7 @@ from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.live import AlreadyExists, LiveFrame, Run, Stopped
 from durable_flow.migration import Migration, checked_mapping, judged, renamed
-from durable_flow.model.codec import Info, decode_record, encode
+from durable_flow.model.codec import Info, decode_info, decode_record, encode
 from durable_flow.model.execution import (
     Action,
     ErrorInfo,
@@ -691,9 +691,12 @@ class Engine:
                 if run.status is Status.HALTED and type(outcome) is not Suspend:
                     self.waits.goes_on(run)
                 ms = (self.clock.monotonic() - start) * 1000
-                self._conclude(run, live, step, visit, outcome, ms=ms, action=step.type.completes_as)
+                done = self._conclude(run, live, step, visit, outcome, ms=ms, action=step.type.completes_as)
                 if visit.own is not None and visit.own.begun:
-                    self._submit(run, release=False, through=visit.own.hand_over())
+                    if done:
+                        self._submit(run, release=False, through=visit.own.hand_over())
+                    else:
+                        await self.uninterrupted(visit.own.end())
                 return
             ms = (self.clock.monotonic() - start) * 1000
             self.waits.goes_on(run)
@@ -985,8 +988,8 @@ class Engine:
         actor: str | None = None,
         consumed: tuple[int, ...] = (),
         metadata: dict[str, Any] | None = None,
-    ) -> None:
-        """Turns an outcome into a transition and applies it."""
+    ) -> bool:
+        """Turns an outcome into a transition and applies it. False where the step failed: that may turn out here."""
         if type(outcome) is Done:
             undo = None
             if step.compensate is not None and run.info.closing is None:
@@ -996,7 +999,7 @@ class Engine:
                 except Exception as raised:
                     failure = self.describe(run, step, visit, raised)
                     self.fail(run, live, step, visit, failure, ms=ms, actor=actor, consumed=consumed, metadata=metadata)
-                    return
+                    return False
             seq = run.seq + 1
             merged: list[tuple[str, int]] = []
             for key in outcome.merge:
@@ -1043,7 +1046,7 @@ class Engine:
             if live.record.wait is not None and live.record.wait.wait_id == wait.wait_id:
                 if outcome.quietly:
                     run.wait_on(live.record, wait)
-                    return
+                    return True
                 run.emit(
                     machine.voted(
                         live.record,
@@ -1076,6 +1079,7 @@ class Engine:
                 metadata=metadata,
                 changes=outcome.changes,
             )
+            return False
         else:
             error = ErrorInfo(
                 type="ConfigError",
@@ -1084,6 +1088,8 @@ class Engine:
                 path=visit.path,
             )
             self.fail(run, live, step, visit, error, ms=ms)
+            return False
+        return True
 
     def fail(
         self,
@@ -1445,7 +1451,8 @@ class Engine:
     async def revive(
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.FAILED,), *, actor: str | None = None
     ) -> Run | None:
-        """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more)."""
+        """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more). Raises
+        ConflictError where a child that failed with it was undone."""
         now = self.clock.now()
         memos: dict[str, dict[str, Any]] = {}
         forgotten: list[str] = []
@@ -1463,6 +1470,10 @@ class Engine:
                     changes["deadline"] = now + frame.memo["timeout"]
                 row = await self.store.row(frame.memo["child"])
                 if row is not None and row.status in (Status.FAILED, Status.CANCELLED):
+                    if decode_info(row.info, execution_id=row.id).compensated:
+                        raise ConflictError(
+                            f"execution {run.id!r} cannot go on: its child {row.id!r} was undone; start a new one"
+                        )
                     changes["again"] = row.finished_at
 
         run = await self.claim(execution_id, statuses, prepare=see_children)

@@ -102,6 +102,9 @@ class AttemptTransaction:
                 raise StepError("this transaction was rolled back", kind=MISUSED)
             if held.exclusive and not self._reserved:
                 await self._reserve()
+                if held is not self._open:  # it was rolled back meanwhile, so nobody will free what we have only now
+                    self._free()
+                    raise StepError("this transaction was rolled back", kind=MISUSED)
                 self._reserved = True
             return await work(held)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import durable_flow as df
-from durable_flow.stores.base import Commit, Committed
+from durable_flow.stores.base import Commit, Committed, StepTransaction
 from durable_flow.stores.postgresql import PostgresStore
 from durable_flow.stores.sqlite import SqliteStore
 from durable_flow.testing import FakeClock, wait_until
+from durable_flow.transaction import AttemptTransaction
 from tests.engine.aid import START, flow
 
 Work = Callable[[df.StepContext], Awaitable[Any]]
@@ -369,6 +370,29 @@ async def test_a_step_that_fails_takes_it_back(place: Place, bank: Bank, failure
     assert await place.look() == ["after"]
 
 
+async def test_a_step_that_could_not_be_undone_fails_and_takes_it_back(place: Place, bank: Bank) -> None:
+    async def work(context: df.StepContext) -> Any:
+        await note(context, place, "lost")
+        return "x" * 600
+
+    bank.work = work
+    pay = flow("""
+        - id: pay
+          type: call
+          service: Bank
+          method: pay
+          output: o
+          compensate: {service: Bank, method: unpay, input: [$o, $o]}
+    """)
+    limits = df.Limits(value_bytes=1000)
+    async with runtime(place, bank, pay, limits=limits) as opened:
+        result = await opened.runner("flow").run()
+        assert result.error is not None
+        assert result.error.startswith("LimitExceeded: value_bytes is limited to 1,000 at compensate.input")
+        assert await place.look() == []
+        assert (await opened.runner("flow").result(result.execution_id)).failed
+
+
 async def test_a_block_that_failed_can_be_followed_by_another(place: Place, bank: Bank) -> None:
     async def work(context: df.StepContext) -> Any:
         with pytest.raises(ValueError, match="no"):
@@ -476,6 +500,52 @@ async def test_a_connection_that_is_lost_later_is_an_error_of_the_step(
         errors = [entry.error for entry in await place.main.entries("e") if entry.error is not None]
     assert [error.partition(":")[0] for error in errors] == ["StoreUnavailable"]
     assert await place.look() == ["after", "attempt 2"]
+
+
+async def test_one_that_waits_for_its_turn_when_its_attempt_ends_keeps_nobody_from_writing() -> None:
+    """A thread cannot be cancelled: what it asked for comes when nobody wants it any more."""
+
+    class Nothing(StepTransaction):
+        exclusive = True
+
+        async def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+            raise AssertionError
+
+        async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+            raise AssertionError
+
+        async def fetch(self, sql: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Any]:
+            raise AssertionError
+
+        async def ready(self) -> None:
+            raise AssertionError
+
+        async def commit(self, commit: Commit) -> Committed:
+            raise AssertionError
+
+        async def rollback(self) -> None:
+            pass
+
+    turn, barred = asyncio.Event(), False
+
+    async def reserve() -> None:
+        nonlocal barred
+        await turn.wait()
+        barred = True
+
+    def free() -> None:
+        nonlocal barred
+        barred = False
+
+    attempt = AttemptTransaction(Nothing, reserve=reserve, free=free, loop=asyncio.get_running_loop())
+    held = await attempt.enter()
+    statement = asyncio.ensure_future(attempt.ask(held, lambda open: open.execute("SELECT 1", ())))
+    await asyncio.sleep(0)
+    await attempt.end()
+    turn.set()
+    with pytest.raises(df.StepError, match="this transaction was rolled back"):
+        await statement
+    assert not barred
 
 
 async def test_a_cancelled_execution_takes_it_back(place: Place, bank: Bank) -> None:
