@@ -27,7 +27,7 @@ class FarStore(SqliteStore):
 
 @pytest.fixture
 async def store() -> FarStore:
-    return FarStore(":memory:")
+    return FarStore(None)
 
 
 async def deadline(store: FarStore) -> float:
