@@ -96,7 +96,6 @@ class Endings:
         self, run: Run, closing: Closing, *, farewell: str | None = None, consumed: tuple[int, ...] = ()
     ) -> None:
         """Ends an execution like this, at once or after what there is to do first."""
-        run.unpause()
         consumed = (*consumed, *run.unread())
         messages = () if farewell is None else self._engine.children.farewell(run, None, farewell)
         undoes = bool(run.undo) and closing.status is not Status.COMPLETED

@@ -320,6 +320,24 @@ async def test_an_execution_that_was_undone_cannot_be_retried(world: World) -> N
     assert (await world.load(result)).status == "failed"
 
 
+async def test_an_execution_with_a_child_that_was_undone_cannot_be_retried(world: World) -> None:
+    broken(world, "pay")
+    world.know(flow(TRIP, id="trip"))
+    result = await world.run("""
+    - {id: work, type: call, service: desk, method: work, next: trip}
+    - {id: trip, type: workflow, workflow_id: trip}
+    """)
+    name = result.execution_id
+    told = f"execution '{name}' cannot go on: its child '{name}.trip' was undone; start a new one"
+    for _ in range(2):
+        with pytest.raises(df.ConflictError, match=told):
+            await world.runner().retry(name)
+    assert (await world.runtime.retry_all(everything=True)).skipped.keys() == {name, f"{name}.trip"}
+    loaded = await world.load(result)
+    assert (loaded.status, loaded.owner) == ("failed", None)
+    assert world.desk.called == ["work", "fly", "stay", "pay", "unstay", "unfly"]
+
+
 async def test_a_failed_execution_with_nothing_to_undo_can_be_retried(world: World) -> None:
     world.desk.answers["fly"] = [ValueError("busy"), "T1"]
     result = await world.run(TRIP)

@@ -552,6 +552,24 @@ async def test_what_follows_an_end_stands_still_too(world: World) -> None:
     assert world.desk.called == ["one", "two", "undo", "clean"]
 
 
+@pytest.mark.parametrize(("fails", "left"), [(True, ["undo", "clean"]), (False, ["clean"])])
+async def test_what_follows_an_end_does_not_begin(world: World, fails: bool, left: list[str]) -> None:
+    if fails:
+        world.desk.answers["two"] = ValueError("no")
+    world.desk.hold("two")
+    task = await world.start(CLOSING)
+    await world.runner().pause("e", by="ann")
+    world.desk.release()
+    assert (await task).halted
+    assert world.desk.called == ["one", "two"]
+    await world.after_the_lease()
+    assert (await world.runner().recover("e")).halted
+    assert await paused(world) == "ann"
+    assert (await world.runner().unpause("e")).failed is fails
+    assert world.desk.called == ["one", "two", *left]
+    assert (await world.load()).blocked_on == []
+
+
 async def test_one_that_is_paused_in_the_last_step_of_all_ends(world: World) -> None:
     world.desk.hold("clean")
     task = await world.start(CLOSING)
