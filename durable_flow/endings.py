@@ -26,7 +26,7 @@ from durable_flow.model.execution import ErrorInfo, Status, UncertainWait
 from durable_flow.model.frame import Frame, FrameState, Message
 from durable_flow.model.workflow import Body, StepDef
 from durable_flow.steps.base import ChildEnd, every_step
-from durable_flow.steps.compensation import Compensation, CompensationConfig
+from durable_flow.steps.compensation import COMPENSATION, CompensationConfig
 
 if TYPE_CHECKING:
     from durable_flow.engine import Engine
@@ -274,9 +274,6 @@ class Endings:
             return ()
         now = self._engine.clock.now()
         return (Message(kind="child", execution_id=run.parent_id, key=f"child:{run.id}", time=now, wait_id=wait_id),)
-
-
-COMPENSATION = Compensation()
 
 
 def _undoes(closing: Closing) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
-from durable_flow.history import step_path_of
+from durable_flow.history import step_id_of, step_path_of
+from durable_flow.machine import COMPENSATE, FINALLY
 from durable_flow.model.frame import Frame, FrameState
 from durable_flow.model.workflow import Body, StepDef, WorkflowDef
 from durable_flow.steps.base import BodyDef
+from durable_flow.steps.compensation import COMPENSATION
 
 OPEN = (FrameState.RUNNING, FrameState.WAITING)
 BROKEN = (FrameState.FAILED, FrameState.CANCELLED)
@@ -72,6 +74,25 @@ def places_of(definition: WorkflowDef, frames: Mapping[str, Frame]) -> list[Plac
         if path:
             below.setdefault(step_path_of(path), []).append(frame)
     return list(_descend(frames[""], definition.body, "", below))
+
+
+def places_behind(definition: WorkflowDef, frames: Mapping[str, Frame], undo: Sequence[str]) -> list[Place]:
+    """The places of an execution of which the steps are over: the compensation that is under way, or the innermost ones
+    of `finally`. `undo` are the paths of the steps that are undone, in this order."""
+    for undone in undo:
+        path = f"{COMPENSATE}{undone}"
+        frame = frames.get(path) or Frame(path=path, at=step_id_of(undone))
+        if frame.state in OPEN and frame.at is not None:
+            return [Place(path=path, step=StepDef(id=frame.at, type=COMPENSATION, config=None), frame=frame)]
+    body = definition.closing
+    if body is None:
+        return []
+    below: dict[str, list[Frame]] = {}
+    for path, frame in frames.items():
+        if path.startswith(f"{FINALLY}/"):
+            below.setdefault(step_path_of(path), []).append(frame)
+    frame = frames.get(FINALLY) or Frame(path=FINALLY, at=body.first)
+    return list(_descend(frame, body, f"{FINALLY}/", below))
 
 
 def _descend(frame: Frame, body: Body, base: str, below: Mapping[str, list[Frame]]) -> Iterator[Place]:

@@ -20,6 +20,7 @@ from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, L
 from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, AlreadyExists, Run
+from durable_flow.machine import UNDO
 from durable_flow.migration import Migration, checked_mapping, judged
 from durable_flow.model.codec import decode_frame, decode_info, encode
 from durable_flow.model.execution import (
@@ -41,7 +42,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import FrameState, Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.position import ChainLink, Where, places_of
+from durable_flow.position import ChainLink, Where, places_behind, places_of
 from durable_flow.runners.queues import check_queue
 from durable_flow.runners.signals import message_of, was_taken
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
@@ -596,7 +597,8 @@ class Runner:
             shown = execution_of(row)
             at = f"step {row.current_step!r}"
             if info.closing is not None:
-                at = f"what comes after it was {info.closing.status}"
+                ended = "was cancelled" if info.closing.status is Status.CANCELLED else info.closing.status
+                at = f"what comes after it {ended}"
             beat = await self._last_heartbeat(execution_id)
             if row.owner is not None and (row.lease_until or 0) > now:
                 said = "" if beat is None else f", last heartbeat {max(0.0, now - beat):.0f} s ago"
@@ -632,7 +634,13 @@ class Runner:
         definition = await engine.load_definition(row.definition_hash, row.id)
         frames = {path: decode_frame(blob, execution_id=row.id) for path, blob in [("", row.root), *stored.frames]}
         found: list[Where] = []
-        for place in places_of(definition, frames):
+        if (closing := decode_info(row.info, execution_id=row.id).closing) is None:
+            places = places_of(definition, frames)
+        else:
+            undo = sorted(((seq, name) for frame, name, seq in stored.sets if frame == UNDO), reverse=True)
+            undone = [name for _, name in undo] if closing.status is not Status.COMPLETED else []
+            places = places_behind(definition, frames, undone)
+        for place in places:
             inner: list[Where] = []
             memo = place.frame.memo or {}
             if memo.get("wait") is True and "child" in memo:

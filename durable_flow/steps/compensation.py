@@ -31,3 +31,6 @@ class Compensation(StepType[CompensationConfig]):
 
     async def run(self, visit: Visit, config: CompensationConfig) -> Outcome:
         return Done(await visit.call(config.service, config.method, config.input))
+
+
+COMPENSATION = Compensation()

@@ -228,3 +228,36 @@ async def test_events_tell_the_end_of_every_item(world: World, desk: Desk) -> No
         ("orders[1]", "orders", "ValueError: no money"),
         ("orders[2]", "orders", None),
     ]
+
+
+async def test_an_execution_that_is_undone_stands_at_the_step_that_is_undone(world: World, desk: Desk) -> None:
+    desk.answers["pay"] = ValueError("no")
+    desk.hold("unstay")
+    await world.start("""
+    - {id: fly, type: call, service: desk, method: fly, next: stay, compensate: {service: desk, method: unfly}}
+    - {id: stay, type: call, service: desk, method: stay, next: pay, compensate: {service: desk, method: unstay}}
+    - {id: pay, type: call, service: desk, method: pay}
+    """)
+    assert await paths(world) == [("~/compensate/stay", "running")]
+    desk.hold("unfly")
+    desk.release("unstay")
+    await world.clock.advance()
+    assert await paths(world) == [("~/compensate/fly", "running")]
+    assert [why.reason for why in await world.runner().why("e")] == ["what comes after it failed is running"]
+
+
+async def test_an_execution_stands_where_its_finally_does(world: World, desk: Desk) -> None:
+    steps = [
+        {"id": "nap", "type": "wait", "for": "1h"},
+        {
+            "id": "each",
+            "type": "loop",
+            "over": [1, 2],
+            "do": [{"id": "tell", "type": "call", "service": "desk", "method": "tell"}],
+        },
+    ]
+    desk.hold("tell")
+    await world.start("- {id: a, type: assign, set: {result: 1}}\n", **{"finally": steps})
+    assert await paths(world) == [("~/finally/nap", "waiting")]
+    await world.clock.advance(3600)
+    assert await paths(world) == [("~/finally/each[0]/tell", "running")]
