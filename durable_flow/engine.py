@@ -1287,28 +1287,42 @@ class Engine:
             self.waits.pause(run, parent.paused.by, {"reason": parent.paused.data.get("reason"), "above": parent.id})
         return run
 
+    @contextmanager
+    def _settling(self, execution_id: str) -> Iterator[None]:
+        """Meanwhile it is being found out whose an execution is: nobody else here takes it, and the heart does not give
+        a lease of it back that nobody seems to want."""
+        settled = self._taking[execution_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._taking[execution_id]
+            settled.set()
+
+    async def _give_back(self, run: Run) -> None:
+        """Gives the lease back as it is; a worker of this process may be the one who goes on."""
+        try:
+            await self.store.release(run.id, owner=self.owner, generation=run.generation)
+        finally:
+            self.look()
+
     async def establish(self, run: Run) -> Run:
         """Creates an execution in the store, and gives what is to be driven: the same as it was read back. Raises
         AlreadyExists."""
         while (settled := self._taking.get(run.id)) is not None:
             await settled.wait()
-        settled = self._taking[run.id] = asyncio.Event()
-        try:
-            await self.uninterrupted(self.flush(run))
-            stored = await self.store.fetch(run.id)
-            if stored is None or stored.row.generation != run.generation:
-                raise LeaseLost(run.id)
-            loaded = Run.load(stored, run.definition, owner=self.owner)
-            loaded.leased_at = run.leased_at
-            return loaded
-        except BaseException:
-            if run.version:
-                release = self.store.release(run.id, owner=self.owner, generation=run.generation)
-                await self.uninterrupted(release)
-            raise
-        finally:
-            del self._taking[run.id]
-            settled.set()
+        with self._settling(run.id):
+            try:
+                await self.uninterrupted(self.flush(run))
+                stored = await self.store.fetch(run.id)
+                if stored is None or stored.row.generation != run.generation:
+                    raise LeaseLost(run.id)
+                loaded = Run.load(stored, run.definition, owner=self.owner)
+                loaded.leased_at = run.leased_at
+                return loaded
+            except BaseException:
+                if run.version:
+                    await self.uninterrupted(self._give_back(run))
+                raise
 
     async def claim(
         self,
@@ -1328,22 +1342,19 @@ class Engine:
             nonlocal stored
             stored = await self._lease(execution_id, statuses)
 
-        settled = self._taking[execution_id] = asyncio.Event()
-        try:
-            await self.uninterrupted(take())
-            if stored is None:
-                return None
-            await self._displace(execution_id)
-            return await self._adopt(stored, asked, prepare)
-        except BaseException:
-            if stored is not None:
-                await self.uninterrupted(
-                    self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
-                )
-            raise
-        finally:
-            del self._taking[execution_id]
-            settled.set()
+        with self._settling(execution_id):
+            try:
+                await self.uninterrupted(take())
+                if stored is None:
+                    return None
+                await self._displace(execution_id)
+                return await self._adopt(stored, asked, prepare)
+            except BaseException:
+                if stored is not None:
+                    await self.uninterrupted(
+                        self.store.release(execution_id, owner=self.owner, generation=stored.row.generation)
+                    )
+                raise
 
     async def _displace(self, execution_id: str) -> None:
         """A new lease was taken of an execution that is driven here under an older one: that drive ends first."""
@@ -1494,12 +1505,11 @@ class Engine:
             await settled.wait()
         if execution_id in self.runs:
             return None
-        settled = self._taking[execution_id] = asyncio.Event()
         try:
-            return await self.uninterrupted(self._migrate(execution_id, definition, mapping, actor))
+            with self._settling(execution_id):
+                return await self.uninterrupted(self._migrate(execution_id, definition, mapping, actor))
         finally:
-            del self._taking[execution_id]
-            settled.set()
+            self.look()  # who looked meanwhile found it taken
 
     async def _migrate(
         self, execution_id: str, definition: WorkflowDef, mapping: Mapping[str, str] | None, actor: str | None
@@ -1562,10 +1572,9 @@ class Engine:
         Raises LeaseLost."""
         try:
             if not await self.flush(run, release=True):
-                await self.store.release(run.id, owner=self.owner, generation=run.generation)
+                await self._give_back(run)
         except Stopped:
             raise LeaseLost(run.id) from None
-        self.look()
 
     async def execute(self, run: Run) -> None:
         """Drives an execution this process holds until it is over, halted, or taken from it.
@@ -1674,7 +1683,7 @@ class Engine:
             try:
                 if run.stop_reason not in ("lease_lost", "halted", "finished"):
                     await self.flush(run)
-                    await self.store.release(run.id, owner=self.owner, generation=run.generation)
+                    await self._give_back(run)
             except (Stopped, DurableFlowError) as error:
                 logger.warning("leaving execution %s: %s", run.id, error)
             except Exception:
@@ -1686,10 +1695,9 @@ class Engine:
         """What is in memory is not what is stored: the lease is given back as it is, and whoever is first goes on with
         what is stored."""
         try:
-            await self.store.release(run.id, owner=self.owner, generation=run.generation)
+            await self._give_back(run)
         except DurableFlowError as error:
             logger.warning("leaving execution %s: %s", run.id, error)
-        self.look()
 
     def stop(self, run: Run, reason: str, *, detail: str | None = None) -> None:
         """Unwinds the tasks of a run. The first reason counts, except that a lost lease overrides all. What ends

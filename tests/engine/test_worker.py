@@ -276,6 +276,19 @@ async def test_a_cancelled_worker_gives_everything_back_at_once(world: World) ->
     assert (loaded.status, loaded.owner) == ("running", None)
 
 
+async def test_what_a_caller_leaves_is_taken_up_at_once(world: World) -> None:
+    world.desk.hold("work")
+    async with working(world.runtime):
+        await world.clock.advance(0.5)  # it has looked, and rests
+        task = await world.start(WORK)
+        task.cancel()
+        await idle()
+        world.desk.release()
+        await world.clock.advance(0.1)
+        assert (await world.load()).status == "completed"
+    assert world.desk.called == ["first", "work", "work"]
+
+
 async def test_two_workers_drive_each_execution_once(world: World) -> None:
     for number in range(20):
         await world.run(flow(ASK), execution_id=f"e{number}")
