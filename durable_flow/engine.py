@@ -1524,7 +1524,7 @@ class Engine:
             names = checked_mapping(mapping, old, definition)
             run = Run.load(stored, old, owner=self.owner)
             frames = {"": run.root.record, **run.frames}
-            verdict = judged(execution_id, old, definition, frames=frames, mapping=names, info=run.info)
+            verdict = judged(execution_id, old, definition, frames=frames, undo=run.undo, mapping=names, info=run.info)
             if not verdict.safe or old.hash == definition.hash:
                 return verdict
             info = run.info

@@ -19,6 +19,7 @@ from durable_flow.model.frame import Frame, FrameState
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import Body, StepDef, WorkflowDef
 from durable_flow.position import body_at
+from durable_flow.steps.base import every_step
 
 CURRENT, SAFE, NEEDS_MAPPING, MUST_FINISH = "current", "safe", "needs_mapping", "must_finish"
 
@@ -81,10 +82,12 @@ def judged(
     new: WorkflowDef,
     *,
     frames: Mapping[str, Frame],
+    undo: Mapping[str, Mapping[str, Any]],
     mapping: Mapping[str, str],
     info: Info,
 ) -> Migration:
-    """The verdict about an execution with these frames. `mapping` gives steps of the workflow itself another name."""
+    """The verdict about an execution with these frames, of which `undo` says by path what undoes its steps. `mapping`
+    gives steps of the workflow itself another name."""
     verdict = Migration(
         execution_id=execution_id,
         workflow_id=old.id,
@@ -104,7 +107,7 @@ def judged(
     if at in before and at not in mapping and at not in after and (found := _proposed(before[at], old, new)):
         reason = f"step {at!r}, at which it stands, is not in the new definition"
         return replace(verdict, verdict=NEEDS_MAPPING, mapping={at: found}, reasons=(reason,))
-    reasons = tuple(dict.fromkeys(_obstacles(frames, before, after, mapping)))
+    reasons = tuple(dict.fromkeys((*_obstacles(frames, before, after, mapping), *_undoing(undo, new))))
     return replace(verdict, verdict=MUST_FINISH, reasons=reasons) if reasons else verdict
 
 
@@ -183,6 +186,14 @@ def _of_step(frame: Frame, old: Place, new: Place) -> Iterator[str]:
     ahead = {name for name, order in new.body.order.items() if order > new.body.order[new.step.id]}
     for name in sorted(passed & ahead):
         yield f"step {name!r} stood before {old.step.id!r} and now stands behind it: its key would come twice"
+
+
+def _undoing(undo: Mapping[str, Mapping[str, Any]], new: WorkflowDef) -> Iterator[str]:
+    """Whether who can drive the new definition can undo what was done. Workers choose by the definition alone."""
+    needs = {need for step in every_step(new) for need in step.type.needs(step.config)}
+    for path, undoing in undo.items():
+        if ("service", undoing["service"]) not in needs:
+            yield f"what undoes step {path!r} calls service {undoing['service']!r}, which the new definition has not"
 
 
 def _of_body(path: str, after: Mapping[str, Place]) -> Iterator[str]:

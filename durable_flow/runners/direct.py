@@ -401,10 +401,10 @@ class Runner:
             raise ExecutionNotFound(execution_id)
         row = stored.row
         old = await engine.load_definition(row.definition_hash, execution_id)
-        frames = {path: decode_frame(blob, execution_id=row.id) for path, blob in [("", row.root), *stored.frames]}
         names = checked_mapping(mapping, old, definition)
-        info = decode_info(row.info, execution_id=row.id)
-        verdict = judged(execution_id, old, definition, frames=frames, mapping=names, info=info)
+        run = Run.load(stored, old, owner=engine.owner)  # as it would be driven, which nobody does
+        frames = {"": run.root.record, **run.frames}
+        verdict = judged(execution_id, old, definition, frames=frames, undo=run.undo, mapping=names, info=run.info)
         if row.status in (Status.COMPLETED, Status.CANCELLED):
             return msgspec.structs.replace(verdict, verdict="must_finish", mapping={}, reasons=(f"it is {row.status}",))
         return verdict

@@ -525,3 +525,24 @@ async def test_one_whose_end_has_begun_finishes_with_its_own(world: World, desk:
     assert (told.verdict, told.reasons[0][:17]) == ("must_finish", "its end has begun")
     with pytest.raises(df.ConflictError, match="its end has begun"):
         await runner.migrate("e")
+
+
+async def test_one_that_the_new_one_could_not_undo_finishes_with_its_own(world: World, desk: Desk) -> None:
+    """Workers choose what they can drive by the definition: one without the service would take it up for ever."""
+    steps = """
+    - {id: fly, type: call, service: desk, method: fly, next: ask, compensate: {service: SERVICE, method: unfly}}
+    - {id: ask, type: halt}
+    """
+    old = flow(steps.replace("SERVICE", "air"))
+    await world.restart(services={"desk": desk, "air": desk})
+    await world.run(old, execution_id="e")
+    runner = await deploy(world, flow(steps.replace("SERVICE", "desk"), version="2"))
+    told = await runner.migration("e")
+    reason = "what undoes step 'fly' calls service 'air', which the new definition has not"
+    assert (told.verdict, told.reasons) == ("must_finish", (reason,))
+    with pytest.raises(df.ConflictError, match=reason):
+        await runner.migrate("e")
+    runner = await deploy(world, flow(steps.replace("SERVICE", "air") + "\n", version="3"))
+    assert (await runner.migrate("e")).safe
+    assert (await runner.cancel("e")).cancelled
+    assert desk.called == ["fly", "unfly"]
