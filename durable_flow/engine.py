@@ -1490,6 +1490,7 @@ class Engine:
         run = await self.claim(execution_id, statuses, prepare=see_children)
         if run is None:
             return None
+        run.forgive()
         frames = [run.root.record, *run.frames.values()]
         if run.definition.timeout is not None:
             run.change_info(deadline=now + run.definition.timeout)

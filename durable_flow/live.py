@@ -67,6 +67,13 @@ def signal_ids(records: Iterable[Record]) -> set[str]:
     return found
 
 
+def _got_on(frame: Frame) -> Frame:
+    """A frame that got somewhere: the deaths of processes before that are not held against it."""
+    if frame.beat is None or not frame.beat.recoveries:
+        return frame
+    return replace(frame, beat=replace(frame.beat, recoveries=0))
+
+
 class LiveFrame:
     """A frame and its variables. `seqs` has, for every variable the frame itself set, the entry with its value.
 
@@ -348,9 +355,9 @@ class Run:
             self._drop(step_path)
         frame = transition.frame
         if frame is not None:
-            self._keep(frame, needed)
+            self._keep(_got_on(frame), needed)
         for other in transition.others:
-            self._keep(other)
+            self._keep(_got_on(other))
         for path, name, seq in transition.sets:
             self._sets[path, name] = seq
         if transition.consumed:
@@ -420,6 +427,13 @@ class Run:
         """Deaths of processes that heartbeats hide from the row."""
         frames = (self.root.record, *self.frames.values())
         return max((frame.beat.recoveries for frame in frames if frame.beat is not None), default=0)
+
+    def forgive(self) -> None:
+        """Somebody takes it up again on purpose: the deaths of processes before that do not count."""
+        for frame in (self.root.record, *self.frames.values()):
+            if (after := _got_on(frame)) is not frame:
+                self._keep(after)
+        self.recoveries = 0
 
     def pause(self, wait: PauseWait) -> None:
         """The entry emitted last says that no step begins any more."""

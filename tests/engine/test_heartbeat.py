@@ -257,6 +257,56 @@ async def test_a_step_that_kills_its_processes_is_found_out_whatever_it_says(wor
     assert result.error == "Poisoned: 4 processes died at this place (max_recoveries=3)"
 
 
+async def test_one_that_is_retried_may_die_as_often_again(world: World, long: Long) -> None:
+    async def dies(context: df.StepContext) -> Any:
+        context.heartbeat("alive")
+        await asyncio.Event().wait()
+
+    async def dies_silently(context: df.StepContext) -> Any:
+        await asyncio.Event().wait()
+
+    async def works(context: df.StepContext) -> Any:
+        return "done"
+
+    long.work_ = dies
+    await world.restart(max_recoveries=1)
+    await world.start(flow(STEP.format("timeout: 1h")))
+    await world.after_the_lease()
+    world.spawn(world.runner("flow").recover("e"))
+    await world.clock.advance(2)
+    await world.after_the_lease()
+    assert (await world.runner("flow").recover("e")).failed
+    long.work_ = dies_silently
+    world.spawn(world.runner("flow").retry("e"))
+    await world.clock.advance(2)
+    await world.after_the_lease()
+    long.work_ = works
+    assert (await world.runner("flow").recover("e")).completed
+
+
+async def test_who_fails_between_two_deaths_has_got_somewhere(world: World, long: Long) -> None:
+    async def work(context: df.StepContext) -> Any:
+        match len(long.contexts):
+            case 1:
+                await asyncio.Event().wait()
+            case 2:
+                context.heartbeat("alive")
+                raise ValueError("no")
+            case 3:
+                await asyncio.Event().wait()
+        return "done"
+
+    long.work_ = work
+    await world.restart(max_recoveries=1)
+    await world.start(flow(STEP.format("retries: 9, retry_delay: 0.5s")))
+    await world.after_the_lease()
+    world.spawn(world.runner("flow").recover("e"))
+    await world.clock.advance(2)
+    assert len(long.contexts) == 3
+    await world.after_the_lease()
+    assert (await world.runner("flow").recover("e")).completed
+
+
 async def test_why_says_when_it_was(world: World, long: Long) -> None:
     long.work_ = lambda context: long.beats(context, *range(100))
     await world.start(flow(STEP.format("heartbeat_timeout: 60s")))
