@@ -95,7 +95,7 @@ class Gates:
 
     def __init__(self, registered: Mapping[Any, Any] | None = None) -> None:
         self._registered: dict[str, Callable[..., Any]] = {}
-        for name, resolver in (registered or {}).items():
+        for name, resolver in _by_name(registered, "gates").items():
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{name!r} is not a name for a gate")
             if not callable(resolver):
@@ -134,7 +134,7 @@ class Services:
         self._resolver = resolver
         self._plans: dict[tuple[str, str], _Plan] = {}
         self._threads: anyio.CapacityLimiter | None = None
-        for name, service in (registered or {}).items():
+        for name, service in _by_name(registered, "services").items():
             self.register(name, service)
 
     def register(self, name: object, service: Any) -> None:
@@ -214,6 +214,14 @@ class Services:
             offered = ", ".join(_offered(target)) or "nothing callable"
             raise StepError(f"service {service!r} has no method {method!r} (it has: {offered})", kind="ServiceNotFound")
         return _inspect(function)
+
+
+def _by_name(registered: object, what: str) -> Mapping[Any, Any]:
+    if registered is None:
+        return {}
+    if not isinstance(registered, Mapping):
+        raise ConfigError(f"{what} are a mapping of names to them: {what}={{'Name': …}}, not {registered!r:.100}")
+    return registered
 
 
 def _member(target: Any, method: str) -> Any:

@@ -88,7 +88,7 @@ def _hint(error: df.DurableFlowError, context: click.Context) -> str | None:
         case df.InputError():
             return "nothing was started; --input takes the input as JSON, @FILE or -"
         case df.ConflictError() if "execution_id" in context.params and context.info_name != "run":
-            return f"nothing was changed; '{asked.format('why')}' says what it waits for"
+            return f"nothing was changed; '{asked.format('why')}' says how it stands"
         case df.NotAllowed():
             return "nothing was changed; say who you are with --by"
         case df.StoreUnavailable():

@@ -73,13 +73,30 @@ def tree(execution: df.Execution, entries: Iterable[df.Entry], *, types: Mapping
     for entry in entries:
         if entry.path:
             _take(_node(entry.path, nodes, top), entry)
+        elif entry.action is df.Action.MIGRATED:
+            for old, new in entry.metadata.get("renamed", {}).items():
+                _rename(old, new, nodes, top)
     waits = {wait.path: wait for wait in execution.blocked_on}
     at = execution.current_step
-    in_flight = at is not None and execution.status is df.Status.RUNNING
+    in_flight = at is not None and execution.status is df.Status.RUNNING and execution.closing is None
     if in_flight and not any(node.name.partition("#")[0] == at and node.state in OPEN for node in top):
         top.append(Node(path=at or "", name=at or "", state="running"))
     _settle(top, execution, waits, types)
+    if execution.closing is not None and not execution.status.over and top and top[-1].path in AFTER:
+        after = top[-1]
+        if not any(child.state in OPEN for child in after.children):  # between two of its steps
+            after.state, after.ended = _open_state(after, execution, set()), None
     return top
+
+
+def _rename(old: str, new: str, nodes: dict[str, Node], top: Sequence[Node]) -> None:
+    """The step of the top level at which an execution stood has another name since it was migrated."""
+    for node in reversed(top):
+        name, hash_, visit = node.name.partition("#")
+        if name == old:
+            node.path = node.name = f"{new}{hash_}{visit}"
+            nodes[node.path] = node
+            return
 
 
 def _node(path: str, nodes: dict[str, Node], top: list[Node]) -> Node:

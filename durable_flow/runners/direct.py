@@ -295,9 +295,9 @@ class Runner:
         engine = self._engine
         blocked = [wait for wait in await self._open_waits(row) if isinstance(wait, ErrorWait | UncertainWait)]
         if not blocked:
+            what_else = "; only a failed one can be retried" if what == "retry" else ""
             raise ConflictError(
-                f"execution {row.id!r} is {row.status} and no step of it waits for somebody to decide; "
-                "only a failed one can be retried"
+                f"execution {row.id!r} is {row.status} and no step of it waits for somebody to decide{what_else}"
             )
         outcomes = []
         for wait in blocked:

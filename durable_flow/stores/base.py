@@ -467,6 +467,8 @@ class Store(ABC):
         for given in statuses or ():
             if given not in STATUSES:
                 raise ValidationError([f"{given!r} is not a status; there are {', '.join(Status)}"])
+        if labels is not None and not isinstance(labels, Mapping):
+            raise ValidationError([f"labels are a mapping of texts to texts, not {labels!r:.100}"])
         rows, next_cursor = await self.search(
             Filter(
                 workflow_id=workflow_id,

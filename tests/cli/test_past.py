@@ -230,7 +230,14 @@ def test_a_step_with_another_name_is_proposed_and_mapped(cli: Cli, folder: Path)
     assert "  try  --map ask=asking\n" in done.out
     assert cli("migrate-executions", "halt.yml", "new.yml", "--map", "ask=asking").out == "✔ q  migrated\n"
     assert cli("where", "q").out == "⏸ asking  halt  waiting\n"
+    assert _steps(cli, "q") == [("asking", "asking", "waiting")]
     assert cli("resume", "q", "--response", '"x"').code == 0
+    assert _steps(cli, "q")[0] == ("asking", "asking", "completed")
+
+
+def _steps(cli: Cli, execution_id: str) -> list[tuple[str, str, str]]:
+    steps = cli("show", execution_id, "--json").document["steps"]
+    return [(step["path"], step["name"], step["state"]) for step in steps]
 
 
 def test_failed_ones_only_where_that_is_asked_for(cli: Cli, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Executions of which steps were undone: what is said of them, and who undoes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,27 @@ def test_cancelling_without_the_services_leaves_the_rest_to_a_worker(trip: Cli) 
 def test_cancelling_with_the_services_undoes_the_steps(trip: Cli) -> None:
     cancelled = trip("cancel", "t", "--services", "agency", "--json")
     assert (cancelled.code, cancelled.document["compensated"]) == (0, True)
+
+
+WATCHED = AGENCY.replace(
+    "    def cancel(self, what):\n",
+    """    def cancel(self, what):
+        seen = subprocess.run([sys.executable, "-m", "durable_flow", "show", "t", "--json"], capture_output=True)
+        with open(f"seen-{what}.json", "wb") as file:
+            file.write(seen.stdout)
+""",
+)
+
+
+def test_while_steps_are_undone_that_runs_and_not_the_step_that_failed(trip: Cli, folder: Path) -> None:
+    (folder / "watched.py").write_text("import subprocess, sys\n" + WATCHED)
+    assert trip("resume", "t", "--services", "watched").code == 1
+
+    def seen(what: str) -> list[tuple[str, str]]:
+        return [
+            (step["name"], step["state"]) for step in json.loads((folder / f"seen-{what}.json").read_bytes())["steps"]
+        ]
+
+    before = [("flight", "completed"), ("nights", "completed"), ("ask", "completed"), ("visa", "failed")]
+    assert seen("taken") == before
+    assert seen("flight") == [*before, ("undone", "running")]

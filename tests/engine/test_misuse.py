@@ -54,6 +54,30 @@ def test_a_store_that_cannot_be_is_refused(url: str) -> None:
         df.Runtime(url)
 
 
+@pytest.mark.parametrize("given", ["Bank", ["Bank"], 5, object(), []])
+@pytest.mark.parametrize("what", ["services", "gates"])
+def test_services_and_gates_have_names(what: str, given: Any) -> None:
+    with pytest.raises(df.ConfigError, match=f"{what} are a mapping of names"):
+        df.Runtime("sqlite://:memory:", **{what: given})
+
+
+@pytest.mark.parametrize("labels", ["team", ["team"], 5])
+async def test_labels_that_are_looked_for_are_a_mapping(world: World, labels: Any) -> None:
+    with pytest.raises(df.ValidationError, match="labels are a mapping of texts to texts"):
+        await world.runtime.store.find(labels=labels)
+    with pytest.raises(df.ValidationError, match="labels are a mapping of texts to texts"):
+        await world.runtime.cancel_all(labels=labels)
+
+
+async def test_letting_fail_what_nobody_decides_about_is_not_told_of_retries(world: World) -> None:
+    runner = world.runner("- {id: ask, type: halt}\n")
+    await runner.run(execution_id="e")
+    with pytest.raises(df.ConflictError, match=r"is halted and no step of it waits for somebody to decide$"):
+        await runner.fail("e")
+    with pytest.raises(df.ConflictError, match="only a failed one can be retried"):
+        await runner.retry("e")
+
+
 @pytest.mark.parametrize("store", [None, 5, object()])
 def test_what_is_no_store_is_refused(store: Any) -> None:
     with pytest.raises(df.ConfigError):
