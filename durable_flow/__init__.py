@@ -49,11 +49,11 @@ from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
 from durable_flow.migration import Migration
+from durable_flow.model.event import Event
 from durable_flow.model.execution import (
     Action,
     Entry,
     ErrorInfo,
-    Event,
     Execution,
     ExecutionResult,
     Gate,
@@ -66,6 +66,7 @@ from durable_flow.position import ChainLink, Iteration, Where
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue
+from durable_flow.runners.stream import StreamRunner
 from durable_flow.runners.worker import Worker
 from durable_flow.runtime import Extension, Runtime
 from durable_flow.services import StepContext
@@ -149,6 +150,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreUnavailable",
+    "StreamRunner",
     "Suspend",
     "SystemClock",
     "TargetName",

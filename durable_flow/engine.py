@@ -47,17 +47,18 @@ from durable_flow.errors import (
     StoreUnavailable,
     ValidationError,
 )
+from durable_flow.events import Subject, event_of
 from durable_flow.ids import Ids
 from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.live import AlreadyExists, LiveFrame, Run, Stopped
 from durable_flow.migration import Migration, checked_mapping, judged, renamed
 from durable_flow.model.codec import Info, decode_info, decode_record, encode
+from durable_flow.model.event import Event
 from durable_flow.model.execution import (
     Action,
     ErrorInfo,
     ErrorWait,
-    Event,
     RetryWait,
     Status,
     UncertainWait,
@@ -228,7 +229,10 @@ class Engine:
         if self.closing:
             work.close()
             return
-        task = asyncio.get_running_loop().create_task(work)
+        self.adopt(asyncio.get_running_loop().create_task(work))
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """Keeps a task that nobody waits for any more; what it raises is logged."""
         self._background.add(task)
         task.add_done_callback(self._look_back)
 
@@ -249,9 +253,13 @@ class Engine:
         """Another process did something to an execution: its owner, and who follows it, look at once."""
         if (run := self.runs.get(execution_id)) is not None and not run.leaving and run.version:
             self.spawn(self.waits.collect(run))
+        self._stir(execution_id)
+        self.look()
+
+    def _stir(self, execution_id: str) -> None:
+        """Who follows an execution looks at it."""
         for changed in self._followed.get(execution_id, ()):
             changed.set()
-        self.look()
 
     def look(self) -> None:
         """Something may be due sooner than the workers know."""
@@ -430,6 +438,7 @@ class Engine:
             records, run.inflight_records = run.inflight_records, []
             if self.observers:
                 self._publish(run, records, commit.seq)
+            self._stir(run.id)
             run.released = future.result().released
             return
         if isinstance(error, StoreUnavailable):
@@ -531,8 +540,15 @@ class Engine:
 
     def _publish(self, run: Run, records: list[Record], last: int) -> None:
         first = last - len(records) + 1
+        subject = Subject(
+            execution_id=run.id,
+            workflow_id=run.definition.id,
+            masks=run.masks,
+            input=run.input,
+            result=run.root.values.get("result"),
+        )
         for number, record in enumerate(records, first):
-            for event in events_of(run, record, number):
+            if (event := event_of(record, number, subject, asked=run.asked)) is not None:
                 self.emit(event)
 
     def emit(self, event: Event) -> None:
@@ -1648,8 +1664,7 @@ class Engine:
                     del self.runs[run.id]
                 run.over.set()
                 run.created.set()
-                for changed in self._followed.get(run.id, ()):
-                    changed.set()
+                self._stir(run.id)
 
     async def _until_created(self, run: Run) -> None:
         """Returns when it is known whether an execution is there: who stops by its own clock while it is created does
@@ -1775,50 +1790,3 @@ def _wake_at(run: Run) -> float | None:
     if run.info.deadline is not None:
         times.append(run.info.deadline)
     return min(times) if times and not run.status.over else None
-
-
-def events_of(run: Run, record: Record, seq: int) -> list[Event]:
-    """The events that an entry stands for."""
-    data: dict[str, Any] = {"workflow_id": run.definition.id, "execution_id": run.id}
-    names = {
-        Action.COMPLETED: "step.completed",
-        Action.FAILED: "step.failed",
-        Action.HALTED: "step.halted",
-        Action.RETRIED: "step.retried",
-        Action.SKIPPED: "step.completed",
-        Action.CANCELLED: "step.cancelled",
-        Action.COMPENSATED: "step.compensated",
-    }
-    if record.step:
-        name = names.get(record.action)
-        if record.action is Action.ANSWERED:
-            name = "step.answered" if (record.metadata or {}).get("waiting") else "step.completed"
-        if name is None:
-            return []
-        data |= {"step_id": record.step, "step_type": record.type, "path": record.path, "attempt": record.attempt}
-        if record.error is not None:
-            data["error"] = record.error.text
-        elif name == "step.halted":
-            data["halt"] = redact(record.output, run.masks)
-        else:
-            data["output"] = redact(record.output, run.masks)
-    else:
-        match record.action:
-            case Action.STARTED:
-                name, data["input"] = "workflow.started", redact(run.input, run.masks)
-            case Action.RESUMED:
-                name = "workflow.resumed"
-            case Action.HALTED:
-                if not any(wait.outside for wait in run.waiting.values()):
-                    return []
-                name = "workflow.halted"
-                data["halt"] = [redact(getattr(wait, "data", None), run.masks) for wait in run.waiting.values()]
-            case Action.FINISHED:
-                name = f"workflow.{(record.metadata or {}).get('status')}"
-                if record.error is not None:
-                    data["error"] = record.error.text
-                elif name == "workflow.completed":
-                    data["output"] = redact(run.root.values.get("result"), run.masks)
-            case _:
-                return []
-    return [Event(type=name, data=data, timestamp=moment(record.time), id=f"{run.id}:{seq}")]

@@ -23,17 +23,13 @@ from durable_flow.model.codec import (
     value_of,
 )
 from durable_flow.model.execution import AnyWait, PauseWait, Status, UncertainWait
-from durable_flow.model.frame import Beat, Frame, FrameState, Message, Record, Transition
+from durable_flow.model.frame import PAUSE, Beat, Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
 from durable_flow.stores.base import Commit, New, Stored
 
 CLOCK = 0
 """The number of a message that no inbox holds: time itself closed the wait."""
-
-
-PAUSE = "~pause"
-"""Where a pause stands among the waits: the path of no frame."""
 
 
 def timeout_of(wait_id: str, *, now: float) -> Message:
@@ -129,15 +125,14 @@ class Run:
     # With so many attributes every instance would have a dict of its own.
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
-        "_records", "_rewritten", "_sets", "_steps", "active", "bar", "cancelled_for", "child_memos", "created",
-        "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending", "farewells",
-        "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
+        "_records", "_rewritten", "_sets", "_steps", "active", "asked", "bar", "cancelled_for", "child_memos",
+        "created", "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending",
+        "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
         "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
         "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
-        "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids",
-        "signals", "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records",
-        "stored_sets", "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "waiting",
-        "woken",
+        "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids", "signals",
+        "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets",
+        "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -170,6 +165,7 @@ class Run:
         self.read_mail: set[int] = set()
         self.history: list[dict[str, Any]] | None = None
         self.masks: tuple[str, ...] = ()
+        self.asked: list[Any] = []
         # control
         self.active = 1
         self.scope: anyio.CancelScope | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,21 +20,24 @@ from durable_flow.definition.loading import load
 from durable_flow.definition.parser import parse_plain
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, StoreError, ValidationError
+from durable_flow.events import seq_of
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.model.codec import decode_value
-from durable_flow.model.execution import EVENT_TYPES, Event, Status
+from durable_flow.model.event import EVENT_TYPES, Event
+from durable_flow.model.execution import Status
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners import bulk, queues
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner
 from durable_flow.runners.queues import PausedQueue
+from durable_flow.runners.stream import StreamRunner, followed
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import StepType
 from durable_flow.stores import open_store
-from durable_flow.stores.base import Store
+from durable_flow.stores.base import Store, check_id
 from durable_flow.stores.sealed import SealedStore
 
 Service = TypeVar("Service")
@@ -165,11 +168,18 @@ class Runtime:
 
     def runner(self, workflow: str | WorkflowDef) -> Runner:
         """A runner for a workflow this runtime knows, or for a WorkflowDef (which it knows from then on)."""
+        return Runner(self.engine, self._known(workflow))
+
+    def stream(self, workflow: str | WorkflowDef) -> StreamRunner:
+        """A runner that also tells of events while it drives an execution. `workflow` is as in `runner`."""
+        return StreamRunner(self.engine, self._known(workflow), subscribe=self.subscribe)
+
+    def _known(self, workflow: str | WorkflowDef) -> WorkflowDef:
         if not self._opened:
             raise ConfigError("open the runtime first: async with Runtime(…) as runtime")
         if isinstance(workflow, WorkflowDef):
             self._add(workflow)
-            return Runner(self.engine, workflow)
+            return workflow
         try:
             known = self._workflows.get(workflow)
         except TypeError:
@@ -177,7 +187,7 @@ class Runtime:
         if known is None:
             names = ", ".join(sorted(self._workflows)) or "none"
             raise ConfigError(f"no workflow with id {workflow!r} is known (known: {names})")
-        return Runner(self.engine, known)
+        return known
 
     async def runner_of(self, execution_id: str) -> Runner:
         """A runner for the workflow of an existing execution, from the definition that is pinned to it."""
@@ -342,6 +352,26 @@ class Runtime:
 
         self.engine.observers.append(deliver)
         return lambda: self.engine.observers.remove(deliver) if deliver in self.engine.observers else None
+
+    def events(
+        self, execution_id: str, *, after: str | int | None = None, follow: bool = True
+    ) -> AsyncGenerator[Event, None]:
+        """The durable events of an execution, whichever process drives it: first those that its audit trail tells, then
+        those that come, until it is over (a failed one may be retried: then there are more). Without `follow` it ends
+        with those that are there.
+
+        `after` is the id of the last event that is known already, as `Last-Event-ID` brings it, or the number in it: a
+        reader that connects again and gives it misses no event and gets none twice. Events of children are not among
+        them; the entries of the step that waits for a child are. They are the ones `subscribe` tells, without those
+        that have no id.
+
+        Raises ExecutionNotFound where there is no such execution, or no longer, ValidationError for an `after` that is
+        none, and ConflictError when the runtime is closed.
+        """
+        if not self._opened:
+            raise ConfigError("open the runtime first: async with Runtime(…) as runtime")
+        check_id(execution_id)
+        return followed(self.engine, execution_id, after=seq_of(after, execution_id), follow=follow)
 
     def _queued(self, handler: Callable[[Event], Awaitable[object]]) -> Callable[[Event], object]:
         """A plain function that leaves events to an async handler, in order."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from durable_flow import machine
 from durable_flow.clock import Clock, Timer, moment
-from durable_flow.live import CLOCK, PAUSE, LiveFrame, Run, Stopped, signal_ids, timeout_of
+from durable_flow.events import asked_by
+from durable_flow.live import CLOCK, LiveFrame, Run, Stopped, signal_ids, timeout_of
 from durable_flow.model.codec import decode_record, encode
 from durable_flow.model.execution import Action, AnyWait, PauseWait, SignalWait, Status
-from durable_flow.model.frame import FrameState, Message
+from durable_flow.model.frame import PAUSE, FrameState, Message
 from durable_flow.model.workflow import StepDef
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Waits:
                 return
             if run.status is not Status.HALTED:
                 kinds = sorted({str(wait.__struct_config__.tag) for wait in waits})
+                # Until its entry is told, some of these may be over.
+                run.asked = asked_by(run.waiting)
                 run.emit(
                     machine.noted(
                         Action.HALTED,

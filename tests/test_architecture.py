@@ -32,6 +32,7 @@ BELOW = {
     "transaction": {"errors"},
     "services": {"errors", "model", "transaction"},
     "history": {"model", "machine"},
+    "events": {"errors", "clock", "model"},
     "position": {"model", "steps", "history", "machine"},
     "comparison": {"model"},
     "migration": {"errors", "model", "steps", "history", "position", "machine"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -324,22 +323,3 @@ class ExecutionResult(msgspec.Struct, frozen=True, kw_only=True):
         """Raises WorkflowFailed unless the execution completed or halted."""
         if self.failed or self.cancelled:
             raise WorkflowFailed(self, self.error or f"execution {self.execution_id} is {self.status}")
-
-
-EVENT_TYPES = frozenset(
-    {
-        *(f"workflow.{what}" for what in ("started", "resumed", "completed", "halted", "failed", "cancelled")),
-        *(f"step.{what}" for what in ("started", "completed", "failed", "halted", "retried", "answered", "cancelled")),
-        "step.compensated",
-    }
-)
-"""The types an event can have. `step.started` alone is not durable: it may be missed."""
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened, told after it was committed. `id` is `<execution id>:<seq>`."""
-
-    type: str
-    data: Mapping[str, Any]
-    timestamp: datetime
-    id: str | None = None

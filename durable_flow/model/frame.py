@@ -19,6 +19,9 @@ BREAK = "__BREAK__"
 CONTINUE = "__CONTINUE__"
 RESERVED_TARGETS = frozenset({FINISHED, BREAK, CONTINUE})
 
+PAUSE = "~pause"
+"""Where a pause stands among the waits: the path of no frame."""
+
 
 class FrameState(StrEnum):
     """`running` frames are driven, `waiting` ones wait for a message, the others are over."""
