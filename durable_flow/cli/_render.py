@@ -884,6 +884,41 @@ class Journal:
         self._stream.flush()
 
 
+class EventLines:
+    """A line of standard output for each event of an execution, at once; with `as_json` it is the event as JSON."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._stream = sys.stdout
+        self._console = _console()
+        self._as_json = as_json
+
+    def tell(self, event: df.Event) -> None:
+        if self._as_json:
+            self._stream.write(event.to_json() + "\n")
+        else:
+            what, _, state = event.type.partition(".")
+            number = str(event.id).rpartition(":")[2]
+            place = event.data["path"] if what == "step" else event.data["workflow_id"]
+            line = Text.assemble(
+                (f"{number:>4}  {event.timestamp.astimezone():%H:%M:%S}  ", "dim"),
+                (f"{event.type:<18}", _colour("waiting" if state == "halted" else state)),
+                f"  {plain(place)}",
+            )
+            if said := _said_by(event):
+                line.append(f"  {said}", "dim")
+            self._console.print(line, soft_wrap=True)
+        self._stream.flush()
+
+
+def _said_by(event: df.Event) -> str:
+    data = event.data
+    for name in ("error", "halt", "output", "input"):
+        found = data.get(name)
+        if found is not None and found != {}:
+            return plain((found if isinstance(found, str) else _compact(found)).replace("\n", " "))
+    return ""
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
