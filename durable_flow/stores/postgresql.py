@@ -360,25 +360,28 @@ class PostgresTransaction(StepTransaction):
         return [] if row is None else [row]
 
     async def _ask(self, work: Work[T]) -> T:
-        connection = await self._begin()
         self._busy += 1
         try:
-            return await work(connection)
-        except Exception as error:
-            if _gone(connection):
-                raise _translated(error, self._store.name) from error
-            raise
+            connection = await self._begin()
+            try:
+                return await work(connection)
+            except Exception as error:
+                if _gone(connection):
+                    raise _translated(error, self._store.name) from error
+                raise
         finally:
             self._busy -= 1
 
     async def _begin(self) -> Connection:
-        if self._ending is not None:
-            raise StepError("the transaction is over", kind="TransactionError")
+        self._check()
         if self._connection is None:
             try:
                 connection = await self._lender.take()
             except Exception as error:
                 raise _translated(error, self._store.name) from error
+            if self._ending is not None:  # while we waited, and it had nothing yet that it could have given back
+                await self._lender.give_back(connection)
+                self._check()
             self._connection, self.begun = connection, True
             self._lender.lent.add(self)
             try:
@@ -387,6 +390,10 @@ class PostgresTransaction(StepTransaction):
                 await self.rollback()
                 raise _translated(error, self._store.name) from error
         return self._connection
+
+    def _check(self) -> None:
+        if self._ending is not None:
+            raise StepError("the transaction is over", kind="TransactionError")
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         assert self._connection is not None

@@ -1127,6 +1127,9 @@ class SqliteTransaction(StepTransaction):
     async def _begin(self) -> None:
         store = self._store
         await store.turn.acquire()
+        if self._ending is not None:  # while we waited, and it had nothing yet that it could have let go
+            store.turn.release()
+            self._check()
         self._has_turn = True
         store.open_transactions.add(self)
         try:
@@ -1138,6 +1141,7 @@ class SqliteTransaction(StepTransaction):
                 await self._worker.start()
                 assert self._apartment is not None
                 await self._do(self._apartment.begin)
+            self._check()
         except BaseException:
             await self.rollback()
             raise

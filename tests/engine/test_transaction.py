@@ -548,6 +548,25 @@ async def test_one_that_waits_for_its_turn_when_its_attempt_ends_keeps_nobody_fr
     assert not barred
 
 
+async def test_one_that_is_rolled_back_before_its_turn_comes_takes_nothing_with_it(place: Place) -> None:
+    store: Any = place.main
+    if place.many:
+        store._lender.free = asyncio.Semaphore(1)
+    first, late, next_one = (store.begin(hold=5.0) for _ in range(3))
+    assert await first.fetch("SELECT 1", ())
+    waiting = asyncio.ensure_future(late.execute(place.insert, ("lost",)))
+    await asyncio.sleep(0)
+    await late.rollback()
+    await first.rollback()
+    with pytest.raises(df.StepError, match="the transaction is over"):
+        await waiting
+    assert not late.begun
+    async with asyncio.timeout(10):
+        assert await next_one.fetch("SELECT 1", ())
+    await next_one.rollback()
+    assert await place.look() == []
+
+
 async def test_a_cancelled_execution_takes_it_back(place: Place, bank: Bank) -> None:
     begun = asyncio.Event()
 
