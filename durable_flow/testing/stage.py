@@ -159,6 +159,21 @@ class Stage:
             raise ConfigError(f"say which workflow: {', '.join(known) or 'there is none'}")
         return self.runtime.runner(known[0])
 
+    async def _left_alone(self, execution_id: str, runner: Runner) -> list[str]:
+        """What the worker lacks, where that is why it does not drive an execution whose time has come."""
+        lacking = self.runtime.engine.lacks(runner.workflow) if self._with_worker else []
+        if not lacking:
+            return []
+        execution = await self.runtime.store.load(execution_id)
+        now = self.clock.now()
+        if execution.owner is not None:
+            due = execution.lease_until
+        elif execution.status is Status.PENDING:
+            due = execution.created_at
+        else:
+            due = execution.wake_at
+        return lacking if due is not None and due.timestamp() <= now else []
+
     def _asks(self, halt: Halt) -> bool:
         """Whether a wait is for somebody, who still has time to answer."""
         late = halt.deadline is not None and halt.deadline.timestamp() <= self.clock.now()
@@ -166,8 +181,9 @@ class Stage:
 
     async def until(self, execution_id: str) -> ExecutionResult:
         """How an execution stands when it is over, or waits for somebody; until then time is skipped where nothing else
-        is left to do. Raises TimeoutError where nothing more can happen, and ConfigError on a loop of somebody else:
-        there time passes by `clock.advance`.
+        is left to do. Raises TimeoutError where nothing more can happen, and ConfigError where the worker leaves it
+        alone, because the stage has no such service, and on a loop of somebody else: there time passes by
+        `clock.advance`.
         """
         loop = asyncio.get_running_loop()
         if not isinstance(loop, SkippingLoop) or loop.clock is not self.clock:
@@ -185,5 +201,8 @@ class Stage:
                 later = asyncio.Event()
                 loop.call_later(GLANCE, later.set)
                 await later.wait()
+            elif lacking := await self._left_alone(execution_id, runner):
+                missing = ", ".join(lacking)
+                raise ConfigError(f"execution {execution_id!r} is left alone: there is no {missing} on this stage")
             elif not self.clock.skip():
                 raise TimeoutError(f"nothing more happens, and execution {execution_id!r} is {result.status}")

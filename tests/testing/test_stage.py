@@ -201,3 +201,15 @@ def test_a_reply_that_takes_time_needs_a_clock() -> None:
 def test_a_method_that_is_not_scripted_was_not_called() -> None:
     with pytest.raises(KeyError):
         Scripted(work=1).inputs("wrok")
+
+
+@fake_time
+async def test_who_forgot_a_service_is_told_instead_of_waiting_for_ever() -> None:
+    late = {"id": "late", "type": "call", "service": "Desk", "method": "work"}
+    ask = {"id": "ask", "type": "halt", "timeout": "30d", "on_timeout": "late"}
+    async with Stage({"id": "job", "name": "Job", "steps": [ask, late]}) as stage:
+        await stage.runner().run(execution_id="a")
+        assert (await stage.until("a")).halted
+        await stage.clock.advance(days=30)
+        with pytest.raises(df.ConfigError, match="'a' is left alone: there is no service 'Desk' on this stage"):
+            await stage.until("a")
