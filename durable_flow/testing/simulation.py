@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -180,6 +181,10 @@ def simulate(
     """  # noqa: E501
     if crash not in MODES:
         raise ConfigError(f"crash is 'everywhere', 'kills' or 'none', not {crash!r}")
+    if isinstance(ignore, str):
+        raise ConfigError(f"ignore is a list: ignore=[{ignore!r}]")
+    if _in_a_loop():
+        raise ConfigError("simulate runs event loops of its own: call it from a plain function, not from an async one")
     known = [_loaded(one) for one in (workflow, *others)]
     main = known[0]
     cast = Cast(known, answers or {})
@@ -484,3 +489,11 @@ def _operation(point: Point) -> str:
 
 def _acted(action: str) -> str:
     return {"started": "starts", "noted": "notes something", "": "goes on"}.get(action, f"is {action}")
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

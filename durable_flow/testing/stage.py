@@ -162,9 +162,9 @@ class Stage:
     async def _left_alone(self, execution_id: str, runner: Runner) -> list[str]:
         """What the worker lacks, where that is why it does not drive an execution whose time has come."""
         lacking = self.runtime.engine.lacks(runner.workflow) if self._with_worker else []
-        if not lacking:
+        execution = await self.runtime.store.load(execution_id) if lacking else None
+        if execution is None:
             return []
-        execution = await self.runtime.store.load(execution_id)
         now = self.clock.now()
         if execution.owner is not None:
             due = execution.lease_until

@@ -270,6 +270,7 @@ def test_secrets_are_not_shown() -> None:
     ("arguments", "error", "said"),
     [
         ({"crash": "never"}, df.ConfigError, "crash is 'everywhere', 'kills' or 'none'"),
+        ({"ignore": "output.total"}, df.ConfigError, "ignore is a list: ignore=['output.total']"),
         ({"answers": {"nobody": 1}}, df.ConfigError, "there is no step 'nobody' (there are: charge, done)"),
         ({"answers": {"charge": 1}, "services": {"Bank": Careful()}}, df.ConfigError, "is among the services"),
         ({"services": list}, df.ConfigError, "services is a mapping, or a function that makes one"),
@@ -280,6 +281,11 @@ def test_what_is_put_together_wrongly_is_refused(arguments: dict[str, Any], erro
     with pytest.raises(error) as caught:
         simulate(PAY, **arguments)
     assert said in str(caught.value)
+
+
+async def test_it_is_called_from_a_plain_function() -> None:
+    with pytest.raises(df.ConfigError, match="call it from a plain function"):
+        simulate(PAY)
 
 
 def test_a_child_that_is_not_there_is_missed() -> None:
