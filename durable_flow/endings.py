@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from durable_flow import machine
 from durable_flow.context import StepVisit
 from durable_flow.definition.flow import OUTCOME
-from durable_flow.errors import ConfigError, DurableFlowError
+from durable_flow.errors import ConfigError
 from durable_flow.expr.reference import Template
 from durable_flow.journal import Journal
 from durable_flow.live import LiveFrame, Run, Stopped
@@ -127,11 +127,7 @@ class Endings:
         """Lets the children end that this one took with it, where nobody else drives them: what they did is undone
         before what was done before them."""
         while run.farewells:
-            execution_id = run.farewells.pop(0)
-            try:
-                await self._engine.nudge(execution_id)
-            except DurableFlowError as error:
-                logger.warning("execution %s was told to end: %s", execution_id, error)
+            await self._engine.tell(run.farewells.pop(0))
 
     # -- what may have happened ----------------------------------------------------------------------------------------
 

@@ -1458,6 +1458,10 @@ class Engine:
                     logger.warning("execution %s cannot be driven here: %s", row.id, error)
                     without.add(row.definition_hash)
                 await self.store.release(row.id, owner=self.owner, generation=row.generation)
+        except StoreError as error:
+            if not found:
+                raise
+            logger.warning("taking up what is due: %s", error)  # what has begun is driven by whoever asked
         finally:
             self._takes -= 1
         return found, len(taken)
@@ -1615,9 +1619,9 @@ class Engine:
             raise
         task.result()
         for execution_id in run.farewells:
-            await self.nudge(execution_id)
+            await self.tell(execution_id)
         if run.status.over and run.parent_id is not None and run.info.parent_wait is not None:
-            await self.nudge(run.parent_id)
+            await self.tell(run.parent_id)
 
     def _begin(self, run: Run) -> asyncio.Task[None]:
         self.runs[run.id] = run
@@ -1753,6 +1757,13 @@ class Engine:
         if taken is not None:
             await self.execute(taken)
         return taken
+
+    async def tell(self, execution_id: str) -> None:
+        """An execution has mail from another one, whose end does not depend on what comes of it."""
+        try:
+            await self.nudge(execution_id)
+        except DurableFlowError as error:
+            logger.warning("execution %s was told of the end of another one: %s", execution_id, error)
 
     async def secret(self, name: str) -> Any:
         """A secret from the host. Raises StepError for one it does not have."""

@@ -455,3 +455,25 @@ async def test_a_child_that_is_started_while_its_parent_is_undone_ends_with_it(
     world.desk.release()
     await driving
     assert (await world.load("late")).status == status
+
+
+async def test_a_child_whose_service_is_elsewhere_keeps_nobody_from_hearing_of_the_end(world: World) -> None:
+    world.know(
+        flow(
+            "- {id: c, type: call, service: desk, method: work, next: ask, compensate: {service: far, method: undo}}\n"
+            "- {id: ask, type: halt}\n",
+            id="below",
+        )
+    )
+    await world.run(
+        """
+        - id: both
+          type: parallel
+          branches:
+            - {id: one, type: workflow, workflow_id: below}
+            - {id: two, type: workflow, workflow_id: below}
+        """,
+        execution_id="e",
+    )
+    assert (await world.runner().cancel("e")).cancelled
+    assert [(await world.load(f"e.both/{name}")).closing for name in ("one", "two")] == ["cancelled", "cancelled"]
