@@ -31,6 +31,7 @@ def test_json_is_one_document_and_nothing_else(cli: Cli) -> None:
         "output": "Hello, you!",
         "error": None,
         "error_info": None,
+        "compensated": False,
         "halts": [],
     }
 
