@@ -63,6 +63,10 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import Message
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.position import ChainLink, Iteration, Where
+from durable_flow.runners.adapters.base import Adapter
+from durable_flow.runners.adapters.inline import InlineAdapter
+from durable_flow.runners.adapters.store_queue import StoreQueueAdapter
+from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue
@@ -93,7 +97,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Action",
+    "Adapter",
     "AesGcm",
+    "BackgroundRunner",
     "Body",
     "BodyDef",
     "BulkReport",
@@ -119,6 +125,7 @@ __all__ = [
     "Failed",
     "Gate",
     "Halt",
+    "InlineAdapter",
     "InputError",
     "Iteration",
     "KEEP",
@@ -149,6 +156,7 @@ __all__ = [
     "StepType",
     "Store",
     "StoreError",
+    "StoreQueueAdapter",
     "StoreUnavailable",
     "StreamRunner",
     "Suspend",

@@ -182,7 +182,7 @@ class Engine:
         """Starts the heart: renewing leases and looking for mail."""
         self.loop = asyncio.get_running_loop()
         self._renewed = self.clock.monotonic()
-        self._deaf = self.store.listen(self._hear)
+        self._deaf = self.store.listen(self.heard)
         self._heart = self.loop.create_task(self._beat(), name="durable_flow.heart")
 
     async def go_by_store(self) -> None:
@@ -249,8 +249,8 @@ class Engine:
         """Seconds between two looks at what other processes did."""
         return min(BACKSTOP, self.lease_ttl / 6) if self.store.wakes else POLL
 
-    def _hear(self, execution_id: str) -> None:
-        """Another process did something to an execution: its owner, and who follows it, look at once."""
+    def heard(self, execution_id: str) -> None:
+        """Somebody else did something to an execution: its owner, and who follows it, look at once."""
         if (run := self.runs.get(execution_id)) is not None and not run.leaving and run.version:
             self.spawn(self.waits.collect(run))
         self._stir(execution_id)
@@ -267,14 +267,15 @@ class Engine:
             look()
 
     @contextmanager
-    def follow(self, execution_id: str) -> Iterator[Callable[[float | None], Awaitable[None]]]:
-        """Gives a function that returns when something may have happened to the execution since it was called last;
-        if it is told until when nothing but time goes by there, it looks less and less often."""
+    def follow(self, execution_id: str) -> Iterator[Callable[..., Awaitable[None]]]:
+        """Gives a function that returns when something may have happened to the execution since it was called last,
+        or after `at_most` so many seconds; if it is told `until` when nothing but time goes by there, it looks less and
+        less often."""
         changed = asyncio.Event()
         self._followed.setdefault(execution_id, set()).add(changed)
 
-        async def look_again(until: float | None = None) -> None:
-            seconds = self.poll
+        async def look_again(until: float | None = None, *, at_most: float | None = None) -> None:
+            seconds = self.poll if at_most is None else min(self.poll, at_most)
             if until is not None:
                 left = max(0.0, until - self.clock.now())
                 if self.store.alone:
@@ -1261,6 +1262,7 @@ class Engine:
         parent: Run | None = None,
         parent_wait: str | None = None,
         queue: str | None = None,
+        priority: int = 5,
         fingerprint: str = "",
         begins: bool = True,
     ) -> Run:
@@ -1287,6 +1289,7 @@ class Engine:
             labels=dict(labels),
             trigger=trigger,
             queue=queue,
+            priority=priority,
         )
         run.info = Info(
             started_at=now,
@@ -1320,6 +1323,16 @@ class Engine:
             await self.store.release(run.id, owner=self.owner, generation=run.generation)
         finally:
             self.look()
+
+    async def enqueue(self, run: Run) -> None:
+        """Creates an execution that has not begun (see `create`) as one that nobody owns: pending, and due at once. Its
+        time counts from when somebody takes it up. Raises AlreadyExists."""
+        run.status = Status.PENDING
+        run.change_info(started_at=None, deadline=None)
+        try:
+            await self.flush(run, release=True)
+        except Stopped:  # of several that share a commit, only one is told why it failed
+            raise AlreadyExists(f"execution {run.id!r} exists already") from None
 
     async def establish(self, run: Run) -> Run:
         """Creates an execution in the store, and gives what is to be driven: the same as it was read back. Raises
@@ -1407,11 +1420,15 @@ class Engine:
         if prepare is not None:
             await prepare(run)
         run.recoveries = stored.row.recoveries + run.waited_out
-        if run.status in (Status.RUNNING, Status.PENDING):
-            metadata = {"recoveries": run.recoveries} if run.recoveries else None
-            begun = run.status is Status.RUNNING
-            run.emit(machine.noted(Action.RECOVERED, now=self.clock.now(), status=Status.RUNNING, metadata=metadata))
-            run.taken_over = run.seq if begun else 0
+        metadata = {"recoveries": run.recoveries} if run.recoveries else {}
+        now = self.clock.now()
+        if run.status is Status.PENDING:
+            timeout = definition.timeout
+            run.change_info(started_at=now, deadline=None if timeout is None else now + timeout)
+            run.emit(machine.started(now=now, metadata={"trigger": stored.row.trigger, **metadata}))
+        elif run.status is Status.RUNNING:
+            run.emit(machine.noted(Action.RECOVERED, now=now, status=Status.RUNNING, metadata=metadata or None))
+            run.taken_over = run.seq
         return run
 
     async def take(

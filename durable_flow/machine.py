@@ -37,8 +37,9 @@ it in its metadata, under `compensate`."""
 
 
 def started(*, now: float, actor: str | None = None, metadata: dict[str, Any] | None = None) -> Transition:
-    """The first transition: the execution exists."""
-    return Transition(record=Record(action=Action.STARTED, time=now, actor=actor, metadata=metadata))
+    """The first transition of an execution that is driven at once, or the one with which a pending one begins."""
+    record = Record(action=Action.STARTED, time=now, actor=actor, metadata=metadata)
+    return Transition(record=record, status=Status.RUNNING)
 
 
 def restored(

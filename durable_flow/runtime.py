@@ -30,6 +30,9 @@ from durable_flow.model.execution import Status
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners import bulk, queues
+from durable_flow.runners.adapters.base import Adapter
+from durable_flow.runners.adapters.store_queue import StoreQueueAdapter
+from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner
 from durable_flow.runners.queues import PausedQueue
@@ -169,6 +172,11 @@ class Runtime:
     def runner(self, workflow: str | WorkflowDef) -> Runner:
         """A runner for a workflow this runtime knows, or for a WorkflowDef (which it knows from then on)."""
         return Runner(self.engine, self._known(workflow))
+
+    def background(self, workflow: str | WorkflowDef, adapter: Adapter | None = None) -> BackgroundRunner:
+        """A runner that stores executions and leaves driving them to workers; `adapter` says how these hear of them
+        (by default they find them in the store). `workflow` is as in `runner`."""
+        return BackgroundRunner(self.engine, self._known(workflow), adapter or StoreQueueAdapter())
 
     def stream(self, workflow: str | WorkflowDef) -> StreamRunner:
         """A runner that also tells of events while it drives an execution. `workflow` is as in `runner`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,14 +10,12 @@ from typing import Any
 
 import msgspec
 
-from durable_flow.answers import GIVEN, Answer, choose, decision, message_for, person, remark
+from durable_flow.answers import GIVEN, Answer, decision, person, remark
 from durable_flow.clock import moment
 from durable_flow.comparison import Difference, StepRun, compared, steps_of
 from durable_flow.definition.inputs import check_input
-from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.fork import Target, checked, fingerprint, forked
-from durable_flow.limits import Limits
 from durable_flow.live import CLOCK, AlreadyExists, Run
 from durable_flow.machine import UNDO
 from durable_flow.migration import Migration, checked_mapping, judged
@@ -40,12 +37,12 @@ from durable_flow.model.execution import (
     UncertainWait,
 )
 from durable_flow.model.frame import FrameState, Message
-from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.position import ChainLink, Where, places_behind, places_of
+from durable_flow.runners.correspondence import Correspondent, check_labels, fingerprint_of, halt_of
 from durable_flow.runners.queues import check_queue
-from durable_flow.runners.signals import message_of, was_taken
-from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, result_of, waits_of
+from durable_flow.runners.signals import message_of
+from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, waits_of
 
 CHUNK = 1000
 """Entries that are read at once."""
@@ -71,16 +68,12 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat: datetime | None = None
 
 
-class Runner:
+class Runner(Correspondent):
     """Drives executions of one workflow in the task of the caller.
 
     `run` and `resume` return when the execution is over or waits for somebody. Cancelling the call leaves the execution
     at its last finished step with no owner: `recover` (or a `run` with the same id) goes on from there.
     """
-
-    def __init__(self, engine: Engine, workflow: WorkflowDef) -> None:
-        self._engine = engine
-        self.workflow = workflow
 
     async def run(
         self,
@@ -101,9 +94,9 @@ class Runner:
         engine = self._engine
         self._check_open()
         given = check_input(self.workflow, input, limits=engine.limits)
-        fingerprint = _fingerprint(input, engine.limits)
+        fingerprint = fingerprint_of(input, engine.limits)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
-        _check_labels(labels)
+        check_labels(labels)
         check_queue(queue)
         local = engine.runs.get(execution_id)
         while local is not None and not local.version:
@@ -148,32 +141,9 @@ class Runner:
         one, or one to an execution that does not wait raises ConflictError, and NotAllowed tells who may not answer;
         then nothing has changed.
         """
-        engine = self._engine
-        self._check_open()
-        row = await self._row(execution_id)
-        if Status(row.status).over:
-            raise ConflictError(f"execution {execution_id!r} is {row.status}; only a waiting one can be resumed")
-        now = engine.clock.now()
-        info = decode_info(row.info, execution_id=execution_id)
-        if info.deadline is not None and now >= info.deadline:
-            await self._nudge(execution_id)
-            raise ConflictError(f"execution {execution_id!r} timed out before it was resumed")
-        waits = await self._open_waits(row)
-        if not waits:
-            raise ConflictError(f"execution {execution_id!r} is {row.status} and does not wait for an answer")
-        wait = choose(waits, execution_id=execution_id, step=step, wait_id=wait_id)
         answer = Answer(response=response, approved=approved, by=by, comment=comment, selections=selections)
-        message = message_for(wait, answer, now=now, limits=engine.limits)
-        if wait.deadline is not None and now >= wait.deadline.timestamp():
-            await self._nudge(message.execution_id)
-            raise ConflictError(f"wait {wait.wait_id!r} timed out at {wait.deadline.isoformat()}")
-        appended = await engine.store.append(message, encode(message))
-        if appended.outcome == "duplicate":
-            who = f"{by!r} has" if by else "somebody has"
-            raise ConflictError(f"{who} already answered {wait.wait_id!r}")
-        if appended.outcome != "accepted":
-            raise ConflictError(f"wait {wait.wait_id!r} is over; this answer changed nothing")
-        return await self._go_on(message.execution_id, execution_id)
+        told = await self._answer(execution_id, answer, step=step, wait_id=wait_id)
+        return await self._go_on(told, execution_id)
 
     async def run_until_complete(
         self,
@@ -207,19 +177,7 @@ class Runner:
 
     async def cancel(self, execution_id: str, *, reason: str | None = None, by: str | None = None) -> ExecutionResult:
         """Cancels an execution, wherever it runs, and its children. ConflictError if it is over already."""
-        row = await self._row(execution_id)
-        if Status(row.status).over:
-            raise ConflictError(f"execution {execution_id!r} is {row.status}; it cannot be cancelled any more")
-        decode_info(row.info, execution_id=execution_id)  # who cannot read it must not write to it
-        message = Message(
-            kind="cancel",
-            execution_id=execution_id,
-            key="cancel",
-            time=self._engine.clock.now(),
-            actor=person(by),
-            body={"reason": reason} if remark(reason, "reason") else {},
-        )
-        await self._engine.store.append(message, encode(message))
+        await self._cancel(execution_id, reason=reason, by=by)
         return await self._go_on(execution_id, execution_id)
 
     async def pause(self, execution_id: str, *, by: str | None = None, reason: str | None = None) -> ExecutionResult:
@@ -375,7 +333,7 @@ class Runner:
         engine = self._engine
         self._check_open()
         person(by)
-        _check_labels(labels)
+        check_labels(labels)
         target = Target(from_step)
         changes = checked(set, limits=engine.limits)
         asked = fingerprint(check_id(original_id), target, changes)
@@ -474,16 +432,6 @@ class Runner:
         await self._send(message)
         await self._nudge(execution_id)
 
-    async def _send(self, message: Message) -> None:
-        """Appends a signal to an execution that is there. Raises ConflictError where it is over."""
-        engine, known = self._engine, message.body.get("signal_id")
-        outcome = (await engine.store.append(message, encode(message))).outcome
-        if outcome == "accepted" or (outcome == "duplicate" and known is not None):
-            return
-        if not await was_taken(engine, message.execution_id, known):
-            name = message.body["name"]
-            raise ConflictError(f"execution {message.execution_id!r} is over; the signal {name!r} changed nothing")
-
     async def signal_with_start(
         self,
         execution_id: str,
@@ -507,8 +455,8 @@ class Runner:
         self._check_open()
         engine = self._engine
         given = check_input(self.workflow, input, limits=engine.limits)
-        fingerprint = _fingerprint(input, engine.limits)
-        _check_labels(labels)
+        fingerprint = fingerprint_of(input, engine.limits)
+        check_labels(labels)
         check_queue(queue)
         message = message_of(engine, check_id(execution_id), name, payload, by=by, signal_id=signal_id)
         new = await engine.store.row(execution_id) is None
@@ -544,7 +492,7 @@ class Runner:
         self._check_open()
         if not labels:
             raise ValidationError(["say which executions by labels; signal(execution_id, …) is for a single one"])
-        _check_labels(labels)
+        check_labels(labels)
         reached: list[str] = []
         live = [status for status in Status if not status.over]
         cursor: str | None = None
@@ -559,6 +507,13 @@ class Runner:
             if page.next_cursor is None:
                 return reached
             cursor = page.next_cursor
+
+    async def follow(self, execution_id: str) -> ExecutionResult:
+        """Waits until an execution is over or waits for somebody, and drives it where nobody else does: what `run` does
+        with one that is there already, for who does not have its input."""
+        self._check_open()
+        await self._row(execution_id)
+        return await self._follow(execution_id)
 
     async def result(self, execution_id: str) -> ExecutionResult:
         """How the execution stands, without driving it."""
@@ -593,7 +548,19 @@ class Runner:
                     deadline=wait.deadline,
                 )
             )
-        if status is not Status.HALTED:
+        if status is Status.PENDING and row.owner is None:
+            queue = "no queue" if row.queue is None else f"queue {row.queue!r}"
+            held = row.queue in await self._engine.store.held()
+            found.append(
+                Why(
+                    execution_id=execution_id,
+                    status=status,
+                    reason=f"it waits in {queue}{', which is paused' if held else ''}",
+                    unblock="unpause the queue" if held else "nothing to do: a worker of the queue begins it",
+                    since=moment(row.created_at),
+                )
+            )
+        elif status is not Status.HALTED:
             shown = execution_of(row)
             at = f"step {row.current_step!r}"
             if info.closing is not None:
@@ -712,22 +679,8 @@ class Runner:
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._engine.closing:
-            raise ConflictError("the runtime is closed; no execution is taken up any more")
-
-    async def _row(self, execution_id: str) -> Row:
-        row = await self._engine.store.row(check_id(execution_id))
-        if row is None:
-            raise ExecutionNotFound(execution_id)
-        self._same_workflow(execution_id, row.workflow_id)
-        return row
-
-    def _same_workflow(self, execution_id: str, workflow_id: str) -> None:
-        if workflow_id != self.workflow.id:
-            raise ConflictError(
-                f"execution {execution_id!r} belongs to workflow {workflow_id!r}, not to {self.workflow.id!r}"
-            )
+    async def _look_after(self, execution_id: str) -> None:
+        await self._nudge(execution_id)
 
     async def _nudge(self, execution_id: str) -> Run | None:
         with suppress(LeaseLost):  # somebody else goes on with it: it is followed
@@ -794,37 +747,6 @@ class Runner:
                 return True
         return False
 
-    async def _result(self, execution_id: str) -> ExecutionResult:
-        row = await self._engine.store.row(execution_id)
-        if row is None:
-            raise ExecutionNotFound(execution_id)
-        info = decode_info(row.info, execution_id=execution_id)
-        status = Status(row.status)
-        waits = [] if status.over else await self._open_waits(row, masks=masks_of(row))
-        return ExecutionResult(
-            status=status,
-            execution_id=execution_id,
-            output=result_of(row) if status is Status.COMPLETED else None,
-            halts=[_halt(wait) for wait in waits],
-            error=None if info.error is None else info.error.text,
-            error_info=info.error,
-            compensated=info.compensated,
-        )
-
-    async def _open_waits(self, above: Row, *, masks: tuple[str, ...] | None = None) -> list[AnyWait]:
-        """What people can answer: the execution's own waits, and those of its children in their place. With `masks`
-        these texts, and the secrets of the children, are masked in them."""
-        found: list[AnyWait] = []
-        for wait in waits_of(above):
-            if isinstance(wait, ChildWait):
-                row = await self._engine.store.row(wait.execution_id)
-                if row is not None and not Status(row.status).over:
-                    inner = None if masks is None else (*masks, *masks_of(row))
-                    found += await self._open_waits(row, masks=inner)
-            else:
-                found.append(masked(wait, masks) if masks else wait)
-        return found
-
 
 def _standing(state: FrameState, status: Status) -> str:
     """The state of a place. What an end found under way or waiting ended with the execution."""
@@ -849,26 +771,7 @@ def _outcome(run: Run) -> ExecutionResult | None:
     if run.status is not Status.HALTED or not outside:
         return None
     return ExecutionResult(
-        status=run.status, execution_id=run.id, halts=[_halt(masked(wait, run.masks)) for wait in waits]
-    )
-
-
-def _halt(wait: AnyWait) -> Halt:
-    data = getattr(wait, "data", None)
-    prompt = wait.prompt if isinstance(wait, ApprovalWait) else None
-    if isinstance(wait, HaltWait | PauseWait):
-        reason = wait.data.get("reason")
-        prompt = reason if isinstance(reason, str) else None
-    return Halt(
-        wait_id=wait.wait_id,
-        step_id=wait.step_id,
-        path=wait.path,
-        type=wait.__struct_config__.tag,  # type: ignore[arg-type]
-        execution_id=wait.wait_id.rpartition(":")[0],
-        data=data,
-        prompt=prompt,
-        resume_step=wait.resume_step if isinstance(wait, HaltWait) else None,
-        deadline=wait.deadline,
+        status=run.status, execution_id=run.id, halts=[halt_of(masked(wait, run.masks)) for wait in waits]
     )
 
 
@@ -898,24 +801,3 @@ def _why(wait: AnyWait) -> tuple[str, str]:
     if wait.by_time:
         return "time to go by", "nothing to do: it goes on by itself where a worker or a caller drives it"
     return "a child execution", "see the child"
-
-
-def _fingerprint(given: Any, limits: Limits) -> str:
-    """What tells one input from another. `given` is one that can be stored."""
-    try:
-        text = msgspec.json.encode(given or {}, order="deterministic")
-    except TypeError:  # what only `normalise` knows how to convert
-        text = msgspec.json.encode(normalise(given, limits=limits), order="deterministic")
-    return hashlib.sha256(text).hexdigest()
-
-
-def _check_labels(labels: Mapping[Any, Any] | None) -> None:
-    if labels is not None and not isinstance(labels, Mapping):
-        raise ValidationError([f"labels are a mapping of texts to texts, not {labels!r:.100}"])
-    for name, value in (labels or {}).items():
-        if not _is_label(name) or not _is_label(value) or not name:
-            raise ValidationError([f"labels are texts of at most 255 characters, not {name!r:.100}: {value!r:.100}"])
-
-
-def _is_label(text: object) -> bool:
-    return isinstance(text, str) and len(text) <= 255 and text.isprintable()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from msgspec.structs import replace
 
 import durable_flow as df
 from durable_flow.codec import AesGcm
@@ -22,9 +21,7 @@ PARENT = flow("""
 
 async def pending(world: World, execution_id: str, queue: str | None) -> None:
     """An execution that waits in a queue."""
-    run = world.runtime.engine.create(WORK, {}, execution_id=execution_id, trigger="queue", labels={}, queue=queue)
-    commit = run.batch(nonce=execution_id, release=True, wake_at=None)
-    await world.store.commit(replace(commit, status="pending"))
+    await world.runtime.background(WORK).run(execution_id=execution_id, queue=queue)
 
 
 async def statuses(world: World, *names: str) -> list[str]:
