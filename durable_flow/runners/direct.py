@@ -549,14 +549,14 @@ class Runner(Correspondent):
                 )
             )
         if status is Status.PENDING and row.owner is None:
-            queue = "no queue" if row.queue is None else f"queue {row.queue!r}"
+            where = "" if row.queue is None else f" of queue {row.queue!r}"
             held = row.queue in await self._engine.store.held()
             found.append(
                 Why(
                     execution_id=execution_id,
                     status=status,
-                    reason=f"it waits in {queue}{', which is paused' if held else ''}",
-                    unblock="unpause the queue" if held else "nothing to do: a worker of the queue begins it",
+                    reason=f"a worker{where}{', which is paused' if held else ''}",
+                    unblock="unpause the queue" if held else "nothing to do where such a worker runs",
                     since=moment(row.created_at),
                 )
             )
