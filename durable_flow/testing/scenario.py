@@ -91,8 +91,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     `racing` are paths of steps whose outcome depends on who comes first (`wait: any`): what is below them may differ
     from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new
     version of the definition, of which a running execution must not notice anything. `restart` is how
-    the next process takes over: with `Runner.recover`, or by a `run` with the same id. `epilogue` is called at the end,
-    possibly more than once. `gates` are made for each case like services; with `worker` one works in each process.
+    the next process takes over: with `Runner.recover`, or by a `run` with the same id; with `background` each process,
+    the first one too, starts it by a `BackgroundRunner` and waits for it, which takes a `worker`. `epilogue` is called
+    at the end, possibly more than once. `gates` are made for each case like services; with `worker` one works in each
+    process.
     """
 
     name: str
@@ -106,7 +108,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     patience: float = 600.0
     racing: Sequence[str] = ()
     later: WorkflowDef | None = None
-    restart: Literal["recover", "run"] = "recover"
+    restart: Literal["recover", "run", "background"] = "recover"
     epilogue: Callable[[Runtime, str], Awaitable[None]] | None = None
     options: Mapping[str, Any] = {}
     gates: Callable[[FakeClock], Mapping[str, Any]] = no_services

@@ -435,9 +435,17 @@ class Teller:
             if self.watch.folds:
                 self.problems.append("O1 an execution that was there is not found")
         scenario = self.scenario
+        if scenario.restart == "background":
+            return await self._call(self._queue)
         return await self._call(
             lambda: self.runtime.runner(self.workflow).run(scenario.input, execution_id=scenario.execution_id)
         )
+
+    async def _queue(self) -> ExecutionResult | None:
+        """Leaves the execution to the worker, and waits for it."""
+        background = self.runtime.background(self.workflow)
+        name = await background.run(self.scenario.input, execution_id=self.scenario.execution_id)
+        return await background.wait(name, timeout=None)
 
     async def _move(self, result: ExecutionResult, *, of: str | None = None) -> Any:
         """What somebody does about the first wait."""

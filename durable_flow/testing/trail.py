@@ -41,7 +41,7 @@ class Fold:
 
     def __init__(self) -> None:
         self.seq = 0
-        self.status = ""
+        self.status = "pending"
         self.finished = False
         self.pause: str | None = None
         self.closing = False
