@@ -191,19 +191,6 @@ async def test_a_caller_that_dies_before_the_commit_leaves_nothing(world: World)
     assert await world.store.row("e") is None
 
 
-async def test_a_process_that_dies_as_it_begins_one_leaves_it_to_the_next(world: World) -> None:
-    await background(world).run({"n": 1}, execution_id="e")
-    world.wire.watchers.append(lambda verb: world.die() if verb == "commit" else None)
-    with pytest.raises(Dead):
-        await world.runtime.engine.nudge("e")
-    assert (await world.load()).owner is not None
-    await world.after_the_lease()
-    async with working(world.runtime):
-        await world.clock.advance(1)
-    assert (await world.load()).status == "completed"
-    assert (await world.trail()).count("started") == 1
-
-
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
