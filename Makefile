@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types crash crash-short reliability bench demo check clean
+.PHONY: help setup test lint types crash crash-short reliability reliability-short bench demo check clean
 
 help:
 	@echo "make setup    create .venv with everything in it"
@@ -14,7 +14,7 @@ help:
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict"
 	@echo "make crash    kill processes at every commit (crash-short: a sample of it)"
-	@echo "make reliability  every promise with its cases, and how many did not hold"
+	@echo "make reliability  every promise with its cases, and how many did not hold (reliability-short: fewer of them)"
 	@echo "make bench    the benchmarks"
 	@echo "make demo     an order through a durable workflow"
 	@echo "make check    what CI runs"
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -50,6 +50,9 @@ crash-short: setup
 
 reliability: setup
 	$(BIN)/python -m tests.reliability
+
+reliability-short: setup
+	$(BIN)/python -m tests.reliability --short
 
 bench: setup
 	$(BIN)/python -m benchmarks
