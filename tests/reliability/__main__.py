@@ -22,7 +22,10 @@ from tests.servers.provide import Unreachable
 CRASH = "crash"
 
 ALONE = frozenset({"leaks"})
-"""Tables whose cases count the connections of a server: nobody else may use it."""
+"""Tables whose cases count the connections of a server: they come last, when nobody else uses it."""
+
+Tally = tuple[int, list[str], list[str]]
+"""How many cases there were, what was wrong, and what was measured."""
 
 
 def main() -> int:
@@ -53,14 +56,16 @@ def main() -> int:
             jobs = [*suite.once_bad(), *(suite.short() if given.short else suite.whole())]
             listed = [job for job in jobs if job.store in suite.URLS or job.store in places]
             crashing = [(job, pool.submit(suite.play, job, places)) for job in listed]
-        tallies = {
-            name: [pool.submit(verify, name, number, urls, full=not given.short) for number in range(len(cases))]
-            for name in tables
-            for cases in (cases_of(name, full=not given.short),)
-        }
+
+        def begin(name: str) -> list[Future[Tally]]:
+            cases = cases_of(name, full=not given.short)
+            return [pool.submit(verify, name, number, urls, full=not given.short) for number in range(len(cases))]
+
+        beside = {name: begin(name) for name in tables if name not in ALONE}
         for name, promise, count, wrong, measured in itertools.chain(
-            ((name, tables[name].promise, *tally(futures)) for name, futures in tallies.items()),
+            ((name, tables[name].promise, *tally(futures)) for name, futures in beside.items()),
             crashes(crashing, faults),
+            ((name, tables[name].promise, *tally(begin(name))) for name in tables if name in ALONE),
         ):
             total += count
             bad += wrong
@@ -80,14 +85,14 @@ def cases_of(name: str, *, full: bool) -> list[Case]:
     return list(TABLES[name].cases(full))
 
 
-def verify(name: str, number: int, urls: Mapping[str, str], *, full: bool) -> tuple[int, list[str], list[str]]:
+def verify(name: str, number: int, urls: Mapping[str, str], *, full: bool) -> Tally:
     """One case of a table: how many there were in it, what was wrong, and what it measured. `urls` name servers for all
     cases: each would start its own."""
-    with mock.patch.dict(os.environ, {} if name in ALONE else urls):
+    with mock.patch.dict(os.environ, urls):
         return played(name, number, full=full)
 
 
-def played(name: str, number: int, *, full: bool) -> tuple[int, list[str], list[str]]:
+def played(name: str, number: int, *, full: bool) -> Tally:
     """The same, with the servers that the environment names or that can be started."""
     case, figures = cases_of(name, full=full)[number], TABLES[name].figures
     known = len(figures)
@@ -104,7 +109,7 @@ def played(name: str, number: int, *, full: bool) -> tuple[int, list[str], list[
     return count, wrong, figures[known:]
 
 
-def tally(cases: Iterable[Future[tuple[int, list[str], list[str]]]]) -> tuple[int, list[str], list[str]]:
+def tally(cases: Iterable[Future[Tally]]) -> Tally:
     """The cases of a table together."""
     count, wrong, figures = 0, [], []
     for case in cases:
