@@ -154,6 +154,7 @@ class Engine:
         self._deaf: Callable[[], None] = lambda: None
         self._followed: dict[str, set[asyncio.Event]] = {}
         self._unsettled: dict[str, asyncio.Future[Any]] = {}
+        self._overtaken: set[str] = set()
         self._renewed = 0.0
         self._occupied = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop
@@ -1315,6 +1316,7 @@ class Engine:
             yield
         finally:
             del self._taking[execution_id]
+            self._overtaken.discard(execution_id)
             settled.set()
 
     async def _give_back(self, run: Run) -> None:
@@ -1406,7 +1408,8 @@ class Engine:
         found = await self.store.fetch(execution_id)
         if found is None or found.row.owner != self.owner or self._takes or execution_id in self.runs:
             return None
-        return found
+        # A worker of ours may have taken it and driven it to its end since it was read.
+        return None if execution_id in self._overtaken else found
 
     async def _adopt(
         self, stored: Stored, asked: float, prepare: Callable[[Run], Awaitable[None]] | None = None
@@ -1641,6 +1644,8 @@ class Engine:
             await self.tell(run.parent_id)
 
     def _begin(self, run: Run) -> asyncio.Task[None]:
+        if run.id in self._taking:
+            self._overtaken.add(run.id)
         self.runs[run.id] = run
         self._occupied.set()
         run.task = asyncio.get_running_loop().create_task(self._execute(run), name=f"durable_flow {run.id}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
 import pytest
 
 import durable_flow as df
-from tests.engine.aid import World, flow, idle, working
+from durable_flow.stores.base import Store
+from tests.engine.aid import Wire, World, flow, idle, working
 
 WORK = """
 - {id: first, type: call, service: desk, method: first, next: work}
@@ -338,3 +340,43 @@ async def test_a_worker_needs_an_open_runtime() -> None:
 def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(df.ConfigError, match=told):
         df.Worker(df.Runtime("sqlite://:memory:"), **options)
+
+
+class Slow(Wire):
+    """A connection on which claims wait for a worker, and what is read comes late."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.taken, self.told = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, execution_id: str, **given: Any) -> Any:
+        await self.taken.wait()
+        return await super().claim(execution_id, **given)
+
+    async def fetch(self, execution_id: str) -> Any:
+        found = await super().fetch(execution_id)
+        await self.told.wait()
+        return found
+
+
+async def test_what_a_worker_has_driven_to_its_end_is_not_taken_up_as_it_was_before(world: World) -> None:
+    await world.run(
+        "- {id: ask, type: halt, next: pay}\n- {id: pay, type: call, service: desk, method: pay}\n", execution_id="e"
+    )
+    slow = Slow(world.store)
+    async with world.process(slow) as runtime:
+        worker = df.Worker(runtime)
+        work = asyncio.ensure_future(worker.run())
+        world.desk.hold("pay")
+        answering = asyncio.ensure_future(runtime.runner("flow").resume("e"))
+        await world.clock.advance(1)  # the worker has it, in the step
+        slow.taken.set()
+        await world.clock.advance()  # and who answered is told that it is ours, and reads it
+        world.desk.release()
+        await world.clock.advance()
+        slow.told.set()
+        await world.clock.advance(5)
+        assert (await answering).completed
+        assert world.desk.called == ["pay"]
+        worker.stop()
+        await work
