@@ -7,18 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 from durable_flow.answers import GIVEN, Answer
-from durable_flow.definition.inputs import check_input
 from durable_flow.endings import LeftToOthers
 from durable_flow.engine import Engine
-from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
+from durable_flow.errors import ConfigError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.journal import Journal
 from durable_flow.live import AlreadyExists
-from durable_flow.model.codec import decode_info
 from durable_flow.model.execution import ChildWait, ExecutionResult, Status
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.adapters.base import Adapter
-from durable_flow.runners.correspondence import Correspondent, check_labels, fingerprint_of
-from durable_flow.runners.queues import check_queue
+from durable_flow.runners.correspondence import Correspondent
 from durable_flow.runners.signals import message_of
 from durable_flow.stores.base import Row, check_id, waits_of
 
@@ -81,12 +78,8 @@ class BackgroundRunner(Correspondent):
         is stored), ConflictError if the id belongs to another workflow or another input.
         """
         engine = self._engine
-        self._check_open()
-        given = check_input(self.workflow, input, limits=engine.limits)
-        fingerprint = fingerprint_of(input, engine.limits)
+        given, fingerprint = self._checked(input, labels=labels, queue=queue)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
-        check_labels(labels)
-        check_queue(queue)
         if type(priority) is not int or not 1 <= priority <= LEAST_URGENT:
             raise ValidationError(
                 [f"priority is a number from 1 (most urgent) to {LEAST_URGENT}, not {priority!r:.100}"]
@@ -105,13 +98,13 @@ class BackgroundRunner(Correspondent):
         try:
             await engine.enqueue(run)
         except AlreadyExists:
-            row = await self._row(execution_id)
-            if decode_info(row.info, execution_id=execution_id).given != fingerprint:
-                raise ConflictError(f"execution {execution_id!r} was started with another input") from None
-            if Status(row.status).over:
-                return execution_id
-            queue, priority = row.queue, row.priority
-        await self._submit(execution_id, queue, priority)
+            pass
+        else:
+            await self._submit(execution_id, queue, priority)
+            return execution_id
+        row = await self._started_with(fingerprint, execution_id)
+        if not Status(row.status).over:
+            await self._submit(execution_id, row.queue, row.priority)
         return execution_id
 
     async def resume(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from durable_flow.answers import Answer, choose, message_for, person, remark
+from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, ValidationError
 from durable_flow.limits import Limits
@@ -27,6 +28,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import Message
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
+from durable_flow.runners.queues import check_queue
 from durable_flow.runners.signals import was_taken
 from durable_flow.stores.base import Row, check_id, masked, masks_of, result_of, waits_of
 
@@ -45,6 +47,24 @@ class Correspondent(ABC):
     def _check_open(self) -> None:
         if self._engine.closing:
             raise ConflictError("the runtime is closed; no execution is taken up any more")
+
+    def _checked(
+        self, input: Mapping[str, Any] | None, *, labels: Mapping[str, str] | None, queue: str | None
+    ) -> tuple[dict[str, Any], str]:
+        """What an execution is to be started with: its input with defaults, and what tells that from another one.
+        Raises what `Runner.run` does of what is wrong with it."""
+        self._check_open()
+        given = check_input(self.workflow, input, limits=self._engine.limits)
+        check_labels(labels)
+        check_queue(queue)
+        return given, fingerprint_of(input, self._engine.limits)
+
+    async def _started_with(self, fingerprint: str, execution_id: str) -> Row:
+        """The row of an execution that is there. Raises ConflictError where it was started with another input."""
+        row = await self._row(execution_id)
+        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
+            raise ConflictError(f"execution {execution_id!r} was started with another input")
+        return row
 
     async def _row(self, execution_id: str) -> Row:
         row = await self._engine.store.row(check_id(execution_id))

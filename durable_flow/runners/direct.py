@@ -13,7 +13,6 @@ import msgspec
 from durable_flow.answers import GIVEN, Answer, decision, person, remark
 from durable_flow.clock import moment
 from durable_flow.comparison import Difference, StepRun, compared, steps_of
-from durable_flow.definition.inputs import check_input
 from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
 from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.live import CLOCK, AlreadyExists, Run
@@ -39,8 +38,7 @@ from durable_flow.model.execution import (
 from durable_flow.model.frame import FrameState, Message
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.position import ChainLink, Where, places_behind, places_of
-from durable_flow.runners.correspondence import Correspondent, check_labels, fingerprint_of, halt_of
-from durable_flow.runners.queues import check_queue
+from durable_flow.runners.correspondence import Correspondent, check_labels, halt_of
 from durable_flow.runners.signals import message_of
 from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, waits_of
 
@@ -92,12 +90,8 @@ class Runner(Correspondent):
         not fit (nothing is stored), ConflictError if the id belongs to another workflow or another input.
         """
         engine = self._engine
-        self._check_open()
-        given = check_input(self.workflow, input, limits=engine.limits)
-        fingerprint = fingerprint_of(input, engine.limits)
+        given, fingerprint = self._checked(input, labels=labels, queue=queue)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
-        check_labels(labels)
-        check_queue(queue)
         local = engine.runs.get(execution_id)
         while local is not None and not local.version:
             await local.created.wait()  # only then it is known whether it is the one with this id
@@ -116,9 +110,7 @@ class Runner(Correspondent):
                 return await self._drive(run)
             except AlreadyExists:
                 pass
-        row = await self._row(execution_id)
-        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
-            raise ConflictError(f"execution {execution_id!r} was started with another input")
+        await self._started_with(fingerprint, execution_id)
         return await self._follow(execution_id)
 
     async def resume(
@@ -452,12 +444,8 @@ class Runner(Correspondent):
         halt or an end. Raises InputError, ConflictError (it is over; it belongs to another workflow or another input)
         and ValidationError; then nothing has changed.
         """
-        self._check_open()
         engine = self._engine
-        given = check_input(self.workflow, input, limits=engine.limits)
-        fingerprint = fingerprint_of(input, engine.limits)
-        check_labels(labels)
-        check_queue(queue)
+        given, fingerprint = self._checked(input, labels=labels, queue=queue)
         message = message_of(engine, check_id(execution_id), name, payload, by=by, signal_id=signal_id)
         new = await engine.store.row(execution_id) is None
         while (local := engine.runs.get(execution_id)) is not None and not local.version:
@@ -477,9 +465,7 @@ class Runner(Correspondent):
                 return await self._drive(run)
             except AlreadyExists:
                 pass
-        row = await self._row(execution_id)
-        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
-            raise ConflictError(f"execution {execution_id!r} was started with another input")
+        await self._started_with(fingerprint, execution_id)
         await self._send(message)
         await self._nudge(execution_id)
         return await self._result(execution_id)
