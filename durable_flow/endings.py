@@ -25,7 +25,7 @@ from durable_flow.model.codec import Closing
 from durable_flow.model.execution import ErrorInfo, Status, UncertainWait
 from durable_flow.model.frame import Frame, FrameState, Message
 from durable_flow.model.workflow import Body, StepDef
-from durable_flow.steps.base import ChildEnd, every_step
+from durable_flow.steps.base import every_step
 from durable_flow.steps.compensation import COMPENSATION, CompensationConfig
 
 if TYPE_CHECKING:
@@ -67,17 +67,15 @@ class Endings:
             end = await self._engine.body(run, run.root, "")
             if run.stop_reason is not None:  # it was stopped while its last step ended
                 raise Stopped
-            await self._over(run, end)
-
-    async def _over(self, run: Run, end: ChildEnd) -> None:
-        if end.error is not None:
-            await self._end(run, Closing(status=Status.FAILED, error=end.error), farewell="parent_failed")
-        else:
-            await self._end(run, Closing(status=Status.COMPLETED, result=run.root.seqs.get("result")))
+            if end.error is not None:
+                await self._end(run, Closing(status=Status.FAILED, error=end.error), farewell="parent_failed")
+            else:
+                await self._end(run, Closing(status=Status.COMPLETED, result=run.root.seqs.get("result")))
 
     async def cut_short(self, run: Run) -> None:
         """The tasks of a cancelled or timed out execution are unwound: it ends."""
-        reason, detail = run.cut_by or ("cancelled", None)
+        assert run.cut_by is not None
+        reason, detail = run.cut_by
         if reason == "cancelled":
             closing = Closing(status=Status.CANCELLED, reason=detail or "user_requested", actor=run.stop_actor)
         else:
@@ -98,7 +96,7 @@ class Endings:
         """Ends an execution like this, at once or after what there is to do first."""
         consumed = (*consumed, *run.unread())
         messages = () if farewell is None else self._engine.children.farewell(run, None, farewell)
-        undoes = bool(run.undo) and closing.status is not Status.COMPLETED
+        undoes = bool(run.undo) and _undoes(closing)
         if not undoes and run.definition.closing is None:
             await self._finish(run, closing, consumed=consumed, messages=messages)
             return
@@ -235,7 +233,8 @@ class Endings:
         self, run: Run, closing: Closing, *, consumed: tuple[int, ...], messages: tuple[Message, ...]
     ) -> None:
         run.unpause()  # somebody may have paused it in the last of what follows an end
-        if run.info.closing is not None:
+        followed = run.info.closing is not None
+        if followed:
             messages = self._engine.children.farewell(run, None, "parent_cancelled")
             run.change_info(closing=None)
         run.emit(
@@ -249,15 +248,11 @@ class Endings:
                 reason=closing.reason,
                 consumed=consumed,
                 messages=(*messages, *self._report(run)),
-                dropped=(CLOSING,) if run.has_closing else (),
+                dropped=(CLOSING,) if followed or run.undo else (),
             )
         )
-        # A message that came too late does not keep the lease.
+        # The end is committed with the lease; a message that came too late does not keep it.
         run.ending = True
-        await self._let_go(run)
-
-    async def _let_go(self, run: Run) -> None:
-        """Commits the end with the lease."""
         engine = self._engine
         if not await engine.flush(run, release=True):
             await engine.store.release(run.id, owner=engine.owner, generation=run.generation)

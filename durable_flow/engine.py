@@ -382,19 +382,20 @@ class Engine:
     async def reserve(self, run: Run) -> None:
         """Returns when no commit of this execution is under way, and none will be until the bar is lifted: a step has
         a transaction that keeps everybody else from writing, so it would wait for that one, and that one for it."""
+        await self._unbarred(run)
+        run.bar = asyncio.Event()
+
+    async def _unbarred(self, run: Run) -> None:
+        """Returns when no commit is under way, and none is kept from beginning."""
         await self._quiesce(run)
         while run.bar is not None:
             await run.bar.wait()
             await self._quiesce(run)
-        run.bar = asyncio.Event()
 
     async def save(self, run: Run) -> None:
         """Writes what is in memory and has no entry: the last heartbeats of steps."""
         with suppress(Stopped):
-            await self._quiesce(run)
-            while run.bar is not None:
-                await run.bar.wait()
-                await self._quiesce(run)
+            await self._unbarred(run)
             if run.unsaved and run.version and run.stop_reason is None and not run.leaving:
                 self._submit(run, release=False)
                 await self._landing(run)
@@ -1655,7 +1656,7 @@ class Engine:
         try:
             await self._play(run, self.endings.drive)
             if run.stop_reason in ("cancelled", "timeout"):
-                run.cutting, run.cut_by = True, (run.stop_reason, run.stop_detail)
+                run.cut_by = run.stop_reason, run.stop_detail
                 run.stop_reason, run.active = None, 1
                 await self._play(run, self.endings.cut_short)
             match run.stop_reason:

@@ -126,7 +126,7 @@ class Run:
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
         "_records", "_rewritten", "_sets", "_steps", "active", "asked", "bar", "cancelled_for", "child_memos",
-        "created", "created_at", "cut_by", "cutting", "definition", "delayed", "draining", "durable", "ending",
+        "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending",
         "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
         "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
         "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
@@ -191,7 +191,6 @@ class Run:
         self.woken: dict[str, bool] = {}
         self.parked: dict[str, LiveFrame] = {}
         self.farewells: list[str] = []
-        self.cutting = False
         self.overdue = False
         self.cut_by: tuple[str, str | None] | None = None
         self.sweep: anyio.CancelScope | None = None
@@ -483,11 +482,6 @@ class Run:
         """The frame with this path."""
         return self.frames.get(path) if path else self.root.record
 
-    @property
-    def has_closing(self) -> bool:
-        """Whether anything is kept that goes with the end of the execution."""
-        return bool(self.undo) or any(path.startswith(f"{CLOSING}/") for path in self.frames)
-
     def change_info(self, **changes: Any) -> None:
         """Changes the rarely changing part of the header with the next commit."""
         self.info = replace(self.info, **changes)
@@ -552,6 +546,11 @@ class Run:
         if self.bar is not None:
             self.bar.set()
             self.bar = None
+
+    @property
+    def cutting(self) -> bool:
+        """Whether its tasks were unwound because it was cancelled or timed out, and it is being brought to its end."""
+        return self.cut_by is not None
 
     @property
     def leaving(self) -> bool:

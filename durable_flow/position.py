@@ -69,11 +69,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 def places_of(definition: WorkflowDef, frames: Mapping[str, Frame]) -> list[Place]:
     """The innermost places of an execution, in the order of its bodies. `frames` are those that are stored, by path:
     one that stands at its first step, which has not ended, need not be."""
-    below: dict[str, list[Frame]] = {}
-    for path, frame in frames.items():
-        if path:
-            below.setdefault(step_path_of(path), []).append(frame)
-    return list(_descend(frames[""], definition.body, "", below))
+    return list(_descend(frames[""], definition.body, "", _below(frames)))
 
 
 def places_behind(definition: WorkflowDef, frames: Mapping[str, Frame], undo: Sequence[str]) -> list[Place]:
@@ -87,12 +83,17 @@ def places_behind(definition: WorkflowDef, frames: Mapping[str, Frame], undo: Se
     body = definition.closing
     if body is None:
         return []
+    frame = frames.get(FINALLY) or Frame(path=FINALLY, at=body.first)
+    return list(_descend(frame, body, f"{FINALLY}/", _below(frames)))
+
+
+def _below(frames: Mapping[str, Frame]) -> dict[str, list[Frame]]:
+    """The frames of steps, by the paths of these."""
     below: dict[str, list[Frame]] = {}
     for path, frame in frames.items():
-        if path.startswith(f"{FINALLY}/"):
+        if path:
             below.setdefault(step_path_of(path), []).append(frame)
-    frame = frames.get(FINALLY) or Frame(path=FINALLY, at=body.first)
-    return list(_descend(frame, body, f"{FINALLY}/", below))
+    return below
 
 
 def _descend(frame: Frame, body: Body, base: str, below: Mapping[str, list[Frame]]) -> Iterator[Place]:
