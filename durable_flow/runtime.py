@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 
@@ -207,33 +206,20 @@ class Runtime:
     async def cancel_all(
         self,
         *,
-        workflow_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        status: str | Sequence[str] | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        everything: bool = False,
-        limit: int | None = None,
         dry_run: bool = False,
         reason: str | None = None,
         by: str | None = None,
+        **filters: Unpack[bulk.Filters],
     ) -> BulkReport:
         """Cancels every execution that is not over and matches all that is given, with its children, as `Runner.cancel`
         does: where nobody drives one, it is ended here, a few side by side; one that is driven is told to end, and not
-        waited for. Where nothing is given, `everything=True` has to be.
+        waited for. What can be given is `workflow_id`, `labels`, `status` (one or several), `created_after` and
+        `created_before`; where nothing is, `everything=True` has to be.
 
         The report says to which it was done, and why not to the others: what goes wrong with one keeps no other from
         it. `limit` is how many at most, the newest first; with `dry_run` they are only found. Raises ValidationError.
         """
-        selection = bulk.Selection(
-            workflow_id=workflow_id,
-            labels=labels,
-            status=status,
-            created_after=created_after,
-            created_before=created_before,
-            everything=everything,
-            limit=limit,
-        )
+        selection = bulk.Selection(**filters)
         return await bulk.for_all(
             self.engine, selection, bulk.cancelling(by, reason), status=bulk.LIVE, dry_run=dry_run
         )
@@ -241,81 +227,39 @@ class Runtime:
     async def retry_all(
         self,
         *,
-        workflow_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        status: str | Sequence[str] | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        everything: bool = False,
-        limit: int | None = None,
         dry_run: bool = False,
         by: str | None = None,
+        **filters: Unpack[bulk.Filters],
     ) -> BulkReport:
         """Takes every failed execution that matches up again, at its failed step, and leaves them to workers, which
         find them at once: nothing is driven here, however many there are. `status="halted"` retries those that wait for
         somebody to decide about a step. All else is as in `cancel_all`."""
-        selection = bulk.Selection(
-            workflow_id=workflow_id,
-            labels=labels,
-            status=status,
-            created_after=created_after,
-            created_before=created_before,
-            everything=everything,
-            limit=limit,
-        )
+        selection = bulk.Selection(**filters)
         return await bulk.for_all(self.engine, selection, bulk.retrying(by), status=(Status.FAILED,), dry_run=dry_run)
 
     async def pause_all(
         self,
         *,
-        workflow_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        status: str | Sequence[str] | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        everything: bool = False,
-        limit: int | None = None,
         dry_run: bool = False,
         reason: str | None = None,
         by: str | None = None,
+        **filters: Unpack[bulk.Filters],
     ) -> BulkReport:
         """Pauses every execution that is not over and matches, as `Runner.pause` does. All else is as in
         `cancel_all`."""
-        selection = bulk.Selection(
-            workflow_id=workflow_id,
-            labels=labels,
-            status=status,
-            created_after=created_after,
-            created_before=created_before,
-            everything=everything,
-            limit=limit,
-        )
+        selection = bulk.Selection(**filters)
         return await bulk.for_all(self.engine, selection, bulk.pausing(by, reason), status=bulk.LIVE, dry_run=dry_run)
 
     async def unpause_all(
         self,
         *,
-        workflow_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        status: str | Sequence[str] | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        everything: bool = False,
-        limit: int | None = None,
         dry_run: bool = False,
         by: str | None = None,
+        **filters: Unpack[bulk.Filters],
     ) -> BulkReport:
         """Lets every paused execution that matches go on, and leaves them to workers. All else is as in
         `cancel_all`."""
-        selection = bulk.Selection(
-            workflow_id=workflow_id,
-            labels=labels,
-            status=status,
-            created_after=created_after,
-            created_before=created_before,
-            everything=everything,
-            limit=limit,
-        )
+        selection = bulk.Selection(**filters)
         return await bulk.for_all(self.engine, selection, bulk.unpausing(by), status=bulk.LIVE, dry_run=dry_run)
 
     async def pause_queue(self, queue: str | None, *, by: str | None = None, reason: str | None = None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import TypedDict
 
 import anyio
 import msgspec
@@ -38,6 +39,18 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
     skipped: dict[str, str] = {}
     more: bool = False
     dry_run: bool = False
+
+
+class Filters(TypedDict, total=False):
+    """The arguments by which calls for many executions are told which ones: those of `Selection`."""
+
+    workflow_id: str | None
+    labels: Mapping[str, str] | None
+    status: str | Sequence[str] | None
+    created_after: datetime | None
+    created_before: datetime | None
+    everything: bool
+    limit: int | None
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
