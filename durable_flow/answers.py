@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from durable_flow.clock import moment
 from durable_flow.errors import ConflictError, NotAllowed, OutputError, ValidationError
 from durable_flow.limits import Limits
 from durable_flow.model.execution import (
@@ -23,7 +24,7 @@ from durable_flow.model.execution import (
     TimerWait,
     UncertainWait,
 )
-from durable_flow.model.frame import Message
+from durable_flow.model.frame import Message, Record
 from durable_flow.model.value import normalise
 
 GIVEN: Any = msgspec.UNSET
@@ -117,6 +118,17 @@ def message_for(wait: AnyWait, answer: Answer, *, now: float, limits: Limits) ->
             raise ConflictError(f"wait {wait.wait_id!r} is ended by time and by nobody else")
         case _:
             raise ConflictError(f"wait {wait.wait_id!r} is for a child execution; answer the child's own wait")
+
+
+def sent_at(message: Message) -> dict[str, Any]:
+    """What an entry says of the answer it tells of: by this, who did not hear what became of an answer finds it."""
+    return {"sent_at": moment(message.time).isoformat()} if message.kind == "answer" else {}
+
+
+def tells_of(record: Record, message: Message) -> bool:
+    """Whether an entry tells of this very answer."""
+    told = record.metadata or {}
+    return told.get("sent_at") == moment(message.time).isoformat() and record.actor == message.actor
 
 
 def decision(wait: Blocked, what: str, *, now: float, by: str | None, reason: str | None = None) -> Message:

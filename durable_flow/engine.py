@@ -29,6 +29,7 @@ import msgspec
 from msgspec.structs import replace
 
 from durable_flow import machine
+from durable_flow.answers import sent_at
 from durable_flow.children import Children
 from durable_flow.clock import Clock, StoreTime, SystemClock, Timer, moment
 from durable_flow.context import Fatal, NotBegun, StepVisit, step_error
@@ -825,7 +826,8 @@ class Engine:
         number, message = await self._word(run, live, step)
         visit = StepVisit(self, run, live, step)
         told = {name: value for name, value in message.body.items() if name not in OUTPUTS}
-        answered: dict[str, Any] = {"actor": message.actor, "consumed": (number,), "metadata": {"answer": told}}
+        sent = sent_at(message)
+        answered: dict[str, Any] = {"actor": message.actor, "consumed": (number,), "metadata": {"answer": told, **sent}}
         anew = False
         try:
             match wait, message.body.get("decision"):
@@ -865,6 +867,7 @@ class Engine:
                 actor=message.actor,
                 consumed=(number,),
                 anew=anew,
+                metadata=sent,
             )
         )
         return True
@@ -1044,7 +1047,7 @@ class Engine:
                 same=outcome.same,
                 changes=changes,
                 merged=merged,
-                metadata=outcome.metadata or metadata,
+                metadata={**(metadata or {}), **(outcome.metadata or {})} or None,
                 ms=ms,
                 shown=visit.shown,
                 actor=actor,
@@ -1074,7 +1077,7 @@ class Engine:
                         path=visit.path,
                         now=self.clock.now(),
                         actor=actor,
-                        body=metadata,
+                        metadata=metadata,
                         consumed=consumed,
                     )
                 )
@@ -1203,6 +1206,7 @@ class Engine:
         told = dict(message.body) or None
         if message.kind == "timeout":
             told = {"timeout": True}
+        sent = sent_at(message)
         try:
             outcome = self._normal(step.type.answered(visit, step.config, wait, message))
         except Exception as error:
@@ -1214,7 +1218,7 @@ class Engine:
                 self.describe(run, step, visit, error),
                 actor=message.actor,
                 consumed=(number,),
-                metadata={"answer": told},
+                metadata={"answer": told, **sent},
             )
             return
         self._conclude(
@@ -1226,9 +1230,9 @@ class Engine:
             action=Action.ANSWERED,
             actor=message.actor,
             consumed=(number,),
-            metadata={"answer": {name: value for name, value in (told or {}).items() if name not in OUTPUTS}}
+            metadata={"answer": {name: value for name, value in (told or {}).items() if name not in OUTPUTS}, **sent}
             if type(outcome) is Done
-            else told,
+            else {"answer": told, **sent},
         )
 
     async def _word(self, run: Run, live: LiveFrame, step: StepDef) -> tuple[int, Message]:

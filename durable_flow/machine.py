@@ -308,6 +308,7 @@ def resumed(
     actor: str | None,
     consumed: tuple[int, ...],
     anew: bool,
+    metadata: dict[str, Any],
 ) -> Transition:
     """A step that waited goes on with an attempt; `anew`: as if none had been made."""
     memo = None if anew else frame.memo
@@ -321,7 +322,7 @@ def resumed(
         frame=frame.path,
         at=frame.at,
         actor=actor,
-        metadata={"anew": True} if anew else None,
+        metadata=metadata | ({"anew": True} if anew else {}) or None,
     )
     after = replace(frame, state=FrameState.RUNNING, wait=None, memo=memo)
     if anew:
@@ -430,7 +431,7 @@ def voted(
     path: str,
     now: float,
     actor: str | None,
-    body: Any,
+    metadata: dict[str, Any] | None,
     consumed: tuple[int, ...],
 ) -> Transition:
     """An answer came, and more are needed."""
@@ -443,7 +444,7 @@ def voted(
         frame=frame.path,
         at=frame.at,
         actor=actor,
-        metadata={"answer": body, "waiting": True},
+        metadata={**(metadata or {}), "waiting": True},
     )
     return Transition(record=record, frame=replace(frame, wait=wait), consumed=consumed)
 

@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+from durable_flow.answers import tells_of
 from durable_flow.clock import Clock
 from durable_flow.errors import StoreUnavailable
+from durable_flow.model.codec import decode_record
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import (
     Appended,
@@ -27,6 +29,9 @@ from durable_flow.stores.base import (
 )
 
 T = TypeVar("T")
+
+PAGE, SKEW = 500, 3600.0
+"""Entries read at once, and seconds by which clocks may differ, where a message is looked for in the trail."""
 
 FIRST, LONGEST = 0.05, 1.0
 """Seconds between two tries: the first pause, and the longest."""
@@ -95,7 +100,9 @@ class PatientStore(Store):
     async def append(self, message: Message, body: Blob) -> Appended:
         async def again() -> Appended:
             appended = await self.store.append(message, body)
-            if appended.outcome != "accepted" and await self._has(message.execution_id, body):
+            if appended.outcome != "accepted" and (
+                await self._has(message.execution_id, body) or await self._told(message)
+            ):
                 return Appended(outcome="accepted", owner=appended.owner, lease_until=appended.lease_until)
             return appended
 
@@ -106,6 +113,20 @@ class PatientStore(Store):
     async def _has(self, execution_id: str, body: Blob) -> bool:
         """Whether this very message (its time is in it) is in the inbox."""
         return any(found == body for _, found in await self.store.inbox(execution_id))
+
+    async def _told(self, message: Message) -> bool:
+        """Whether this very answer was taken from the inbox since: the last entries tell of it then."""
+        row = await self.insist(lambda: self.store.row(message.execution_id))
+        if row is None or message.kind != "answer":
+            return False
+        for after in range(row.seq - PAGE, -PAGE, -PAGE):
+            found = await self.store.read(row.id, after=max(0, after), limit=PAGE + min(0, after))
+            records = [decode_record(blob, execution_id=row.id) for _, blob in found]
+            if any(tells_of(record, message) for record in records):
+                return True
+            if not records or records[0].time < message.time - SKEW:
+                break
+        return False
 
     async def claim(
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]

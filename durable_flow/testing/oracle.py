@@ -26,7 +26,7 @@ from durable_flow.testing.trail import Fold, Seen, is_settlement
 VOLATILE = frozenset(
     (
         "requested_at", "deadline", "at", "since", "timestamp", "attempts", "memo", "memos", "next_attempt_in", "shown",
-        "forked_at", "wait_id",
+        "forked_at", "wait_id", "sent_at",
     )
 )  # fmt: skip
 """Keys whose values depend on when something happened, or on how often it was tried."""

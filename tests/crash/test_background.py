@@ -41,8 +41,14 @@ NOBODY = Scenario(name="background", workflow=ALONE, services=bank, restart="bac
 
 @pytest.mark.parametrize(
     ("scenario", "modes"),
-    [(WITH_PERSON, KILLS), (WITH_PERSON, CANCELS), (WITH_PERSON, NETWORK), (NOBODY, (*KILLS, *ERRORS))],
-    ids=["kills", "cancels", "network", "errors"],
+    [
+        (WITH_PERSON, KILLS),
+        (WITH_PERSON, CANCELS),
+        (WITH_PERSON, NETWORK),
+        (WITH_PERSON, ERRORS),
+        (NOBODY, (*KILLS, *ERRORS)),
+    ],
+    ids=["kills", "cancels", "network", "errors", "nobody"],
 )
 def test_a_fault_at_any_point_makes_no_difference(scenario: Scenario, modes: tuple[Mode, ...]) -> None:
     with Explorer(scenario) as explorer:

@@ -108,7 +108,7 @@ async def test_the_trail_says_who_answered(world: World) -> None:
     await world.runner().resume("e", response={"x": 1}, by="ada", comment="fine")
     entry = next(entry for entry in await world.entries() if entry.action == "answered")
     assert (entry.path, entry.actor, entry.output) == ("ask", "ada", {"x": 1})
-    assert entry.metadata == {"answer": {"comment": "fine"}}
+    assert entry.metadata["answer"] == {"comment": "fine"}
 
 
 async def test_the_trail_of_a_halt_and_its_answer(world: World) -> None:
