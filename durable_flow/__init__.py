@@ -61,6 +61,7 @@ from durable_flow.model.execution import (
     Status,
 )
 from durable_flow.model.frame import Message
+from durable_flow.model.trace import parse_traceparent
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.position import ChainLink, Iteration, Where
 from durable_flow.runners.adapters.base import Adapter
@@ -180,4 +181,5 @@ __all__ = [
     "open_store",
     "parse_duration",
     "parse",
+    "parse_traceparent",
 ]

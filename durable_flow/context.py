@@ -230,6 +230,7 @@ class StepVisit:
             deadline=self.deadline,
             logger=StepLogger(logger, {"execution_id": run.id, "step": self.path}),
             heartbeat_timeout=self.heartbeat_timeout,
+            traceparent=run.info.traceparent,
             last_heartbeat=copy_value(self._said),
             _attempt=self,
         )

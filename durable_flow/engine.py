@@ -66,6 +66,7 @@ from durable_flow.model.execution import (
 )
 from durable_flow.model.frame import FrameState, Message, Record
 from durable_flow.model.mask import redact, secret_texts
+from durable_flow.model.trace import check_traceparent
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
@@ -1270,6 +1271,7 @@ class Engine:
         queue: str | None = None,
         priority: int = 5,
         fingerprint: str = "",
+        traceparent: str | None = None,
         begins: bool = True,
     ) -> Run:
         """A new execution in memory; its first commit creates it, with the lease. Unless it `begins`, its first entry
@@ -1304,6 +1306,7 @@ class Engine:
             secrets=definition.secrets,
             parent_wait=parent_wait,
             given=fingerprint,
+            traceparent=check_traceparent(traceparent) if parent is None else parent.info.traceparent,
         )
         run.masks = secret_texts(given, definition.secrets)
         if begins:

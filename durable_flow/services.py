@@ -27,7 +27,8 @@ class StepContext(msgspec.Struct, frozen=True, kw_only=True):
     whatever the service calls, so that it happens once. `path` is the step's place (`orders[3]/charge`), `attempt`
     counts from 1, `deadline` is the wall-clock time (epoch seconds) at which the attempt times out. `heartbeat_timeout`
     is within how many seconds `heartbeat` must be called again, `last_heartbeat` what was said last in an earlier
-    attempt, also in a process that died: a service that knows how far it came goes on from there.
+    attempt, also in a process that died: a service that knows how far it came goes on from there. `traceparent` is what
+    the execution (for a child, the one at the top) was started with: hand it to what the service calls.
     """
 
     execution_id: str
@@ -39,6 +40,7 @@ class StepContext(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None
     logger: logging.LoggerAdapter[logging.Logger]
     heartbeat_timeout: float | None = None
+    traceparent: str | None = None
     last_heartbeat: Any = None
     _attempt: _Attempt | None = None
 

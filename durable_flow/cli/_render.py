@@ -518,6 +518,8 @@ def execution(
         facts.append(("parent", one.parent_id))
     if one.forked_from is not None:
         facts.append(("forked from", one.forked_from))
+    if one.traceparent is not None:
+        facts.append(("trace", one.traceparent))
     if one.recoveries:
         facts.append(("recoveries", str(one.recoveries)))
     if one.owner is not None and not one.status.over and one.lease_until is not None:

@@ -46,7 +46,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `secrets` are the names of inputs to mask, `depth` how many parents there are, `handled` whether the workflow's
     own `on_error` was entered. `began_as` is the hash of the definition that an execution had before it was migrated.
     `parent_wait` is the wait of the parent that this execution's end answers, `given` the SHA-256 of the input as it
-    was given, before defaults. `compensated`: steps were undone, so it cannot go on.
+    was given, before defaults. `compensated`: steps were undone, so it cannot go on. `traceparent` is what it was
+    started with, or the execution at the top.
     """
 
     error: ErrorInfo | None = None
@@ -63,6 +64,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     given: str = ""
     closing: Closing | None = None
     compensated: bool = False
+    traceparent: str | None = None
 
 
 def _plain(value: Any) -> Any:

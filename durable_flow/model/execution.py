@@ -212,6 +212,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
 
     `ctx` holds the variables of the workflow itself; inputs declared `secret` show as `***`. `closing` is how one that
     is not over will have ended, when what undoes its steps and `finally` have run. `compensated`: steps were undone.
+    `traceparent` is the trace (W3C Trace Context) it is part of, if it was started with one.
     Times are UTC datetimes.
     """
 
@@ -239,6 +240,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     queue: str | None = None
     priority: int = 5
+    traceparent: str | None = None
     concurrency_key: str | None = None
     recoveries: int = 0
     owner: str | None = None

@@ -69,16 +69,18 @@ class BackgroundRunner(Correspondent):
         labels: Mapping[str, str] | None = None,
         queue: str | None = None,
         priority: int = 5,
+        traceparent: str | None = None,
     ) -> str:
         """Stores an execution as `pending`, for a worker of `queue` to begin it; its id. The `timeout` of the workflow
         counts from when it begins. Of those that wait in the queues of a worker, the one with the least `priority` (1
-        to 100) is begun first, and of several with the same one that which is there longest.
+        to 100) is begun first, and of several with the same one that which is there longest. `traceparent` is
+        that of `Runner.run`.
 
         With an `execution_id` starting is idempotent, as with `Runner.run`, whose errors it raises: InputError (nothing
         is stored), ConflictError if the id belongs to another workflow or another input.
         """
         engine = self._engine
-        given, fingerprint = self._checked(input, labels=labels, queue=queue)
+        given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         if type(priority) is not int or not 1 <= priority <= LEAST_URGENT:
             raise ValidationError(
@@ -93,6 +95,7 @@ class BackgroundRunner(Correspondent):
             queue=queue,
             priority=priority,
             fingerprint=fingerprint,
+            traceparent=traceparent,
             begins=False,
         )
         try:

@@ -26,6 +26,7 @@ from durable_flow.model.execution import (
     Status,
 )
 from durable_flow.model.frame import Message
+from durable_flow.model.trace import check_traceparent
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.queues import check_queue
@@ -49,7 +50,12 @@ class Correspondent(ABC):
             raise ConflictError("the runtime is closed; no execution is taken up any more")
 
     def _checked(
-        self, input: Mapping[str, Any] | None, *, labels: Mapping[str, str] | None, queue: str | None
+        self,
+        input: Mapping[str, Any] | None,
+        *,
+        labels: Mapping[str, str] | None,
+        queue: str | None,
+        traceparent: object,
     ) -> tuple[dict[str, Any], str]:
         """What an execution is to be started with: its input with defaults, and what tells that from another one.
         Raises what `Runner.run` does of what is wrong with it."""
@@ -57,6 +63,7 @@ class Correspondent(ABC):
         given = check_input(self.workflow, input, limits=self._engine.limits)
         check_labels(labels)
         check_queue(queue)
+        check_traceparent(traceparent)
         return given, fingerprint_of(input, self._engine.limits)
 
     async def _started_with(self, fingerprint: str, execution_id: str) -> Row:

@@ -36,6 +36,7 @@ from durable_flow.model.execution import (
     UncertainWait,
 )
 from durable_flow.model.frame import FrameState, Message
+from durable_flow.model.trace import check_traceparent
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.position import ChainLink, Where, places_behind, places_of
 from durable_flow.runners.correspondence import Correspondent, check_labels, halt_of
@@ -80,17 +81,19 @@ class Runner(Correspondent):
         execution_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         queue: str | None = None,
+        traceparent: str | None = None,
         trigger: str = "api",
     ) -> ExecutionResult:
         """Starts an execution and drives it. `queue` is kept with it and with its children: if this process dies, or
-        leaves it at a wait, the workers of that queue go on with it.
+        leaves it at a wait, the workers of that queue go on with it. So is `traceparent`, which says of what trace (W3C
+        Trace Context) it is part: services find it in their StepContext, wherever the step runs.
 
         With an `execution_id` starting is idempotent: a second call with the same input follows the execution that is
         there, goes on with it where nobody drives it, or returns how it ended. Raises InputError for an input that does
         not fit (nothing is stored), ConflictError if the id belongs to another workflow or another input.
         """
         engine = self._engine
-        given, fingerprint = self._checked(input, labels=labels, queue=queue)
+        given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         local = engine.runs.get(execution_id)
         while local is not None and not local.version:
@@ -105,6 +108,7 @@ class Runner(Correspondent):
                 labels=labels or {},
                 queue=queue,
                 fingerprint=fingerprint,
+                traceparent=traceparent,
             )
             try:
                 return await self._drive(run)
@@ -144,13 +148,14 @@ class Runner(Correspondent):
         *,
         execution_id: str | None = None,
         labels: Mapping[str, str] | None = None,
+        traceparent: str | None = None,
     ) -> ExecutionResult:
         """`run`, with `on_halt` (plain or async) answering every wait that a person can answer.
 
         For a halt it returns the response. For an approval it returns True, False, or a mapping of the arguments of
         `resume`, such as `{"approved": True, "by": "alice"}`. Without `on_halt` a waiting execution is returned.
         """
-        result = await self.run(input, execution_id=execution_id, labels=labels)
+        result = await self.run(input, execution_id=execution_id, labels=labels, traceparent=traceparent)
         while result.halted and on_halt is not None:
             halt = next((halt for halt in result.halts if halt.type in ANSWERED), None)
             if halt is None:
@@ -309,6 +314,7 @@ class Runner(Correspondent):
         execution_id: str | None = None,
         by: str | None = None,
         labels: Mapping[str, str] | None = None,
+        traceparent: str | None = None,
     ) -> ExecutionResult:
         """Begins a new execution where another one was when it came to a step, and drives it. The original stays as it
         is, whether it is over, waits or runs.
@@ -316,7 +322,8 @@ class Runner(Correspondent):
         `from_step` is a step of the workflow, or the path of one inside others (`orders[3]/charge`); where it was
         visited several times the last visit is meant, or the one that `poll#2` names. `set` replaces variables. The new
         execution has the input and the definition of the original, and its labels unless others are given; whatever it
-        does has ids and idempotency keys of its own, and its timeout counts anew. With an `execution_id` starting is
+        does has ids and idempotency keys of its own, its timeout counts anew, and its `traceparent` is what is given
+        here. With an `execution_id` starting is
         idempotent, as with `run`.
 
         Raises ValidationError for a step or a variable that the workflow has not, and ConflictError where the original
@@ -326,6 +333,7 @@ class Runner(Correspondent):
         self._check_open()
         person(by)
         check_labels(labels)
+        traceparent = check_traceparent(traceparent)
         target = Target(from_step)
         changes = checked(set, limits=engine.limits)
         asked = fingerprint(check_id(original_id), target, changes)
@@ -334,7 +342,7 @@ class Runner(Correspondent):
         row = await self._row(original_id)
         new_id = engine.ids.execution() if execution_id is None else execution_id
         run = await forked(engine, row, target, changes, execution_id=new_id, by=by, labels=labels)
-        run.change_info(given=asked)
+        run.change_info(given=asked, traceparent=traceparent)
         try:
             return await self._drive(await engine.establish(run))
         except AlreadyExists:
@@ -433,19 +441,20 @@ class Runner(Correspondent):
         input: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         queue: str | None = None,
+        traceparent: str | None = None,
         by: str | None = None,
         signal_id: str | None = None,
     ) -> ExecutionResult:
         """Sends a signal to an execution, which is started if it is not there: then the commit that creates it has the
         signal, too. However many call at once, one execution is started, and every signal reaches it, in order.
 
-        `input`, `labels` and `queue` are those of `run`, and `signal_id` that of `signal`: with one, a call that may
-        have got through can be repeated. Returns how the execution stands when what was set going here has come to a
-        halt or an end. Raises InputError, ConflictError (it is over; it belongs to another workflow or another input)
-        and ValidationError; then nothing has changed.
+        `input`, `labels`, `queue` and `traceparent` are those of `run`, and `signal_id` that of `signal`: with one, a
+        call that may have got through can be repeated. Returns how the execution stands when what was set going here
+        has come to a halt or an end. Raises InputError, ConflictError (it is over; it belongs to another workflow or
+        another input) and ValidationError; then nothing has changed.
         """
         engine = self._engine
-        given, fingerprint = self._checked(input, labels=labels, queue=queue)
+        given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
         message = message_of(engine, check_id(execution_id), name, payload, by=by, signal_id=signal_id)
         new = await engine.store.row(execution_id) is None
         while (local := engine.runs.get(execution_id)) is not None and not local.version:
@@ -459,6 +468,7 @@ class Runner(Correspondent):
                 labels=labels or {},
                 queue=queue,
                 fingerprint=fingerprint,
+                traceparent=traceparent,
             )
             run.keep_signal(CLOCK, message)
             try:

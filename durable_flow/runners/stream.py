@@ -74,6 +74,7 @@ class StreamRunner(Runner):
         execution_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         queue: str | None = None,
+        traceparent: str | None = None,
         trigger: str = "api",
     ) -> AsyncGenerator[Event, None]:
         """Starts an execution as `run` does, and gives its events, durable and transient ones in the order in which
@@ -97,7 +98,14 @@ class StreamRunner(Runner):
 
         deaf = self._subscribe(hear)
         run = asyncio.ensure_future(
-            self.run(input, execution_id=execution_id, labels=labels, queue=queue, trigger=trigger)
+            self.run(
+                input,
+                execution_id=execution_id,
+                labels=labels,
+                queue=queue,
+                traceparent=traceparent,
+                trigger=trigger,
+            )
         )
         run.add_done_callback(lambda _: something.set())
         reader = asyncio.current_task()

@@ -50,6 +50,7 @@ from durable_flow.model.codec import Info, decode_info, decode_record, decode_va
 from durable_flow.model.execution import Action, AnyWait, ApprovalWait, Entry, ErrorInfo, Execution, HaltWait, Status
 from durable_flow.model.frame import Frame, Message, Record
 from durable_flow.model.mask import redact, secret_texts
+from durable_flow.model.trace import check_traceparent
 from durable_flow.model.value import normalise
 
 STATUSES = frozenset(status.value for status in Status)
@@ -582,6 +583,7 @@ class Store(ABC):
                     started_at=execution.started_at.timestamp() if execution.started_at else None,
                     dry_run=execution.dry_run,
                     forked_from=execution.forked_from,
+                    traceparent=check_traceparent(execution.traceparent),
                 )
             ),
             result_seq=result_seq,
@@ -756,6 +758,7 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
         compensated=info.compensated,
         trigger=row.trigger,
         dry_run=info.dry_run,
+        traceparent=info.traceparent,
         labels=dict(row.labels),
         queue=row.queue,
         priority=row.priority,
