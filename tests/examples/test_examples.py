@@ -37,6 +37,17 @@ PRINTED = {
         "desk: paid with a card, when reminded",
         "sofa: cancelled, nobody paid",
     ],
+    "aiohttp_app/main.py": [
+        'POST /dashboards: 200 {"id": ',
+        "20 at once take",
+        "POST /dashboards/start: 202, Location: /dashboards/bo-1",
+        "  step.completed       fetch/profile",
+        '{"id": "cy-1", "status": "completed", "output": {"name": "Cy", "orders": [30, 12], "weather": "sunny"}}',
+        "asked for: {'profile/cy': 1, 'orders/cy': 2, 'weather': 1}",
+        '{"id": "di-1", "status": "completed", "output": {"name": "Di", "orders": [30, 12], "weather": "sunny"}}',
+        "asked for: {'profile/di': 1, 'orders/di': 2, 'weather': 1}",
+        "A mistake: 422 application/problem+json",
+    ],
     "trip/main.py": [
         "completed: a visa for Ada",
         "to Bo: Your trip: failed. PermissionError: no visa for Bo",
