@@ -35,7 +35,9 @@ class Line:
 class Size:
     """How much is measured. `seconds` is about how long one subject's turn lasts, `patience` how long a turn may last
     for its subject to take part in every round, `limit` after how many seconds a subject that does not answer is given
-    up, `halting` after how many seconds no more executions are halted, or resumed."""
+    up, `halting` after how many seconds no more executions are halted, or resumed. `fetches` is how many workflows
+    fetch at once, and `latency` the seconds after which they are answered; `waiting` how many requests a service gets
+    at a time, `requests` how many in all, and `lease` the seconds of its leases."""
 
     rounds: int = 5
     seconds: float = 1.0
@@ -50,6 +52,11 @@ class Size:
     found: tuple[int, int] = (1_000, 100_000)
     timers: int = 10_000
     spread: float = 10.0
+    fetches: int = 100
+    latency: float = 0.5
+    waiting: int = 1000
+    requests: int = 10_000
+    lease: float = 5.0
     starts: int = 15
     probe: int = 10
     times: int = 100
@@ -68,6 +75,11 @@ SHORT = Size(
     found=(60, 120),
     timers=20,
     spread=0.2,
+    fetches=3,
+    latency=0.02,
+    waiting=10,
+    requests=50,
+    lease=1.0,
     starts=1,
     probe=1,
     times=3,

@@ -33,6 +33,22 @@ class NullStore(Store):
     ) -> Stored | Busy | None:
         return None
 
+    async def take(
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+    ) -> Sequence[Stored]:
+        return ()
+
+    async def next_due(
+        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+    ) -> float | None:
+        return None
+
     async def hold(self, queue: str | None, body: Blob | None) -> bool:
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -55,11 +55,37 @@ class Growing:
         return await workloads.kilobyte()
 
 
+class Website:
+    """Fetches pages: as many at once as are asked for."""
+
+    def __init__(self) -> None:
+        self._session: Any = None
+
+    async def fetch(self, url: str) -> str:
+        if self._session is None:
+            import aiohttp
+
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        async with self._session.get(url) as response:
+            response.raise_for_status()
+            text: str = await response.text()
+            return text
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+async def gather(work: Iterable[Awaitable[object]]) -> None:
+    await asyncio.gather(*work)
+
+
 class Ours:
     """What can be asked of it: every public method."""
 
-    def __init__(self, runtime: Runtime, growing: Growing, url: str) -> None:
+    def __init__(self, runtime: Runtime, growing: Growing, website: Website, url: str) -> None:
         self._runtime = runtime
+        self._website = website
         self._url = url
         self._growing = growing
         self._runners: dict[str, Runner] = {}
@@ -104,6 +130,19 @@ class Ours:
             (await runner.run()).raise_for_status()
 
         return await clock(run(), branches)
+
+    async def fetches(self, url: str, total: int) -> dict[str, Any]:
+        """Seconds of the requests of so many workflows without any; of one workflow; and of all of them at once."""
+        runner = self._runner(workloads.fetches())
+
+        async def one() -> None:
+            result = await runner.run({"url": url})
+            assert result.output == [url] * workloads.BRANCHES, result
+
+        fetched = await clock(gather(self._website.fetch(url) for _ in range(total * workloads.BRANCHES)), total)
+        alone = await clock(one(), 1)
+        together = await clock(gather(one() for _ in range(total)), total)
+        return {"fetched": fetched["seconds"], "alone": alone["seconds"], "together": together["seconds"]}
 
     async def growth(self, steps: int) -> dict[str, Any]:
         """What a step of the first and of the last tenth took, in time and in bytes written."""
@@ -236,11 +275,20 @@ async def open_ours(url: str, folder: Path) -> AsyncIterator[Handlers]:
         meter = await open_meter(url)
         stack.push_async_callback(meter.close)
         growing = Growing(meter)
-        services = {"work": {"noop": workloads.noop, "echo": workloads.echo, "kilobyte": growing.kilobyte}}
+        website = Website()
+        stack.push_async_callback(website.close)
+        services = {
+            "work": {
+                "noop": workloads.noop,
+                "echo": workloads.echo,
+                "kilobyte": growing.kilobyte,
+                "fetch": website.fetch,
+            }
+        }
         store: str | Store = url
         if url == "-":
             store = await stack.enter_async_context(NullStore())
-        ours = Ours(await stack.enter_async_context(Runtime(store, services=services)), growing, url)
+        ours = Ours(await stack.enter_async_context(Runtime(store, services=services)), growing, website, url)
         yield {name: getattr(ours, name) for name in dir(ours) if not name.startswith("_")}
 
 

@@ -56,6 +56,18 @@ def fan_out(branches: int) -> dict[str, Any]:
     return _document(f"fan-{branches}", [{"id": "fan", "type": "parallel", "branches": found}])
 
 
+BRANCHES = 3
+"""Branches of a workflow that fetches."""
+
+
+def fetches() -> dict[str, Any]:
+    """Branches that each fetch a page, and a result made of them."""
+    call = {"type": "call", "service": "work", "method": "fetch", "input": {"url": "$input.url"}}
+    found = [{"id": f"b{i}", "output": f"page{i}"} | call for i in range(BRANCHES)]
+    result = {"type": "end", "result": [f"$page{i}" for i in range(BRANCHES)]}
+    return _document("fetches", [{"id": "fetch", "type": "parallel", "branches": found}, {"id": "over"} | result])
+
+
 def growth(steps: int) -> dict[str, Any]:
     """Steps that each add a kilobyte to the variables."""
     call = {"type": "call", "service": "work", "method": "kilobyte"}

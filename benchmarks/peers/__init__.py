@@ -48,7 +48,7 @@ def peers(family: str, servers: Servers) -> tuple[list[Program], dict[str, str]]
         if peer.family != family:
             continue
         python = ENVIRONMENTS / peer.library / "bin" / "python"
-        if not _has(python, peer.modules):
+        if not has(python, peer.modules):
             missing[peer.name] = "not installed (benchmarks/peers/setup installs it)"
             continue
         command = (str(python), str(FOLDER / f"{peer.library}_peer.py"))
@@ -56,7 +56,8 @@ def peers(family: str, servers: Servers) -> tuple[list[Program], dict[str, str]]
     return found, missing
 
 
-def _has(python: Path, modules: tuple[str, ...]) -> bool:
+def has(python: Path, modules: tuple[str, ...]) -> bool:
+    """Whether there is this interpreter, with these modules."""
     if not python.exists():
         return False
     code = "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))"

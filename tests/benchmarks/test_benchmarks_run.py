@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,8 @@ from benchmarks import compare, peers, table
 from benchmarks.measure import SHORT, Session, failed, take_turns
 from benchmarks.processes import Failed, Program, started
 from benchmarks.servers import Servers
+from benchmarks.service import ledger
+from benchmarks.service.ledger import STEPS, Row, verdict
 from benchmarks.stores import STORES
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +29,9 @@ WORKLOADS = {
     "halted": "halted",
     "import": "cold import",
     "overhead": "engine: call",
+    "parallel_fetch": "3 branches",
     "sequential": "10 steps",
+    "service": "10 requests in flight",
     "timers": "timers",
 }
 """How the first line of each benchmark begins."""
@@ -50,7 +54,7 @@ def test_every_benchmark_prints_a_line_for_every_store(tmp_path: Path) -> None:
         assert any(line.startswith(workload) for line in lines), workload
     for case in STORES:
         # two sizes of the sequential workload, two kinds of pages, and one line of each of the others
-        assert len([line for line in lines if f"| durable_flow, {case.name} " in line]) >= 7, case.name
+        assert len([line for line in lines if f"| durable_flow, {case.name} " in line]) >= 8, case.name
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,7 +62,7 @@ def test_every_benchmark_is_looked_for() -> None:
     assert set(WORKLOADS) == {path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")}
 
 
-@pytest.mark.parametrize("module", [compare, table], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [compare, ledger, table], ids=lambda module: module.__name__)
 def test_the_examples_in_docstrings_hold(module: ModuleType) -> None:
     found = doctest.testmod(module)
 
@@ -153,6 +157,44 @@ def test_ctrl_c_ends_subjects_and_servers_and_prints_what_there_is(tmp_path: Pat
     assert "cold import" in out
     wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in inside))
     assert list(tmp_path.iterdir()) == []
+
+
+def calls(request: str, steps: Sequence[int], *, first: int = 1) -> list[Row]:
+    """Calls of these steps, one after the other."""
+    return [Row(first + place, request, step, f"{request}:{step}") for place, step in enumerate(steps)]
+
+
+ALL = list(range(STEPS))
+
+
+def test_a_step_that_was_under_way_may_be_made_again() -> None:
+    rows = calls("a", [*ALL[:4], *ALL[3:]])
+
+    assert verdict(rows, ["a"], {"a": 11}) == (0, 0, 1, 0)
+
+
+def test_a_step_that_is_made_again_after_a_later_one_is_found() -> None:
+    rows = calls("a", [*ALL[:4], 2, *ALL[4:]])
+
+    assert verdict(reversed(rows), ["a"], {"a": 11}) == (0, 1, 0, 0)
+
+
+def test_a_step_that_is_made_again_after_the_answer_is_found() -> None:
+    rows = calls("a", [*ALL, ALL[-1]])
+
+    assert verdict(rows, ["a"], {"a": 10}) == (0, 1, 0, 0)
+
+
+def test_a_step_that_is_made_again_with_another_key_is_found() -> None:
+    again = Row(5, "a", 3, "another")
+
+    assert verdict([*calls("a", ALL[:4]), again, *calls("a", ALL[4:], first=6)], ["a"], {"a": 20}) == (0, 0, 1, 1)
+
+
+def test_requests_without_an_answer_or_with_a_step_that_was_never_made_are_lost() -> None:
+    rows = [*calls("a", ALL), *calls("b", ALL, first=20), *calls("c", ALL[1:], first=40)]
+
+    assert verdict(rows, ["a", "b", "c", "d"], {"a": 60, "c": 60, "d": 60}).lost == 3
 
 
 def below(process: int) -> list[int]:
