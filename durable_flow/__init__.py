@@ -67,6 +67,7 @@ from durable_flow.position import ChainLink, Iteration, Where
 from durable_flow.runners.adapters.base import Adapter
 from durable_flow.runners.adapters.inline import InlineAdapter
 from durable_flow.runners.adapters.store_queue import StoreQueueAdapter
+from durable_flow.runners.adapters.taskiq import TaskiqAdapter
 from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner, Why
@@ -163,6 +164,7 @@ __all__ = [
     "Suspend",
     "SystemClock",
     "TargetName",
+    "TaskiqAdapter",
     "Template",
     "Transaction",
     "Transform",
