@@ -56,6 +56,9 @@ def engine_answers(*, timeout: float = 2.0) -> bool:
             client.close()
 
 
+USUAL = {"redis": 6379, "rediss": 6379, "amqp": 5672, "nats": 4222}
+
+
 @contextmanager
 def container(image: Image, answers: Callable[[str], bool]) -> Iterator[str]:
     """The URL of a server in a new container, which is removed at the end."""
@@ -96,5 +99,4 @@ def greets(url: str, *, question: bytes, answers: bytes) -> bool:
 def address_of(url: str) -> tuple[str, int]:
     """Host and port of a URL, with the port that is usual where it names none."""
     parts = urlsplit(url)
-    usual = 5432 if parts.scheme.startswith("postgres") else 6379
-    return parts.hostname or "127.0.0.1", parts.port or usual
+    return parts.hostname or "127.0.0.1", parts.port or USUAL.get(parts.scheme, 5432)

@@ -1,4 +1,4 @@
-"""Fixtures of real servers: `postgres_url`, `postgres_schema`, `redis_url`, `redis_prefix`.
+"""Fixtures of real servers: `postgres_url`, `postgres_schema`, `redis_url`, `redis_prefix`, `rabbitmq_url`, `nats_url`.
 
 A server is started when the first test asks for it, and serves all tests of the session. Where there is none, a test
 that asks for it fails in CI, and at home is skipped; the summary says what to install.
@@ -14,9 +14,17 @@ from typing import Any
 
 import pytest
 
+from tests.servers.containers import greets
 from tests.servers.provide import POSTGRES_KIND, REDIS_KIND, Kind, Unreachable, provided
 
 MISSING = pytest.StashKey[list[str]]()
+
+
+def _note(request: pytest.FixtureRequest, missing: str) -> None:
+    """The summary tells what was not there."""
+    request.config.stash.setdefault(MISSING, []).append(missing)
+    # Where tests run in several processes, the one that prints the summary hears of it this way.
+    getattr(request.config, "workeroutput", {}).setdefault("missing", []).append(missing)
 
 
 def _serve(kind: Kind, request: pytest.FixtureRequest) -> Iterator[str]:
@@ -24,13 +32,37 @@ def _serve(kind: Kind, request: pytest.FixtureRequest) -> Iterator[str]:
         try:
             url = stack.enter_context(provided(kind))
         except Unreachable as missing:
-            request.config.stash.setdefault(MISSING, []).append(str(missing))
-            # Where tests run in several processes, the one that prints the summary hears of it this way.
-            getattr(request.config, "workeroutput", {}).setdefault("missing", []).append(str(missing))
+            _note(request, str(missing))
             if os.environ.get("CI") == "true" or os.environ.get(kind.variable):
                 pytest.fail(str(missing), pytrace=False)
             pytest.skip(str(missing))
         yield url
+
+
+def _reach(request: pytest.FixtureRequest, name: str, *, usual: str, question: bytes, answers: bytes) -> str:
+    """The URL of a broker that runs here, or where the environment says. Only where it says so it has to be there."""
+    variable = f"DURABLE_FLOW_TEST_{name.upper()}"
+    url = os.environ.get(variable)
+    if greets(url or usual, question=question, answers=answers):
+        return url or usual
+    missing = f"{name}: nothing that is one answers at {url or usual}; start one, or set {variable} to its URL"
+    _note(request, missing)
+    if url:
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(request: pytest.FixtureRequest) -> str:
+    """A RabbitMQ server that somebody else runs."""
+    greeting = b"AMQP\x00\x00\x09\x01"
+    return _reach(request, "RabbitMQ", usual="amqp://guest:guest@127.0.0.1:5672", question=greeting, answers=b"\x01")
+
+
+@pytest.fixture(scope="session")
+def nats_url(request: pytest.FixtureRequest) -> str:
+    """A NATS server that somebody else runs, with JetStream."""
+    return _reach(request, "NATS", usual="nats://127.0.0.1:4222", question=b"", answers=b"I")
 
 
 @pytest.hookimpl(optionalhook=True)
