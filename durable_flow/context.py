@@ -20,12 +20,13 @@ from durable_flow.journal import StepLogger
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import ErrorInfo, Gate
+from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import Beat, FrameState
 from durable_flow.model.mask import MASK, redact, secret_texts
 from durable_flow.model.value import copy_value, encode, normalise
 from durable_flow.model.workflow import Body, StepDef
 from durable_flow.services import StepContext
-from durable_flow.steps.base import ChildEnd, Compensate
+from durable_flow.steps.base import Again, ChildEnd, Compensate, Outcome
 from durable_flow.transaction import MISUSED, AttemptTransaction
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class StepVisit:
 
     __slots__ = (
         "_engine", "_live", "_run", "_said", "_saved", "_timer", "_told", "alive", "deadline", "heartbeat_timeout",
-        "over", "own", "path", "scrub", "shown", "step",
+        "over", "own", "path", "played", "scrub", "shown", "step",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, run: Run, live: LiveFrame, step: StepDef) -> None:
@@ -84,6 +85,8 @@ class StepVisit:
         self.step = step
         self.path = live.step_path(step.id)
         self.shown: Any = None
+        self.played: dict[str, Any] | None = None
+        """In a dry run: what it would have done outside, as its entry says it."""
         self.scrub: tuple[str, ...] = ()
         self.deadline: float | None = None
         self.over = False
@@ -181,6 +184,8 @@ class StepVisit:
     # -- working steps -------------------------------------------------------------------------------------------------
 
     async def call(self, service: str, method: str, input: Template | None) -> Any:
+        if self._run.info.dry_run:
+            return self._play(f"{service}.{method}", self.resolve(input))
         engine = self._engine
         value = None
         if input is not None:
@@ -194,7 +199,7 @@ class StepVisit:
 
     async def _resolve_input(self, input: Template) -> Any:
         """The value to call with, decoupled from the variables; what is recorded of it goes to `shown`."""
-        engine, run = self._engine, self._run
+        engine = self._engine
         secrets: dict[str, Any] = {}
         for reference in input.references:
             if reference.root == "secrets" and reference.path:
@@ -207,15 +212,51 @@ class StepVisit:
             self.scrub = secret_texts(secrets, secrets)
         else:
             value = shown
-        masks = run.masks
-        if masks:
-            shown = redact(shown, masks)
-        text = encode(shown)
-        if len(text) > engine.limits.recorded_input_bytes:
+        self._show(shown)
+        return value
+
+    def _show(self, value: Any) -> None:
+        """Has the entry of this visit say what was handed over."""
+        if masks := self._run.masks:
+            value = redact(value, masks)
+        text = encode(value)
+        if len(text) > self._engine.limits.recorded_input_bytes:
             self.shown = {"truncated": True, "bytes": len(text)}
         else:
             self.shown = msgspec.Raw(text.encode())
-        return value
+
+    # -- dry runs ------------------------------------------------------------------------------------------------------
+
+    @property
+    def fixture(self) -> Fixture | None:
+        run = self._run
+        return run.fixture(self.path, self.step.id) if run.info.dry_run else None
+
+    def has_fixture(self, step: StepDef) -> bool:
+        """Whether something stands in for all visits of a step."""
+        return self._run.fixture(step.id, step.id) is not None
+
+    def rehearse(self) -> Outcome | Again:
+        """The outcome of this step without anything outside; what it would have done is noted."""
+        step = self.step
+        self._note(*step.type.deed(self, step.config))
+        return step.type.rehearse(self, step.config)
+
+    def _play(self, would: str, input: Any) -> Any:
+        """What a step gets that asks something outside in a dry run."""
+        self._note(would, input)
+        given = self.fixture
+        if given is not None and given.error is not None:
+            raise StepError(given.message, kind=given.error)
+        return None if given is None else given.answer
+
+    def _note(self, would: str, input: Any) -> None:
+        given, masks = self.fixture, self._run.masks
+        self.played = {"dry_run": True, "would": redact(would, masks)}
+        if given is not None:
+            self.played["fixture"] = given.key
+        if input is not None:
+            self._show(normalise(input, limits=self._engine.limits, what="input"))
 
     def context(self) -> StepContext:
         run, beat = self._run, self._live.record.beat
@@ -301,6 +342,8 @@ class StepVisit:
         return self.own
 
     async def gate(self, resolver: str, params: Template | None) -> tuple[Gate, Any]:
+        if self._run.info.dry_run:
+            return Gate.APPROVED, self._play(f"gate {resolver}", self.resolve(params))
         engine = self._engine
         value = None
         if params is not None:
@@ -311,6 +354,7 @@ class StepVisit:
 
     async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
         children = self._engine.children
+        timeout = None if self._run.info.dry_run else timeout
         return await children.result(self._run, self._live, self, workflow_id, input, wait=wait, timeout=timeout)
 
     # -- composite steps -----------------------------------------------------------------------------------------------

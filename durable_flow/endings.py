@@ -178,6 +178,8 @@ class Endings:
         await self._finish(run, closing, consumed=run.unread(), messages=())
 
     def _lacking(self, run: Run, closing: Closing) -> list[str]:
+        if run.info.dry_run:
+            return []
         needs = {("service", undo["service"]) for undo in run.undo.values()} if _undoes(closing) else set()
         if run.definition.closing is not None:
             needs.update(need for step in every_step(run.definition.closing) for need in step.type.needs(step.config))

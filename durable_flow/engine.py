@@ -20,6 +20,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import anyio
@@ -64,12 +65,13 @@ from durable_flow.model.execution import (
     Status,
     UncertainWait,
 )
-from durable_flow.model.frame import FrameState, Message, Record
+from durable_flow.model.frame import FrameState, Message, Record, Transition
 from durable_flow.model.mask import redact, secret_texts
 from durable_flow.model.trace import check_traceparent
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
+from durable_flow.rehearsal import unanswered
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
 from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, StepTransaction, Store, Stored
@@ -106,6 +108,12 @@ UNREPEATABLE = ("ServiceNotFound", "ServiceError", "SecretNotFound", "Transactio
 
 CLEANUP = 1.0
 """Seconds a timed-out attempt has to clean up; after them the execution goes on without it."""
+
+
+REVISITS = 100
+"""How often a dry run comes to a step that something outside decides about, before it has gone round in circles."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Undone(Exception):
@@ -551,6 +559,7 @@ class Engine:
             masks=run.masks,
             input=run.input,
             result=run.root.values.get("result"),
+            dry_run=run.info.dry_run,
         )
         for number, record in enumerate(records, first):
             if (event := event_of(record, number, subject, asked=run.asked)) is not None:
@@ -606,16 +615,20 @@ class Engine:
                 bound = machine.too_many(self.limits, step, record)
                 self.fail(run, live, step, StepVisit(self, run, live, step), bound, handled=False)
                 continue
+            if run.info.dry_run and (circling := self._circling(run, live, step)) is not None:
+                self.fail(run, live, step, StepVisit(self, run, live, step), circling, handled=False)
+                continue
             if step.needs_history:
                 await self._load_history(run)
             kind = step.type
-            if state is FrameState.WAITING and kind.instant:
+            if run.info.dry_run and self._stands_in(run, live, step):
+                self._rehearse(run, live, step)
+                await self._breathe(run)
+            elif state is FrameState.WAITING and kind.instant:
                 await self._answered(run, live, step)
             elif kind.instant:
                 self._instant(run, live, step)
-                if run.buffered >= BUFFER:
-                    await self.flush(run)
-                    await self.clock.sleep(0)
+                await self._breathe(run)
             elif kind.works_outside:
                 await self._work(run, live, step)
             else:
@@ -628,6 +641,12 @@ class Engine:
             output=live.output,
             breaks=live.values.get("break_loop") is True and "break_loop" in live.seqs,
         )
+
+    async def _breathe(self, run: Run) -> None:
+        """After a step that did not wait for anything: now and then what is in the buffer is committed."""
+        if run.buffered >= BUFFER:
+            await self.flush(run)
+            await self.clock.sleep(0)
 
     def _to_sweep(self, run: Run, live: LiveFrame, step: StepDef) -> bool:
         """Whether a frame is driven on to find what below it was under way in a process that died; a step with no
@@ -654,6 +673,45 @@ class Engine:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error))
             return
         self._conclude(run, live, step, visit, outcome)
+
+    def _stands_in(self, run: Run, live: LiveFrame, step: StepDef) -> bool:
+        """Whether a step of a dry run is rehearsed. What gets nothing from outside runs as ever, and what only drives
+        others as long as nothing stands in for these."""
+        kind = step.type
+        if not kind.takes_fixture:
+            return False
+        return kind.instant or kind.works_outside or run.fixture(live.step_path(step.id), step.id) is not None
+
+    def _circling(self, run: Run, live: LiveFrame, step: StepDef) -> ErrorInfo | None:
+        """The error of a dry run that comes to a step again and again: what it asks is always answered the same."""
+        place = f"{live.base}{step.id}"
+        if not step.type.takes_fixture or live.record.state is not FrameState.RUNNING:
+            return None
+        run.visits[place] += 1
+        if run.visits[place] <= REVISITS:
+            return None
+        return ErrorInfo(
+            type="DryRunCircles",
+            message=f"the dry run came here {REVISITS} times and goes round in circles: give a fixture for one visit "
+            f"of the step whose answer leads out, such as {place}#3",
+            step=step.id,
+            path=live.step_path(step.id),
+        )
+
+    def _rehearse(self, run: Run, live: LiveFrame, step: StepDef) -> None:
+        """A step of a dry run has its outcome without anything outside."""
+        visit = StepVisit(self, run, live, step)
+        try:
+            outcome = self._normal(visit.rehearse())
+            if isinstance(outcome, Suspend):
+                raise StepError("waits in a dry run: its type does not say what it assumes", kind="ConfigError")
+        except Exception as error:
+            self.fail(run, live, step, visit, self.describe(run, step, visit, error), metadata=visit.played)
+            return
+        told = {**(visit.played or {}), **(getattr(outcome, "metadata", None) or {})}
+        if isinstance(outcome, Done):
+            outcome = replace(outcome, metadata=told)
+        self._conclude(run, live, step, visit, outcome, metadata=told, action=step.type.completes_as)
 
     def _normal(self, done: Outcome | Again) -> Outcome:
         """The outcome with values as they will be after a restart. (What services return was made so already.)"""
@@ -953,7 +1011,8 @@ class Engine:
         except Exception as error:
             self.fail(run, live, step, visit, self.describe(run, step, visit, error))
             return
-        self._conclude(run, live, step, visit, outcome, ms=(self.clock.monotonic() - start) * 1000)
+        ms = (self.clock.monotonic() - start) * 1000
+        self._conclude(run, live, step, visit, outcome, ms=ms, metadata=visit.played)
 
     def _cut(
         self, run: Run, live: LiveFrame, step: StepDef, visit: StepVisit, start: float, *, in_flight: bool
@@ -1169,6 +1228,8 @@ class Engine:
 
     def describe(self, run: Run, step: StepDef, visit: StepVisit, error: BaseException) -> ErrorInfo:
         kind, message = step_error(error)
+        if run.info.dry_run and visit.fixture is None:
+            message += unanswered(run.definition, step, visit, visit.has_fixture)
         if run.masks or visit.scrub:
             message = redact(message, (*run.masks, *visit.scrub))
         if len(message) > 4096:
@@ -1272,10 +1333,12 @@ class Engine:
         priority: int = 5,
         fingerprint: str = "",
         traceparent: str | None = None,
+        dry_run: bool = False,
+        fixtures: Mapping[str, Any] = NOTHING,
         begins: bool = True,
     ) -> Run:
         """A new execution in memory; its first commit creates it, with the lease. Unless it `begins`, its first entry
-        is still to be written."""
+        is still to be written. A child of a dry run is one, too."""
         now = self.clock.now()
         run = Run(execution_id, definition, owner=self.owner, generation=1)
         run.input = given
@@ -1301,16 +1364,18 @@ class Engine:
         )
         run.info = Info(
             started_at=now,
-            deadline=None if definition.timeout is None else now + definition.timeout,
             depth=0 if parent is None else parent.info.depth + 1,
             secrets=definition.secrets,
             parent_wait=parent_wait,
             given=fingerprint,
             traceparent=check_traceparent(traceparent) if parent is None else parent.info.traceparent,
+            dry_run=dry_run if parent is None else parent.info.dry_run,
+            fixtures=dict(fixtures),
         )
+        run.change_info(deadline=run.deadline(now))
         run.masks = secret_texts(given, definition.secrets)
         if begins:
-            run.emit(machine.started(now=now, metadata={"trigger": trigger}))
+            run.emit(_started(run, now, trigger))
         if parent is not None and parent.paused is not None and parent_wait is not None:
             self.waits.pause(run, parent.paused.by, {"reason": parent.paused.data.get("reason"), "above": parent.id})
         return run
@@ -1434,9 +1499,8 @@ class Engine:
         metadata = {"recoveries": run.recoveries} if run.recoveries else {}
         now = self.clock.now()
         if run.status is Status.PENDING:
-            timeout = definition.timeout
-            run.change_info(started_at=now, deadline=None if timeout is None else now + timeout)
-            run.emit(machine.started(now=now, metadata={"trigger": stored.row.trigger, **metadata}))
+            run.change_info(started_at=now, deadline=run.deadline(now))
+            run.emit(_started(run, now, stored.row.trigger, metadata))
         elif run.status is Status.RUNNING:
             run.emit(machine.noted(Action.RECOVERED, now=now, status=Status.RUNNING, metadata=metadata or None))
             run.taken_over = run.seq
@@ -1540,8 +1604,8 @@ class Engine:
             return None
         run.forgive()
         frames = [run.root.record, *run.frames.values()]
-        if run.definition.timeout is not None:
-            run.change_info(deadline=now + run.definition.timeout)
+        if (deadline := run.deadline(now)) is not None:
+            run.change_info(deadline=deadline)
         run.emit(machine.revived(frames, now=now, memos=memos, forgotten=forgotten, actor=actor))
         return run
 
@@ -1578,7 +1642,7 @@ class Engine:
                 return verdict
             info = run.info
             deadline = info.deadline
-            if old.timeout != definition.timeout:
+            if old.timeout != definition.timeout and not info.dry_run:
                 begun = info.started_at if deadline is None or old.timeout is None else deadline - old.timeout
                 deadline = None if definition.timeout is None or begun is None else begun + definition.timeout
             run.change_info(
@@ -1807,6 +1871,11 @@ class Engine:
         if value is None:
             raise StepError(f"the host has no secret named {name!r}", kind="SecretNotFound")
         return value
+
+
+def _started(run: Run, now: float, trigger: str, told: Mapping[str, Any] = NOTHING) -> Transition:
+    marks = {"dry_run": True} if run.info.dry_run else {}
+    return machine.started(now=now, metadata={"trigger": trigger, **marks, **told})
 
 
 def _still_held(run: Run) -> None:

@@ -36,6 +36,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     masks: Sequence[str] = ()
     input: Any = None
     result: Any = None
+    dry_run: bool = False
 
 
 class Asked:
@@ -96,6 +97,8 @@ def event_of(record: Record, seq: int, of: Subject, *, asked: Sequence[Any] = ()
     """The event that an entry stands for, if it does for one; `asked` are the data of what is waited for, of which the
     halt of an execution tells."""
     data: dict[str, Any] = {"workflow_id": of.workflow_id, "execution_id": of.execution_id}
+    if of.dry_run:
+        data["dry_run"] = True
     told = record.metadata or {}
     masks = of.masks
     name: str | None
@@ -106,6 +109,8 @@ def event_of(record: Record, seq: int, of: Subject, *, asked: Sequence[Any] = ()
         if name is None:
             return None
         data |= {"step_id": record.step, "step_type": record.type, "path": record.path, "attempt": record.attempt}
+        if of.dry_run and "would" in told:
+            data |= {"would": redact(told["would"], masks), "fixture": told.get("fixture")}
         if record.error is not None:
             data["error"] = redact(record.error.text, masks)
         elif name == "step.halted":

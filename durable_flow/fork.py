@@ -193,13 +193,13 @@ async def forked(
         execution_id=execution_id,
         trigger="api",
         labels=row.labels if labels is None else labels,
+        dry_run=info.dry_run,
+        fixtures=info.fixtures,
         begins=False,
     )
     assert run.new is not None
     run.new = replace(run.new, queue=row.queue, priority=row.priority)
-    run.change_info(
-        forked_from=row.id, dry_run=info.dry_run, handled=history.handled, secrets=info.secrets or run.info.secrets
-    )
+    run.change_info(forked_from=row.id, handled=history.handled, secrets=info.secrets or run.info.secrets)
     run.masks = secret_texts(run.input, run.info.secrets)
     now = run.created_at
     root = frames.pop("")
@@ -217,6 +217,7 @@ async def forked(
                 "forked_at": history.seq,
                 "from_step": moment.path,
                 **({"set": sorted(changes)} if changes else {}),
+                **({"dry_run": True} if info.dry_run else {}),
             },
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import anyio
 from msgspec.structs import replace
 
 from durable_flow.errors import ConflictError
-from durable_flow.machine import CLOSING, SIGNALS, UNDO, kept_path, signalled, undoing
+from durable_flow.machine import CLOSING, COMPENSATE, SIGNALS, UNDO, kept_path, signalled, undoing
 from durable_flow.model.codec import (
     Info,
     decode_frame,
@@ -23,6 +24,7 @@ from durable_flow.model.codec import (
     value_of,
 )
 from durable_flow.model.execution import AnyWait, PauseWait, Status, UncertainWait
+from durable_flow.model.fixture import Fixture, fixture
 from durable_flow.model.frame import PAUSE, Beat, Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
@@ -132,7 +134,8 @@ class Run:
         "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
         "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids", "signals",
         "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets",
-        "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "waiting", "woken",
+        "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "visits", "waiting",
+        "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -207,6 +210,8 @@ class Run:
         self.signal_ids: set[str] | None = None
         self.signals: dict[str, list[tuple[str, Any]]] = {}
         self.delayed: dict[str, float] = {}
+        self.visits: Counter[str] = Counter()
+        """In a dry run: how often this process came to a step, by its path without the number of the visit."""
         self._bodies: dict[str, dict[str, None]] = {}
         self._steps: dict[str, dict[str, None]] = {}
         # not yet committed
@@ -276,6 +281,22 @@ class Run:
             run.mailbox.setdefault(wait_id, []).append((CLOCK, timeout_of(wait_id, now=row.updated_at)))
         run.masks = secret_texts(run.input, run.info.secrets)
         return run
+
+    def deadline(self, begun: float) -> float | None:
+        """When an execution that began then is out of time. In a dry run no time counts."""
+        timeout = self.definition.timeout
+        return None if timeout is None or self.info.dry_run else begun + timeout
+
+    def fixture(self, path: str, step_id: str) -> Fixture | None:
+        """What stands in for a visit of a step in a dry run: what was given with it before what the document says, and
+        the path of a visit before the id of its step. What undoes a step is another call, and goes by its path only."""
+        first = f"{path}#1" if "#" not in path.rpartition("/")[2] else path
+        keys = (path, first) if path.startswith(COMPENSATE) else (path, first, step_id)
+        for given in (self.info.fixtures, self.definition.fixtures):
+            for key in keys:
+                if key in given:
+                    return fixture(key, given[key])
+        return None
 
     def _note_child(self, record: Frame) -> None:
         """Keeps track of which frames have a child execution that ends with them."""

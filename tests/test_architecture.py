@@ -25,7 +25,7 @@ BELOW = {
     "model": GROUND,
     "expr": GROUND | {"model"},
     "steps": GROUND | {"model", "expr"},
-    "definition": GROUND | {"model", "expr", "steps"},
+    "definition": GROUND | {"model", "expr", "steps", "machine"},
     "machine": {"errors", "limits", "model"},
     "codec": {"errors", "ids"},
     "stores": GROUND | {"model", "codec"},
@@ -33,11 +33,12 @@ BELOW = {
     "services": {"errors", "model", "transaction"},
     "history": {"model", "machine"},
     "events": {"errors", "clock", "model"},
+    "rehearsal": {"model", "steps"},
     "position": {"model", "steps", "history", "machine"},
     "comparison": {"model"},
     "migration": {"errors", "model", "steps", "history", "position", "machine"},
     "live": GROUND | {"model", "machine", "stores"},
-    "context": GROUND | {"model", "expr", "steps", "machine", "live", "services", "transaction"},
+    "context": GROUND | {"model", "expr", "steps", "machine", "live", "rehearsal", "services", "transaction"},
 }
 """Which parts of the package a part may import, besides itself."""
 

@@ -115,6 +115,7 @@ class DocumentKeys(msgspec.Struct, frozen=True, kw_only=True):
     steps: Body
     on_error: TargetName | None = None
     finally_: Body | None = msgspec.field(name="finally", default=None)
+    fixtures: dict[str, Any] = {}
 
 
 class UnknownConfig(msgspec.Struct, frozen=True):
@@ -255,6 +256,7 @@ class _Parser(Reader):
                 on_error=_text(values.get("on_error")),
                 body=body,
                 finally_=values.get("finally_"),
+                fixtures=values.get("fixtures") or {},
                 document=plain,
                 hash=definition_hash(plain),
                 source=self.file,

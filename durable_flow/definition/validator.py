@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.definition.fixtures import fixture_problems
 from durable_flow.definition.flow import EVERYTHING, LAST_ERROR, OUTCOME, Flow, Scope
 from durable_flow.definition.flow import Node as FlowNode
 from durable_flow.definition.parser import Draft
@@ -55,7 +56,15 @@ def examine(workflow: WorkflowDef, *, limits: Limits | None = None, draft: Draft
         rest = replace(workflow, body=workflow.finally_, finally_=None, on_error=None)
         after = _Validator(rest, limits or Limits(), draft, elsewhere=workflow.body, steps=steps).run()
         found = Findings(problems=found.problems + after.problems, warnings=found.warnings + after.warnings)
+    found.problems += _wrong_fixtures(workflow, _Places(draft))
     return found
+
+
+def _wrong_fixtures(workflow: WorkflowDef, places: _Places) -> Iterator[Problem]:
+    for key, message, hint in fixture_problems(workflow, workflow.fixtures):
+        at = places.document("fixtures", key)
+        told = f"fixtures.{key:.100}: {message}"
+        yield Problem(file=workflow.source, line=at.line, column=at.column, message=told, hint=hint)
 
 
 class _Validator:
@@ -546,8 +555,8 @@ class _Places:
         self._nodes: Mapping[int, MappingNode] = {} if draft is None else draft.nodes
         self._inside = frozenset(id(node) for node in self._nodes.values())
 
-    def document(self, key: str) -> Position:
-        return Position(None, None) if self._draft is None else locate(self._draft.tree, [key])
+    def document(self, *keys: str) -> Position:
+        return Position(None, None) if self._draft is None else locate(self._draft.tree, keys)
 
     def step(self, step: StepDef) -> Position:
         return Position(step.position.line, step.position.column)

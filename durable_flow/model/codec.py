@@ -45,6 +45,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `secrets` are the names of inputs to mask, `depth` how many parents there are, `handled` whether the workflow's
     own `on_error` was entered. `began_as` is the hash of the definition that an execution had before it was migrated.
+    `fixtures` are those that a dry run was given beside its document's.
     `parent_wait` is the wait of the parent that this execution's end answers, `given` the SHA-256 of the input as it
     was given, before defaults. `compensated`: steps were undone, so it cannot go on. `traceparent` is what it was
     started with, or the execution at the top.
@@ -57,6 +58,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depth: int = 0
     handled: bool = False
     dry_run: bool = False
+    fixtures: dict[str, Any] = {}
     forked_from: str | None = None
     began_as: str | None = None
     secrets: tuple[str, ...] = ()

@@ -290,7 +290,7 @@ class Halt(msgspec.Struct, frozen=True, kw_only=True):
 
 class ExecutionResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a call of a runner left the execution. A workflow that fails is a result, not an exception. `compensated`:
-    what its steps did was undone, and it cannot be retried."""
+    what its steps did was undone, and it cannot be retried. `dry_run`: nothing of it was done outside."""
 
     status: Status
     execution_id: str
@@ -299,6 +299,7 @@ class ExecutionResult(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     error_info: ErrorInfo | None = None
     compensated: bool = False
+    dry_run: bool = False
 
     @property
     def halt(self) -> Halt | None:

@@ -97,7 +97,7 @@ class Body:
 
 class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A definition, ready to run. `document` is what was written, as plain data, `text` its JSON; `hash` is the SHA-256
-    of its canonical JSON form and names it in the store."""
+    of its canonical JSON form and names it in the store. `fixtures` are for dry runs only."""
 
     id: str
     name: str
@@ -108,6 +108,7 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     description: str = ""
     timeout: float | None = None
     finally_: Body | None = None
+    fixtures: Mapping[str, Any] = {}
     inputs: tuple[InputDef, ...] = ()
     on_error: str | None = None
     source: str = "<mapping>"

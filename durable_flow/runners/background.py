@@ -70,6 +70,8 @@ class BackgroundRunner(Correspondent):
         queue: str | None = None,
         priority: int = 5,
         traceparent: str | None = None,
+        dry_run: bool = False,
+        fixtures: Mapping[str, Any] | None = None,
     ) -> str:
         """Stores an execution as `pending`, for a worker of `queue` to begin it; its id. The `timeout` of the workflow
         counts from when it begins. Of those that wait in the queues of a worker, the one with the least `priority` (1
@@ -77,10 +79,12 @@ class BackgroundRunner(Correspondent):
         that of `Runner.run`.
 
         With an `execution_id` starting is idempotent, as with `Runner.run`, whose errors it raises: InputError (nothing
-        is stored), ConflictError if the id belongs to another workflow or another input.
+        is stored), ConflictError if the id belongs to another workflow or another input. `dry_run` and `fixtures` are
+        those of `Runner.run`, too.
         """
         engine = self._engine
         given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
+        played = self._rehearsal(dry_run, fixtures)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         if type(priority) is not int or not 1 <= priority <= LEAST_URGENT:
             raise ValidationError(
@@ -96,6 +100,8 @@ class BackgroundRunner(Correspondent):
             priority=priority,
             fingerprint=fingerprint,
             traceparent=traceparent,
+            dry_run=dry_run,
+            fixtures=played,
             begins=False,
         )
         try:
@@ -105,7 +111,7 @@ class BackgroundRunner(Correspondent):
         else:
             await self._submit(execution_id, queue, priority)
             return execution_id
-        row = await self._started_with(fingerprint, execution_id)
+        row = await self._started_with(fingerprint, execution_id, dry_run=dry_run, fixtures=played)
         if not Status(row.status).over:
             await self._submit(execution_id, row.queue, row.priority)
         return execution_id

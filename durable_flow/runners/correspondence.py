@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from durable_flow.answers import Answer, choose, message_for, person, remark
+from durable_flow.definition.fixtures import checked_fixtures
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, ValidationError
@@ -66,11 +67,27 @@ class Correspondent(ABC):
         check_traceparent(traceparent)
         return given, fingerprint_of(input, self._engine.limits)
 
-    async def _started_with(self, fingerprint: str, execution_id: str) -> Row:
-        """The row of an execution that is there. Raises ConflictError where it was started with another input."""
+    def _rehearsal(self, dry_run: object, fixtures: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The fixtures of an execution that is to be started. Raises ValidationError."""
+        if dry_run is not True and dry_run is not False:
+            raise ValidationError([f"dry_run must be exactly True or False, not {dry_run!r:.100}"])
+        if fixtures and not dry_run:
+            raise ValidationError(["fixtures are for dry runs: add dry_run=True"])
+        return checked_fixtures(self.workflow, fixtures, limits=self._engine.limits)
+
+    async def _started_with(
+        self, fingerprint: str, execution_id: str, *, dry_run: bool = False, fixtures: Mapping[str, Any] | None = None
+    ) -> Row:
+        """The row of an execution that is there. Raises ConflictError where it was started with another input, or only
+        one of the two is a dry run."""
         row = await self._row(execution_id)
-        if decode_info(row.info, execution_id=execution_id).given != fingerprint:
+        info = decode_info(row.info, execution_id=execution_id)
+        if info.dry_run is not dry_run:
+            raise ConflictError(f"execution {execution_id!r} {'is' if info.dry_run else 'is not'} a dry run")
+        if info.given != fingerprint:
             raise ConflictError(f"execution {execution_id!r} was started with another input")
+        if info.fixtures != (fixtures or {}):
+            raise ConflictError(f"execution {execution_id!r} was started with other fixtures")
         return row
 
     async def _row(self, execution_id: str) -> Row:
@@ -160,6 +177,7 @@ class Correspondent(ABC):
             error=None if info.error is None else info.error.text,
             error_info=info.error,
             compensated=info.compensated,
+            dry_run=info.dry_run,
         )
 
     async def _open_waits(self, above: Row, *, masks: tuple[str, ...] | None = None) -> list[AnyWait]:

@@ -83,6 +83,8 @@ class Runner(Correspondent):
         queue: str | None = None,
         traceparent: str | None = None,
         trigger: str = "api",
+        dry_run: bool = False,
+        fixtures: Mapping[str, Any] | None = None,
     ) -> ExecutionResult:
         """Starts an execution and drives it. `queue` is kept with it and with its children: if this process dies, or
         leaves it at a wait, the workers of that queue go on with it. So is `traceparent`, which says of what trace (W3C
@@ -91,9 +93,14 @@ class Runner(Correspondent):
         With an `execution_id` starting is idempotent: a second call with the same input follows the execution that is
         there, goes on with it where nobody drives it, or returns how it ended. Raises InputError for an input that does
         not fit (nothing is stored), ConflictError if the id belongs to another workflow or another input.
+
+        With `dry_run` nothing is done outside: no service is called, no gate asked, no secret fetched, nobody and
+        nothing is waited for; so it stays, whoever drives the execution on. `fixtures` stand in for what steps would
+        get, by step id or path, before those of the document; ValidationError tells what is wrong with them.
         """
         engine = self._engine
         given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
+        played = self._rehearsal(dry_run, fixtures)
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         local = engine.runs.get(execution_id)
         while local is not None and not local.version:
@@ -109,12 +116,14 @@ class Runner(Correspondent):
                 queue=queue,
                 fingerprint=fingerprint,
                 traceparent=traceparent,
+                dry_run=dry_run,
+                fixtures=played,
             )
             try:
                 return await self._drive(run)
             except AlreadyExists:
                 pass
-        await self._started_with(fingerprint, execution_id)
+        await self._started_with(fingerprint, execution_id, dry_run=dry_run, fixtures=played)
         return await self._follow(execution_id)
 
     async def resume(
@@ -761,13 +770,17 @@ def _outcome(run: Run) -> ExecutionResult | None:
             error=None if run.info.error is None else run.info.error.text,
             error_info=run.info.error,
             compensated=run.info.compensated,
+            dry_run=run.info.dry_run,
         )
     waits = list(run.waiting.values())
     outside = not any(isinstance(wait, ChildWait) for wait in waits) and any(wait.outside for wait in waits)
     if run.status is not Status.HALTED or not outside:
         return None
     return ExecutionResult(
-        status=run.status, execution_id=run.id, halts=[halt_of(masked(wait, run.masks)) for wait in waits]
+        status=run.status,
+        execution_id=run.id,
+        halts=[halt_of(masked(wait, run.masks)) for wait in waits],
+        dry_run=run.info.dry_run,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from durable_flow.engine import POLL, Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, ValidationError
 from durable_flow.events import Asked, Subject, event_of
-from durable_flow.model.codec import decode_record, decode_value
+from durable_flow.model.codec import decode_info, decode_record, decode_value
 from durable_flow.model.event import Event
 from durable_flow.model.execution import Action, Status
 from durable_flow.model.workflow import WorkflowDef
@@ -76,6 +76,8 @@ class StreamRunner(Runner):
         queue: str | None = None,
         traceparent: str | None = None,
         trigger: str = "api",
+        dry_run: bool = False,
+        fixtures: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Starts an execution as `run` does, and gives its events, durable and transient ones in the order in which
         they come, until it is over or waits for somebody. What `run` would raise is raised here.
@@ -105,6 +107,8 @@ class StreamRunner(Runner):
                 queue=queue,
                 traceparent=traceparent,
                 trigger=trigger,
+                dry_run=dry_run,
+                fixtures=fixtures,
             )
         )
         run.add_done_callback(lambda _: something.set())
@@ -177,6 +181,7 @@ class _Trail:
             masks=masks_of(row),
             input=decode_value(row.input, execution_id=row.id),
             result=result_of(row),
+            dry_run=decode_info(row.info, execution_id=row.id).dry_run,
         )
         while self._seen < row.seq:
             chunk = await self._store.read(row.id, after=self._seen, limit=min(CHUNK, row.seq - self._seen))

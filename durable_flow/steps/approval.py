@@ -12,8 +12,20 @@ from durable_flow.clock import moment
 from durable_flow.errors import StepError
 from durable_flow.expr.reference import Template, to_text
 from durable_flow.model.execution import ApprovalWait, ErrorInfo, Vote
+from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import Message
-from durable_flow.steps.base import Done, Duration, Failed, Outcome, StepType, Suspend, TargetName, Visit
+from durable_flow.steps.base import (
+    Done,
+    Duration,
+    Failed,
+    Outcome,
+    StepType,
+    Suspend,
+    TargetName,
+    Visit,
+    decision,
+    wrong_decision,
+)
 
 
 class ApprovalConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +131,32 @@ class Approval(StepType[ApprovalConfig]):
         if len(votes) < config.required:
             return Suspend(msgspec.structs.replace(wait, votes=votes))
         return Done(_decision(True, votes), (name,))
+
+    def deed(self, visit: Visit, config: ApprovalConfig) -> tuple[str, Any]:
+        asked = {"prompt": visit.resolve(config.prompt), "approvers": visit.resolve(config.approvers)}
+        return "ask for approval", {name: value for name, value in asked.items() if value is not None}
+
+    def wrong_fixture(self, config: ApprovalConfig, answer: Any) -> Iterable[str]:
+        yield from wrong_decision(answer, optional={"by", "comment", "selections"})
+        if isinstance(answer, dict):
+            for name in ("by", "comment"):
+                if not isinstance(answer.get(name), str | None):
+                    yield f"{name} must be text"
+            if not isinstance(answer.get("selections"), list | None):
+                yield "selections must be a list"
+
+    def assumed(self, wait: ApprovalWait, fixture: Fixture | None) -> tuple[str | None, dict[str, Any]]:
+        said: dict[str, Any] = {"approved": True} if fixture is None else decision(fixture)
+        voted = {vote.by for vote in wait.votes}
+        first = None if voted else said.get("by")
+        if first is not None and wait.approvers is not None and first not in wait.approvers:
+            raise StepError(
+                f"{first!r} may not answer; approvers are {', '.join(wait.approvers)}: mend the fixture",
+                kind="NotAllowed",
+            )
+        others = (name for name in wait.approvers or () if name not in voted)
+        body = {name: said[name] for name in ("approved", "comment", "selections") if said.get(name) is not None}
+        return first or next(others, None), body
 
 
 def _refused(wait: ApprovalWait, kind: str, message: str, changes: dict[str, Any]) -> Failed:

@@ -35,11 +35,13 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from durable_flow.errors import StepError
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.transform import Transform
 from durable_flow.limits import Limits
 from durable_flow.model.execution import Action, AnyWait, ErrorInfo, Gate
+from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import FrameState, Message
 from durable_flow.model.workflow import Body, RetryPolicy, StepDef, WorkflowDef
 
@@ -212,6 +214,10 @@ class Visit(Protocol):
     def early_signal(self, name: str) -> tuple[str, Any] | None:
         """Takes the first signal of this name that came before anybody waited for it, as (its key, payload)."""
 
+    @property
+    def fixture(self) -> Fixture | None:
+        """What stands in for the outside in a dry run; None where nothing was given for this visit."""
+
     # working types
 
     async def call(self, service: str, method: str, input: Template | None) -> Any:
@@ -362,12 +368,64 @@ class StepType(Generic[ConfigT]):
         raise NotImplementedError(f"step type {self.name!r} has no run()")
 
     def replaced(self, config: ConfigT, response: Any) -> Outcome:
-        """The outcome of a working step that a person answers for, after it failed. Raises StepError."""
-        return Done(response)
+        """The outcome of a working step that a person answers for, after it failed, or a fixture. Raises StepError."""
+        return Done(response, tuple(sorted(self.writes(config))))
 
     def answered(self, visit: Visit, config: ConfigT, wait: Any, message: Message) -> Outcome | Again:
         """What a message to its wait makes of it: Done, an exception, or a new Suspend with the same wait_id."""
         raise NotImplementedError(f"step type {self.name!r} does not wait")
+
+    # -- rehearsing it -------------------------------------------------------------------------------------------------
+
+    @property
+    def takes_fixture(self) -> bool:
+        """Whether it gets something from outside, so that in a dry run a fixture can stand in for that."""
+        return self.works_outside or self.can_wait
+
+    def deed(self, visit: Visit, config: ConfigT) -> tuple[str, Any]:
+        """What it would do outside, in a few words, and what it would hand over: a dry run records both."""
+        found = {key: visit.resolve(value) for key, value in walk(config) if isinstance(value, Template)}
+        return self.name, found or None
+
+    def wrong_fixture(self, config: ConfigT, answer: Any) -> Iterable[str]:
+        """What is wrong with an answer that a fixture gives, as messages."""
+        return ()
+
+    def rehearse(self, visit: Visit, config: ConfigT) -> Outcome | Again:
+        """The outcome in a dry run: nothing is done outside, and nobody is waited for. Raises StepError.
+
+        A working type gets its fixture as if a person answered for it, else null; an instant one that waits is answered
+        at once, as `assumed` says. A composite one is asked only where it has a fixture, else it runs as ever.
+        """
+        given = visit.fixture
+        expires = given is not None and given.expires and getattr(config, "timeout", None) is not None
+        if given is not None and given.error is not None and not (expires and self.instant):
+            raise StepError(given.message, kind=given.error)
+        if not self.instant:
+            if given is None:
+                return Done(None, tuple(sorted(self.writes(config))))
+            return self.replaced(config, given.answer)
+        outcome: Outcome | Again = self.evaluate(visit, config)
+        left = outcome.needed if isinstance(outcome, Suspend) else 0
+        while isinstance(outcome, Suspend) and left:
+            left -= 1
+            wait = outcome.wait
+            who, body = (None, {}) if expires else self.assumed(wait, given)
+            message = Message(
+                kind="timeout" if expires else "answer",
+                execution_id=wait.wait_id.rpartition(":")[0],
+                key=f"answer:{wait.wait_id}",
+                time=visit.now,
+                wait_id=wait.wait_id,
+                actor=who,
+                body=body,
+            )
+            outcome = self.answered(visit, config, wait, message)
+        return outcome
+
+    def assumed(self, wait: Any, fixture: Fixture | None) -> tuple[str | None, dict[str, Any]]:
+        """Who answers its wait in a dry run, and the body of that message: what lets it go on."""
+        return None, {"response": None if fixture is None else fixture.answer}
 
 
 def every_step(where: Body | WorkflowDef) -> Iterator[StepDef]:
@@ -381,6 +439,25 @@ def every_step(where: Body | WorkflowDef) -> Iterator[StepDef]:
         yield step
         for inner in step.type.bodies(step.config):
             yield from every_step(inner.body)
+
+
+def decision(fixture: Fixture) -> dict[str, Any]:
+    """What a fixture decides, as a mapping with `approved`: it may be written as true or false."""
+    answer = fixture.answer
+    for message in wrong_decision(answer, optional=answer if isinstance(answer, dict) else ()):
+        raise StepError(f"fixture {fixture.key!r}: {message}", kind="FixtureError")
+    return answer if isinstance(answer, dict) else {"approved": answer}
+
+
+def wrong_decision(answer: Any, *, optional: Collection[str]) -> Iterator[str]:
+    """What is wrong with a fixture that should say yes or no."""
+    if isinstance(answer, bool):
+        return
+    if not isinstance(answer, dict) or not isinstance(answer.get("approved"), bool):
+        yield "must be true or false, or a mapping with 'approved' that is"
+    else:
+        for name in sorted(answer.keys() - {"approved", *optional}):
+            yield f"unknown key {name!r} (there are: {', '.join(['approved', *sorted(optional)])})"
 
 
 def walk(config: msgspec.Struct, key: str = "") -> Iterator[tuple[str, Any]]:

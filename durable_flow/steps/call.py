@@ -81,8 +81,17 @@ class Call(StepType[CallConfig]):
         output = config.output
         if output is None:
             return Done(value)
-        if output.schema is not None:
-            problems = output.schema.problems(value)
-            if problems:
-                raise OutputError("does not fit the output schema: " + "; ".join(problems))
+        problems = self._misfits(config, value)
+        if problems:
+            raise OutputError("does not fit the output schema: " + "; ".join(problems))
         return Done(value) if output.key is None else Done(value, (output.key,))
+
+    def _misfits(self, config: CallConfig, value: Any) -> list[str]:
+        schema = None if config.output is None else config.output.schema
+        return [] if schema is None else schema.problems(value)
+
+    def deed(self, visit: Visit, config: CallConfig) -> tuple[str, Any]:
+        return f"{config.service}.{config.method}", visit.resolve(config.input)
+
+    def wrong_fixture(self, config: CallConfig, answer: Any) -> Iterable[str]:
+        return (f"does not fit the output schema: {problem}" for problem in self._misfits(config, answer))

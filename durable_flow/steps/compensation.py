@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,9 @@ class Compensation(StepType[CompensationConfig]):
 
     async def run(self, visit: Visit, config: CompensationConfig) -> Outcome:
         return Done(await visit.call(config.service, config.method, config.input))
+
+    def deed(self, visit: Visit, config: CompensationConfig) -> tuple[str, Any]:
+        return f"{config.service}.{config.method}", visit.resolve(config.input)
 
 
 COMPENSATION = Compensation()

@@ -61,3 +61,7 @@ class Halt(StepType[HaltConfig]):
                 raise StepError(f"nobody responded within {config.timeout:g} s", kind="TimeoutError")
             return Done(next=config.on_timeout)
         return Done(message.body.get("response"), ("response",), next=config.resume_step)
+
+    def deed(self, visit: Visit, config: HaltConfig) -> tuple[str, Any]:
+        asked = {"reason": visit.resolve(config.reason), "data": visit.resolve(config.data)}
+        return "wait for a response", {name: value for name, value in asked.items() if value is not None} or None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from durable_flow.clock import moment
 from durable_flow.errors import StepError
 from durable_flow.expr.reference import Template
 from durable_flow.model.execution import SignalWait
+from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import Message
 from durable_flow.steps.base import Done, Duration, Outcome, StepType, Suspend, TargetName, VariableName, Visit
 
@@ -56,6 +59,12 @@ class Signal(StepType[SignalConfig]):
                 raise StepError(f"no signal {wait.name!r} within {config.timeout:g} s", kind="TimeoutError")
             return Done(next=config.on_timeout)
         return Done(message.body.get("payload"), _same(config), normal=True)
+
+    def deed(self, visit: Visit, config: SignalConfig) -> tuple[str, Any]:
+        return f"wait for the signal {visit.resolve(config.name)}", None
+
+    def assumed(self, wait: SignalWait, fixture: Fixture | None) -> tuple[str | None, dict[str, Any]]:
+        return None, {"payload": None if fixture is None else fixture.answer}
 
 
 def _same(config: SignalConfig) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -65,6 +66,14 @@ class Wait(StepType[WaitConfig]):
 
     def answered(self, visit: Visit, config: WaitConfig, wait: TimerWait, message: Message) -> Outcome:
         return Done()
+
+    def deed(self, visit: Visit, config: WaitConfig) -> tuple[str, Any]:
+        if config.for_ is not None:
+            return f"wait for {visit.resolve(config.for_)}", None
+        return f"wait until {visit.resolve(config.until)}", None
+
+    def wrong_fixture(self, config: WaitConfig, answer: Any) -> Iterable[str]:
+        yield "only time ends a wait: in a dry run it has passed at once, and there is nothing to answer"
 
 
 def _seconds(value: object) -> float:

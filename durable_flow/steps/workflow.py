@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -47,3 +48,6 @@ class Workflow(StepType[WorkflowConfig]):
 
     def answered(self, visit: Visit, config: WorkflowConfig, wait: object, message: Message) -> Outcome:
         raise StepError("a child execution answers for itself", kind="ConflictError")
+
+    def deed(self, visit: Visit, config: WorkflowConfig) -> tuple[str, Any]:
+        return f"workflow {visit.resolve(config.workflow_id)}", visit.resolve(config.input)
