@@ -94,7 +94,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     the next process takes over: with `Runner.recover`, or by a `run` with the same id; with `background` each process,
     the first one too, starts it by a `BackgroundRunner` and waits for it, which takes a `worker`. `epilogue` is called
     at the end, possibly more than once. `gates` are made for each case like services; with `worker` one works in each
-    process.
+    process. `dry_run`: it is one, and none of its services is called.
     """
 
     name: str
@@ -113,4 +113,5 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     options: Mapping[str, Any] = {}
     gates: Callable[[FakeClock], Mapping[str, Any]] = no_services
     worker: bool = False
+    dry_run: bool = False
     execution_id: str = "x"

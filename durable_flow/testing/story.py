@@ -438,13 +438,16 @@ class Teller:
         if scenario.restart == "background":
             return await self._call(self._queue)
         return await self._call(
-            lambda: self.runtime.runner(self.workflow).run(scenario.input, execution_id=scenario.execution_id)
+            lambda: self.runtime.runner(self.workflow).run(
+                scenario.input, execution_id=scenario.execution_id, dry_run=scenario.dry_run
+            )
         )
 
     async def _queue(self) -> ExecutionResult | None:
         """Leaves the execution to the worker, and waits for it."""
         background = self.runtime.background(self.workflow)
-        name = await background.run(self.scenario.input, execution_id=self.scenario.execution_id)
+        scenario = self.scenario
+        name = await background.run(scenario.input, execution_id=scenario.execution_id, dry_run=scenario.dry_run)
         return await background.wait(name, timeout=None)
 
     async def _move(self, result: ExecutionResult, *, of: str | None = None) -> Any:
