@@ -60,6 +60,7 @@ from durable_flow.model.execution import (
     Halt,
     Status,
 )
+from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import Message
 from durable_flow.model.trace import parse_traceparent
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
@@ -125,6 +126,7 @@ __all__ = [
     "ExecutionResult",
     "Extension",
     "Failed",
+    "Fixture",
     "Gate",
     "Halt",
     "InlineAdapter",

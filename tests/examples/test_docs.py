@@ -83,14 +83,14 @@ def test_definitions_are_valid(block: Block) -> None:
 
 @pytest.mark.parametrize(("block", "run"), list(runs()))
 async def test_definitions_do_what_stands_below_them(block: Block, run: dict[str, Any]) -> None:
-    assert run.keys() <= {"input", "answers", "output", "error", "raises"}
+    assert run.keys() <= {"input", "answers", "output", "error", "raises", "dry_run", "fixtures"}
     definitions = {definition.id: definition for definition in (df.load(other.text) for other in DEFINITIONS)}
     runtime = df.Runtime("sqlite://:memory:", workflows=definitions.values(), **shop())
     async with runtime:
         runner = runtime.runner(df.load(block.text).id)
         refused = pytest.raises(getattr(df, run["raises"])) if "raises" in run else nullcontext()
         with refused:
-            result = await runner.run(run.get("input"))
+            result = await runner.run(run.get("input"), dry_run=run.get("dry_run", False), fixtures=run.get("fixtures"))
             for answer in run.get("answers", []):
                 assert result.halted
                 if "signal" in answer:
