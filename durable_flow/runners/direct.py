@@ -309,7 +309,7 @@ class Runner(Correspondent):
                 continue
             stirred |= await self._stir(row)
             free = row.owner is None or (row.lease_until or 0) <= engine.clock.now()
-            if free and (row.status != Status.HALTED or await engine.store.inbox(row.id)):
+            if free and (row.status != Status.HALTED or row.owner is not None or await engine.store.inbox(row.id)):
                 # By the clock of this process: the store may say otherwise, and then there is nothing to be done.
                 stirred |= await self._nudge(row.id) is not None
         return stirred

@@ -43,11 +43,12 @@ def judge(story: Story, reference: Story | None, scenario: Scenario) -> list[str
     found += story.ledger.problems(reference.counts, racing=racing)
     _compare(found, "O1", "result", _result(story), _result(reference))
     _compare(found, "O1", "executions", sorted(story.folds), sorted(reference.folds))
+    timed = any(_waits_for_time(fold) for one in (story, reference) for fold in one.folds.values())
     for name in sorted(story.folds.keys() & reference.folds.keys()):
         got, expected = story.folds[name], reference.folds[name]
         _compare(found, "O1", f"status of {name}", got.status, expected.status)
         _compare(found, "O1", f"variables of {name}", scrubbed(got.variables()), scrubbed(expected.variables()))
-        ours, theirs = lanes(got, racing), lanes(expected, racing)
+        ours, theirs = lanes(got, racing, timed=timed), lanes(expected, racing, timed=timed)
         for lane in sorted(ours.keys() | theirs.keys()):
             _compare(found, "O2", f"entries of {name}:{lane}", ours.get(lane, []), theirs.get(lane, []))
     return found
@@ -84,8 +85,19 @@ TIMES = {"timer", "retry"}
 """What only time ends."""
 
 
-def lanes(fold: Fold, racing: tuple[str, ...] = ()) -> dict[str, list[Any]]:
-    """The entries of an execution by the frame they happened in, without what differs from run to run."""
+def _waits_for_time(fold: Fold) -> bool:
+    return any(_blocked_on(entry) & TIMES for entry in fold.values.values())
+
+
+def _blocked_on(entry: Seen) -> set[str]:
+    """What an execution waits for that came to a halt."""
+    told = (entry.get("metadata") or {}).get("blocked_on", ())
+    return set(told) if entry["action"] == "halted" and not entry.get("path") else set()
+
+
+def lanes(fold: Fold, racing: tuple[str, ...] = (), *, timed: bool = False) -> dict[str, list[Any]]:
+    """The entries of an execution by the frame they happened in, without what differs from run to run: where time ends
+    some of the waits (`timed`), that is how often it came to a halt, and how many waits were open then."""
     found: dict[str, list[Any]] = {}
     planted: dict[str, int] = {}
     for entry in fold.values.values():
@@ -94,8 +106,8 @@ def lanes(fold: Fold, racing: tuple[str, ...] = ()) -> dict[str, list[Any]]:
             continue
         if entry["action"] in ("recovered", "noted", "resumed"):
             continue
-        if entry["action"] == "halted" and set((entry.get("metadata") or {}).get("blocked_on", ("",))) <= TIMES:
-            continue  # a planted failure waits for its next attempt
+        if (blocked := _blocked_on(entry)) and (timed or blocked <= TIMES):
+            continue  # a planted failure waits for its next attempt, or something else for its time
         if entry["action"] == "retried" and not path:
             planted.clear()
         if entry["action"] == "retried" and INJECTED in (entry.get("error") or {}).get("message", ""):

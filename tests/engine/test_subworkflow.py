@@ -322,6 +322,21 @@ async def test_a_crash_in_the_child_never_starts_it_twice(world: World) -> None:
     assert len(await world.store.find()) == 2
 
 
+async def test_a_child_whose_process_died_as_its_time_was_up_is_driven_by_who_follows_its_parent(world: World) -> None:
+    world.know(flow("- {id: ask, type: halt, timeout: 60}\n", id="child"))
+    await world.run("- {id: below, type: workflow, workflow_id: child, input: {}}\n", execution_id="e")
+    await world.clock.leap(60)
+    taken = await world.store.claim("e.below", owner="somebody", ttl=10.0, statuses=["halted"])
+    assert isinstance(taken, Stored)
+    assert taken.late
+    following = world.spawn(world.runner().run(execution_id="e"))
+    await world.clock.advance(3)
+    assert not following.done()
+    await world.clock.advance(30)
+    assert following.done()
+    assert following.result().failed
+
+
 async def test_a_child_that_ended_while_its_parent_was_dead_delivers_its_end(world: World) -> None:
     world.know(ASKING)
     await world.run(PARENT, {"n": 5}, execution_id="e")

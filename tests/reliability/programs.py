@@ -190,8 +190,14 @@ class Author:
         }
 
     def a_crowd(self, depth: int, leaves: bool) -> Step:
-        """Which of several failures is the first is chance, so they are not fatal here."""
-        return self.a_loop(depth, False) | {"concurrency": 2, "on_item_error": self.chance.choice(("skip", "collect"))}
+        """Which of several failures is the first is chance, so they are not fatal here. Nor is it told which of several
+        iterations takes a signal that all of them wait for, so they wait for an answer instead."""
+        loop = self.a_loop(depth, False) | {"concurrency": 2, "on_item_error": self.chance.choice(("skip", "collect"))}
+        for step in walk(loop["do"]):
+            if step.get("type") == "signal":
+                step |= {"type": "halt", "reason": step.pop("name")}
+                step.pop("output")
+        return loop
 
     def a_while(self, depth: int, leaves: bool) -> Step:
         step: Step = {
