@@ -128,7 +128,7 @@ class Run:
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
         "_records", "_rewritten", "_sets", "_steps", "active", "asked", "bar", "cancelled_for", "child_memos",
-        "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending",
+        "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending", "entered",
         "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
         "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
         "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
@@ -198,6 +198,7 @@ class Run:
         self.cut_by: tuple[str, str | None] | None = None
         self.sweep: anyio.CancelScope | None = None
         self.inherited: set[str] = set()
+        self.entered: set[str] = set()
         self.undo: dict[str, dict[str, Any]] = {}
         self.free = 0
         self.child_memos: dict[str, str] = {}
@@ -270,6 +271,11 @@ class Run:
             step_path = path[: path.rindex("[")] if path.endswith("]") else path.rpartition("/")[0]
             owner = step_path if step_path in run.frames else step_path.rpartition("/")[0]
             run._place(path, step_path, owner if owner in run.frames else "")
+            while path := path.rpartition("/")[0]:  # a frame whose first step has frames may not be written itself
+                around = path[: path.rindex("[")] if path.endswith("]") else path
+                if around in run.entered:
+                    break
+                run.entered.add(around)
         run._fill(run.root)
         run.take_mail(stored.inbox)
         for key, seq in sorted(run.stored_sets.pop(SIGNALS, {}).items(), key=lambda pair: pair[1]):

@@ -344,7 +344,8 @@ def begins(run: Run, live: LiveFrame, step: StepDef) -> bool:
         return False
     if kind.instant or kind.works_outside:
         return True
-    return record.memo is None and not run.has_bodies(live.step_path(step.id))
+    path = live.step_path(step.id)
+    return record.memo is None and path not in run.entered and not run.has_bodies(path)
 
 
 def answerable(run: Run) -> list[AnyWait]:

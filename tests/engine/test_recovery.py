@@ -84,6 +84,20 @@ async def test_recovering_what_waits_returns_its_waits(world: World) -> None:
     assert [halt.wait_id for halt in (await world.runner().recover("e")).halts] == ["e:ask"]
 
 
+async def test_recovering_what_waits_deep_inside_changes_nothing(world: World) -> None:
+    await world.run("""
+        - id: outer
+          type: parallel
+          branches:
+            - id: side
+              do:
+                - {id: both, type: parallel, branches: [{id: ask, type: halt}, {id: set, type: assign, set: {a: 1}}]}
+    """, execution_id="e")  # fmt: skip
+    before = await world.entries("e")
+    assert (await world.runner().recover("e")).halted
+    assert await world.entries("e") == before
+
+
 async def test_recovering_what_is_not_there_is_an_error(world: World) -> None:
     with pytest.raises(df.ExecutionNotFound):
         await world.runner(WORK).recover("nobody")
