@@ -735,6 +735,11 @@ class Runner(Correspondent):
                         ends = [time.timestamp() for time in times if time is not None]
                         await changed(min(ends if row.wake_at is None else [*ends, row.wake_at]))
                         continue
+                elif status is Status.HALTED and engine.clock.now() < (row.lease_until or 0):
+                    # Whoever has it is about to let it go, and says so. To claim it in that moment would have them wake
+                    # up in their turn, and so on.
+                    await changed(None)
+                    continue
                 run = await engine.claim(execution_id)
                 if run is None:
                     await changed(None)

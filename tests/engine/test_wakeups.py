@@ -102,3 +102,24 @@ async def test_nobody_listens_to_a_store_after_its_runtime_was_left(world: World
     wire.heard("e")
     await idle()
     assert reads == []
+
+
+async def test_those_who_follow_in_two_processes_do_not_keep_each_other_awake(world: World) -> None:
+    workflow = """
+        - {id: go, type: signal, name: go, next: pause}
+        - {id: pause, type: wait, for: 60}
+    """
+    await world.run(workflow, execution_id="e")
+    async with world.process(world.store) as other:
+        await world.runner().signal("e", "go")
+        following = [
+            world.spawn(runtime.runner("flow").run(execution_id="e"))
+            for runtime in (world.runtime, other)
+            for _ in range(5)
+        ]
+        await idle()
+        for runtime in (other, world.runtime, other):
+            world.spawn(runtime.runner("flow").signal("e", "go"))
+            await idle()
+        await world.clock.advance(61)
+        assert all(done.done() and done.result().completed for done in following)
