@@ -74,7 +74,7 @@ def main() -> int:
     for figure in figures:
         print(figure)
     for told in bad:
-        print(f"bad: {told}", file=sys.stderr)
+        print(f"bad: {told:.20000}", file=sys.stderr)
     covered = f" / with faults at every point: {faults}" if faults.cases else ""
     print(f"all: {total:,} cases / {len(bad):,} bad{covered}   {time.monotonic() - began:.0f} s")
     return 1 if bad or faults.sites - faults.covered else 0

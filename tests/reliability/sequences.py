@@ -564,6 +564,7 @@ def plain(variables: Any) -> Any:
 def explore(first: int, runs: int, rules: int, *, shrink: bool = True) -> None:
     """Plays so many sequences of so many rules; a seed always gives the same ones. Raises AssertionError with the
     shortest sequence that is not as the model says."""
+    was = logging.root.manager.disable
     logging.disable()
     try:
         run_state_machine_as_test(
@@ -585,7 +586,7 @@ def explore(first: int, runs: int, rules: int, *, shrink: bool = True) -> None:
             "\n".join([*told, f"again: {AGAIN.format(seed=first, runs=runs, rules=rules)}"])
         ) from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(was)
 
 
 AGAIN = ".venv/bin/python -m tests.reliability.sequences --seed {seed} --runs {runs} --rules {rules}"
@@ -619,7 +620,8 @@ def main() -> int:
     print(f"{given.runs:,} sequences of {given.rules} rules from seed {first}", flush=True)
     with ProcessPoolExecutor() as pool:
         counts = [min(CHUNK, given.runs - done) for done in range(0, given.runs, CHUNK)]
-        played = [pool.submit(explore, number, runs, given.rules) for number, runs in enumerate(counts, first)]
+        alone = partial(explore, rules=given.rules, shrink=given.seed is not None)  # to make a case short takes minutes
+        played = [pool.submit(alone, number, runs) for number, runs in enumerate(counts, first)]
         bad = 0
         for one in played:
             if (error := one.exception()) is not None:
