@@ -1853,11 +1853,11 @@ class Engine:
         return taken
 
     async def tell(self, execution_id: str) -> None:
-        """An execution has mail from another one, whose end does not depend on what comes of it."""
+        """An execution has mail from another one, to which it makes no difference what comes of it."""
         try:
             await self.nudge(execution_id)
         except DurableFlowError as error:
-            logger.warning("execution %s was told of the end of another one: %s", execution_id, error)
+            logger.warning("execution %s has mail from another one: %s", execution_id, error)
 
     async def secret(self, name: str) -> Any:
         """A secret from the host. Raises StepError for one it does not have."""

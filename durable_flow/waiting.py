@@ -228,8 +228,8 @@ class Waits:
             return
         if not run.over.is_set():
             told, run.farewells = run.farewells, []
-            for execution_id in told:
-                await self._engine.nudge(execution_id)
+            for execution_id in told:  # each may go on for long
+                self._engine.spawn(self._engine.tell(execution_id))
 
     def _deliver(self, run: Run, wait_id: str) -> bool:
         """Wakes the frame that is parked at this wait; False where there is none."""

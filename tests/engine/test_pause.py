@@ -399,6 +399,29 @@ async def test_the_children_of_a_paused_execution_are_paused_with_it(world: Worl
     assert world.desk.called == ["one", "two", "after"]
 
 
+async def test_children_that_were_paused_together_go_on_side_by_side(world: World) -> None:
+    world.know(CHILD)
+    world.desk.hold("one")
+    task = await world.start("""
+        - id: both
+          type: parallel
+          branches:
+            - {id: left, type: workflow, workflow_id: child, input: {}}
+            - {id: right, type: workflow, workflow_id: child, input: {}}
+    """)
+    await world.runner().pause("e")
+    await world.clock.advance()
+    world.desk.release()
+    assert (await task).halted
+    assert world.desk.called == ["one", "one"]
+    world.desk.hold("two")
+    going_on = world.spawn(world.runner().unpause("e"))
+    await world.clock.advance()
+    assert world.desk.called == ["one", "one", "two", "two"]
+    world.desk.release()
+    assert (await going_on).completed
+
+
 async def test_the_child_of_a_dead_process_is_paused_with_its_parent(world: World) -> None:
     world.know(CHILD)
     world.desk.hold("one")
