@@ -87,5 +87,6 @@ def _line(told: dict[str, dict[str, Any]], service: Service, phase: str, workloa
         compared=compared,
         asked=asked,
         met=whole if asked else None,
+        others=figures["others"],
         failed=is_ours and not whole,
     )

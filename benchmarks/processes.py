@@ -73,7 +73,7 @@ class Subject:
 
         Raises Failed, also where it takes longer than `within` seconds.
         """
-        before, begun = _ours_and_all(), time.perf_counter()
+        before, begun = ours_and_all(), time.perf_counter()
         assert self.process.stdin is not None
         self._busy = True
         try:
@@ -82,10 +82,7 @@ class Subject:
         except BrokenPipeError:
             raise Failed(self._last_words()) from None
         answer = self._read(within)
-        wall = time.perf_counter() - begun
-        ours, everything = (after - at_first for after, at_first in zip(_ours_and_all(), before, strict=True))
-        share = (everything - ours) / wall / (os.cpu_count() or 1)
-        answer["others"] = min(1.0, max(0.0, share)) if wall > 0.2 else None  # the kernel counts in hundredths
+        answer["others"] = share_of_others(before, time.perf_counter() - begun)
         return answer
 
     def close(self) -> None:
@@ -125,12 +122,19 @@ class Subject:
         return f"{self.name} died: {(self.folder / 'log').read_text().strip()[-4000:] or 'it said nothing'}"
 
 
-def _ours_and_all() -> tuple[float, float]:
+def ours_and_all() -> tuple[float, float]:
     """Seconds of processor time of this process with all that descend from it (subjects, servers), and of everything.
 
     So what other subjects do while they wait for their turn counts as ours.
     """
     return _used_below(os.getpid()), _used_by_all()
+
+
+def share_of_others(before: tuple[float, float], wall: float) -> float | None:
+    """The share of the processors that other programs used, in the `wall` seconds since `ours_and_all` was `before`;
+    None where that is too short a time, because the kernel counts in hundredths."""
+    ours, everything = (after - at_first for after, at_first in zip(ours_and_all(), before, strict=True))
+    return min(1.0, max(0.0, (everything - ours) / wall / (os.cpu_count() or 1))) if wall > 0.2 else None
 
 
 def _used_by_all() -> float:

@@ -56,6 +56,9 @@ def blocks(file: Path) -> Iterator[Block]:
 BLOCKS = [block for file in DOCUMENTS for block in blocks(file)]
 DEFINITIONS = [block for block in BLOCKS if block.language == "yaml" and "\nsteps:" in block.text]
 PROGRAMS = [block for block in BLOCKS if block.language == "python" and not block.words]
+FILE_NAME = re.compile(r"[\w-]+\.\w+")
+FILES = [block for block in BLOCKS if FILE_NAME.fullmatch(block.words)]
+"""Blocks with the name of a file: the sessions of their page have them in their folder."""
 
 
 def shop() -> dict[str, Any]:
@@ -136,6 +139,9 @@ def plain(line: str) -> str:
 def test_sessions_go_as_shown(block: Block, tmp_path: Path) -> None:
     """Commands have the exit code they name (else 0); the lines shown below are among what they print."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for other in FILES:
+        if other.file == block.file:
+            (tmp_path / other.words).write_text(other.text)
     script = ""
     shown = []
     for line in block.text.splitlines():
@@ -152,6 +158,14 @@ def test_sessions_go_as_shown(block: Block, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     printed = {plain(line) for line in done.stdout.splitlines()}
     assert not [line for line in shown if line and line not in printed], done.stdout
+
+
+@pytest.mark.parametrize("block", FILES, ids=str)
+def test_files_are_used_by_a_session_of_their_page(block: Block) -> None:
+    sessions = [other.text for other in BLOCKS if other.file == block.file and other.language == "console"]
+    others = [other.text for other in FILES if other.file == block.file]
+    stem = block.words.partition(".")[0]
+    assert any(re.search(rf"\b{stem}\b", text) for text in sessions + [text for text in others if text != block.text])
 
 
 def table() -> str:
