@@ -30,6 +30,7 @@ from durable_flow.cli._hints import BY_TIME
 from durable_flow.cli._steps import Node
 
 if TYPE_CHECKING:  # nobody else needs it
+    from durable_flow.cli._rehearsal import Rehearsed
     from durable_flow.testing import SimulationReport
 
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -224,6 +225,53 @@ def _ago(time: datetime) -> str:
 
 
 # -- what became of an execution ---------------------------------------------------------------------------------------
+
+
+def rehearsal(
+    steps: Sequence[Rehearsed], *, workflow_id: str, result: df.ExecutionResult, next_commands: Sequence[str]
+) -> None:
+    """A dry run: each step with what it would have done, and where it ended."""
+    console = _console()
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold", max_width=console.width // 3 if console.is_terminal else None)
+    grid.add_column(overflow="fold")
+    for step in steps:
+        path = step.path if step.execution_id == result.execution_id else f"{step.workflow_id} ▸ {step.path}"
+        grid.add_row(_mark(step.state), Text(plain(path)), _rehearsed(step, short=console.is_terminal))
+    _show(console, grid)
+    state = str(result.status)
+    head = Text.assemble(_mark(state), " ", _state(state), f"  {plain(workflow_id)}  ", ("dry run", "magenta"))
+    console.print(head, soft_wrap=True)
+    if result.completed and result.output is not None:
+        value(result.output)
+    if result.error_info is not None:
+        _error(console, result.error_info)
+    for command in next_commands:
+        _command(console, command)
+
+
+def _rehearsed(step: Rehearsed, *, short: bool) -> Text:
+    def cut(found: Any) -> str:
+        text = plain(_compact(found))
+        return f"{text[:SHOWN_TEXT]}…" if short and len(text) > SHOWN_TEXT else text
+
+    told = Text(plain(step.would), style="bold") if step.would else Text(step.step_type, style="dim")
+    if step.input is not None:
+        told.append(f" {cut(step.input)}", "not bold")
+    if step.route is not None:
+        told.append(" takes the default" if step.route == "default" else f" takes routes[{step.route}]", "not dim")
+    if step.error is not None:
+        told.append(f"\n{plain(step.error)}", "not bold red")
+    elif step.fixture is not None:
+        told.append(f"\n= {cut(step.output)}", "not bold")
+    elif step.made_up:
+        told.append("\n= null" if step.output is None else "\n= yes", "not bold yellow")
+    if step.fixture is not None:
+        told.append(f"  fixture {plain(step.fixture)}", "not bold dim")
+    elif step.made_up and step.error is None:
+        told.append("  no fixture", "not bold dim")
+    return told
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -470,7 +518,7 @@ def executions(found: Sequence[df.Execution], *, more: str | None) -> None:
             at = ""
         table.add_row(
             Text(plain(one.id)),
-            _state(str(one.status)),
+            Text.assemble(_state(str(one.status)), (" (dry)" if one.dry_run else "", "dim")),
             "" if one.created_at is None else _ago(one.created_at),
             Text(plain(one.workflow_id)),
             Text(plain(at.replace("\n", " "))),
@@ -512,6 +560,8 @@ def execution(
     if begun is not None:
         took = f", took {span((ended - begun).total_seconds())}" if ended is not None else ""
         facts.append(("started", f"{_local(begun)} ({_ago(begun)}){took}"))
+    if one.dry_run:
+        facts.append(("dry run", "nothing of it was done outside"))
     if one.labels:
         facts.append(("labels", " ".join(f"{name}={text}" for name, text in one.labels.items())))
     if one.parent_id is not None:
@@ -901,6 +951,8 @@ class EventLines:
             what, _, state = event.type.partition(".")
             number = str(event.id).rpartition(":")[2]
             place = event.data["path"] if what == "step" else event.data["workflow_id"]
+            if what == "workflow" and event.data.get("dry_run"):
+                place += " (dry run)"
             line = Text.assemble(
                 (f"{number:>4}  {event.timestamp.astimezone():%H:%M:%S}  ", "dim"),
                 (f"{event.type:<18}", _colour("waiting" if state == "halted" else state)),

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import durable_flow as df
 from durable_flow.cli._host import Host, drive, host_options
 from durable_flow.cli._options import Json, Label, definition_file
 from durable_flow.cli._program import command as as_command
+from durable_flow.cli._rehearsal import rehearse
 
 
 @as_command("Run", example="""durable-flow run order.yml --input @order.json --services shop""")
@@ -22,6 +24,13 @@ from durable_flow.cli._program import command as as_command
 @click.option(
     "--label", "labels", type=Label(), multiple=True, help="A label to find the execution by. May be repeated."
 )
+@click.option("--dry-run", is_flag=True, help="Only show what would happen: nothing is called, and nobody is asked.")
+@click.option(
+    "--fixtures",
+    type=Json(mapping=True),
+    metavar="JSON|@FILE|-",
+    help="What steps get in a dry run, by their ids or paths, before the fixtures of FILE.",
+)
 @host_options
 def command(
     *,
@@ -29,14 +38,31 @@ def command(
     given: dict[str, Any] | None,
     execution_id: str | None,
     labels: tuple[tuple[str, str], ...],
+    dry_run: bool,
+    fixtures: dict[str, Any] | None,
     host: Host,
     as_json: bool,
 ) -> int:
     """Run the workflow in FILE.
 
-    Ends when the workflow has ended or waits for an answer; then it shows the command that answers.
+    Ends when the workflow has ended or waits for an answer; then it shows the command that answers. A dry run needs no
+    services, and keeps nothing unless a store is named with --store.
     """
     workflow = df.load(definition_file(file))
+    if dry_run:
+        source = click.get_current_context().get_parameter_source("store")
+        return rehearse(
+            workflow,
+            given,
+            fixtures=fixtures,
+            others=host.workflows,
+            store=host.store if source is ParameterSource.COMMANDLINE else None,
+            execution_id=execution_id,
+            labels=dict(labels),
+            as_json=as_json,
+        )
+    if fixtures is not None:
+        raise click.UsageError("--fixtures are for a dry run: add --dry-run")
 
     async def work(runtime: df.Runtime) -> df.ExecutionResult:
         runner = runtime.runner(workflow)

@@ -24,9 +24,12 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
         async with df.Runtime(opened) as runtime:
             places = await (await runtime.runner_of(execution_id)).where(execution_id)
         if as_json:
-            _render.document({"execution_id": execution_id, "status": one.status, **_document(places)})
+            about = {"execution_id": execution_id, "status": one.status, "dry_run": one.dry_run}
+            _render.document({**about, **_document(places)})
         else:
             _render.places(places, status=str(one.status))
+            if one.dry_run:
+                _render.note("it is a dry run")
         return 0
 
     return read(store, work)
