@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import Any, Protocol, get_type_hints
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 import anyio
 import anyio.to_thread
@@ -15,6 +15,9 @@ import msgspec
 from durable_flow.errors import ConfigError, StepError
 from durable_flow.model.execution import Gate
 from durable_flow.transaction import MISUSED, AttemptTransaction, TransactionBlock
+
+NO_MAPPINGS = frozenset({str, bytes, int, float, bool, list, tuple, set, frozenset, NoneType})
+"""Annotations of parameters that take no mapping."""
 
 THREADS = 40
 """How many synchronous services run at once."""
@@ -79,7 +82,8 @@ class _Attempt(Protocol):
 class _Plan(msgspec.Struct, frozen=True):
     """How to call one callable: `style` is none, single or keywords; `context` the parameter that takes the context.
 
-    `single` is the parameter that takes a value which is no mapping; where it is the `only` one, it takes any value.
+    `single` is the parameter that takes a value which is no mapping; where it is the `only` one, it takes any value
+    that its annotation does not rule out.
     """
 
     function: Callable[..., Any]
@@ -285,7 +289,20 @@ def _inspect(function: Callable[..., Any]) -> _Plan:
     required = frozenset(parameter.name for parameter in plain if parameter.default is parameter.empty)
     single = next(iter(required), plain[0].name) if plain and len(required) <= 1 and not takes_all else None
     accepted = None if takes_all else frozenset(parameter.name for parameter in plain)
-    return _Plan(function, is_async, "keywords", context, required, accepted, single, only=len(plain) == 1)
+    only = len(plain) == 1 and _may_be_a_mapping(hints.get(plain[0].name, Any))
+    return _Plan(function, is_async, "keywords", context, required, accepted, single, only=only)
+
+
+def _may_be_a_mapping(annotation: Any) -> bool:
+    """Whether a mapping may be what a parameter with this annotation takes.
+
+    >>> _may_be_a_mapping(int | None), _may_be_a_mapping(dict[str, int] | None), _may_be_a_mapping(Any)
+    (False, True, True)
+    """
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return any(_may_be_a_mapping(one) for one in get_args(annotation))
+    return (origin or annotation) not in NO_MAPPINGS
 
 
 def _mismatch(

@@ -95,7 +95,7 @@ def do_to_all(
                 report = found
             else:
                 if not matching.yes:
-                    _ask(f"{verb} {_count(found)}?")
+                    confirm(f"{verb} {_count(found)}?")
                 report = await many(**matching.filters, **options)
         if as_json:
             _render.document(report)
@@ -118,7 +118,7 @@ def _count(report: df.BulkReport) -> str:
     return f"{len(report.matched):,} execution{'s' * (len(report.matched) != 1)}"
 
 
-def _ask(question: str) -> None:
+def confirm(question: str) -> None:
     """Raises Mistake unless somebody at a terminal says yes."""
     if not sys.stdin.isatty():
         raise Mistake(f"{question} Nobody can be asked here", hint="nothing was done; --yes means that it is so")

@@ -21,7 +21,7 @@ from durable_flow.cli import _render
 from durable_flow.cli._codec import codec_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._mistake import Mistake
-from durable_flow.cli._options import definition_files, store_option
+from durable_flow.cli._options import definition_files, places_options, store_option
 from durable_flow.cli._services import load_gates, load_services, missing_gates, missing_services
 from durable_flow.cli._url import shown
 from durable_flow.cli._watch import Watch
@@ -80,30 +80,9 @@ def working_options(function: Function) -> Function:
         metavar="NAME",
         help="An environment variable that the workflow may read as $secrets.NAME. May be repeated.",
     )
-    @click.option(
-        "--workflows",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        envvar="DURABLE_FLOW_WORKFLOWS",
-        show_envvar=True,
-        metavar="PATH",
-        help="A file or folder with workflows that `workflow` steps start. May be repeated.",
-    )
-    @click.option(
-        "--services",
-        multiple=True,
-        envvar="DURABLE_FLOW_SERVICES",
-        show_envvar=True,
-        metavar="MODULE[:NAME]",
-        help="Where services come from: a module or a .py file, and a name in it. May be repeated.",
-    )
-    @click.option(
-        "--gates",
-        multiple=True,
-        envvar="DURABLE_FLOW_GATES",
-        show_envvar=True,
-        metavar="MODULE[:NAME]",
-        help="Where the resolvers of gates come from, like --services: a mapping, named gates by default.",
+    @places_options(
+        services="Where services come from: a module or a .py file, and a name in it. May be repeated.",
+        gates="Where the resolvers of gates come from, like --services: a mapping, named gates by default.",
     )
     @store_option
     @functools.wraps(function)

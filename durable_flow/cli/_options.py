@@ -86,16 +86,20 @@ def _kind(value: Any) -> str:
 
 
 class Duration(Kind):
-    """A length of time such as `90s`, `15m`, `2h`, `30d` or `1h30m`."""
+    """A length of time such as `90s`, `15m`, `2h`, `30d` or `1h30m`. A number alone is seconds, unless it has to be
+    `with_unit`: where seconds are hardly ever meant."""
 
     name = "duration"
 
-    def __init__(self, *, allow_zero: bool = False) -> None:
+    def __init__(self, *, allow_zero: bool = False, with_unit: bool = False) -> None:
         self.allow_zero = allow_zero
+        self.with_unit = with_unit
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> timedelta:
         if isinstance(value, timedelta):
             return value
+        if self.with_unit and re.fullmatch(r"[\d.]+", str(value)):
+            self.fail(f"{value!r} has no unit: write for example {value}d, or {value}s for seconds")
         found = duration(str(value), allow_zero=self.allow_zero)
         if found is None:
             self.fail(f"{value!r} is not a duration: write for example 90s, 15m, 2h, 30d or 1h30m")
@@ -213,6 +217,29 @@ def store_option(function: Function) -> Function:
 
 def _note_codec(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     context.meta[NOTED] = value
+
+
+def places_options(*, services: str, gates: str) -> Callable[[Function], Function]:
+    """--workflows, --services and --gates: where these come from. What the last two are for is said in their helps."""
+
+    def add(function: Function) -> Function:
+        for name, metavar, text in (
+            ("gates", "MODULE[:NAME]", gates),
+            ("services", "MODULE[:NAME]", services),
+            ("workflows", "PATH", "A file or folder with workflows that `workflow` steps start. May be repeated."),
+        ):
+            function = click.option(
+                f"--{name}",
+                multiple=True,
+                type=click.Path(path_type=Path) if name == "workflows" else None,
+                envvar=f"DURABLE_FLOW_{name.upper()}",
+                show_envvar=True,
+                metavar=metavar,
+                help=text,
+            )(function)
+        return function
+
+    return add
 
 
 execution_argument = click.argument("execution_id", metavar="ID")

@@ -26,8 +26,8 @@ ENDS = frozenset({df.Action.COMPLETED, df.Action.ANSWERED, df.Action.FAILED, df.
 
 
 class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a dry run, or of a child of one. `would` is what it would have done outside, with this `input`; `made_up`:
-    what it got is neither real nor from a fixture."""
+    """A step of a dry run, or of a child of one. `would` is what it would have done outside, with this `input`;
+    `made_up`: what it got is from no fixture. The `output` of an approval is whether it was given."""
 
     execution_id: str
     workflow_id: str
@@ -115,7 +115,7 @@ async def _steps(runtime: df.Runtime, execution_id: str) -> AsyncIterator[Rehear
                 state=STATES[entry.action],
                 would=told.get("would"),
                 input=entry.input,
-                output=entry.output,
+                output=entry.output["approved"] if kind.decides and entry.output else entry.output,
                 fixture=told.get("fixture"),
                 made_up="would" in told and "fixture" not in told and (kind.works_outside or kind.asks),
                 route=told.get("route"),

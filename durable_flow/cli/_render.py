@@ -238,7 +238,9 @@ def rehearsal(
     grid.add_column(overflow="fold")
     for step in steps:
         path = step.path if step.execution_id == result.execution_id else f"{step.workflow_id} ▸ {step.path}"
-        grid.add_row(_mark(step.state), Text(plain(path)), _rehearsed(step, short=console.is_terminal))
+        grid.add_row(
+            _mark(step.state), Text(plain(path)), _rehearsed(step, told=result.error, short=console.is_terminal)
+        )
     _show(console, grid)
     state = str(result.status)
     head = Text.assemble(_mark(state), " ", _state(state), f"  {plain(workflow_id)}  ", ("dry run", "magenta"))
@@ -251,27 +253,26 @@ def rehearsal(
         _command(console, command)
 
 
-def _rehearsed(step: Rehearsed, *, short: bool) -> Text:
+def _rehearsed(step: Rehearsed, *, told: str | None, short: bool) -> Text:
+    """What a step did not do, and what it got. An error that is `told` already is left out."""
+
     def cut(found: Any) -> str:
         text = plain(_compact(found))
         return f"{text[:SHOWN_TEXT]}…" if short and len(text) > SHOWN_TEXT else text
 
-    told = Text(plain(step.would), style="bold") if step.would else Text(step.step_type, style="dim")
+    shown = Text(plain(step.would), style="bold") if step.would else Text(step.step_type, style="dim")
     if step.input is not None:
-        told.append(f" {cut(step.input)}", "not bold")
+        shown.append(f" {cut(step.input)}", "not bold")
     if step.route is not None:
-        told.append(" takes the default" if step.route == "default" else f" takes routes[{step.route}]", "not dim")
-    if step.error is not None:
-        told.append(f"\n{plain(step.error)}", "not bold red")
-    elif step.fixture is not None:
-        told.append(f"\n= {cut(step.output)}", "not bold")
-    elif step.made_up:
-        told.append("\n= null" if step.output is None else "\n= yes", "not bold yellow")
-    if step.fixture is not None:
-        told.append(f"  fixture {plain(step.fixture)}", "not bold dim")
-    elif step.made_up and step.error is None:
-        told.append("  no fixture", "not bold dim")
-    return told
+        shown.append(" takes the default" if step.route == "default" else f" takes routes[{step.route}]", "not dim")
+    if step.error is not None and step.error == told:
+        pass  # it is told below
+    elif step.error is not None:
+        shown.append(f"\n{plain(step.error)}", "not bold red")
+    elif step.fixture is not None or step.made_up:
+        shown.append(f"\n= {cut(step.output)}", "not bold yellow" if step.made_up else "not bold")
+        shown.append(f"  fixture {plain(step.fixture)}" if step.fixture is not None else "  no fixture", "not bold dim")
+    return shown
 
 
 class Asked(msgspec.Struct, frozen=True):

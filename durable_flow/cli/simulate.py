@@ -12,7 +12,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
-from durable_flow.cli._options import Json, definition_file, definition_files
+from durable_flow.cli._options import Json, definition_file, definition_files, places_options
 from durable_flow.cli._program import command as as_command
 from durable_flow.cli._services import load_gates, load_services
 from durable_flow.testing import Expire, Move, simulate
@@ -51,30 +51,9 @@ from durable_flow.testing import Expire, Move, simulate
     help="A value that need not be the same, such as output.total or variables.total. May be repeated.",
 )
 @click.option("--most", type=click.IntRange(min=1), metavar="N", help="End after so many differences.")
-@click.option(
-    "--workflows",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    envvar="DURABLE_FLOW_WORKFLOWS",
-    show_envvar=True,
-    metavar="PATH",
-    help="A file or folder with workflows that `workflow` steps start. May be repeated.",
-)
-@click.option(
-    "--services",
-    multiple=True,
-    envvar="DURABLE_FLOW_SERVICES",
-    show_envvar=True,
-    metavar="MODULE[:NAME]",
-    help="Where services come from: they are really called. What is missing is stood in for. May be repeated.",
-)
-@click.option(
-    "--gates",
-    multiple=True,
-    envvar="DURABLE_FLOW_GATES",
-    show_envvar=True,
-    metavar="MODULE[:NAME]",
-    help="Where the resolvers of gates come from; what is missing is open. May be repeated.",
+@places_options(
+    services="Where services come from: they are really called. What is missing is stood in for. May be repeated.",
+    gates="Where the resolvers of gates come from; what is missing is open. May be repeated.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not show how far it is.")
 def command(

@@ -64,6 +64,8 @@ class Worker:
     """
 
     def __init__(self, runtime: Host, *, queues: Collection[str | None] | None = None, concurrency: int = 100) -> None:
+        if not isinstance(getattr(runtime, "engine", None), Engine):
+            raise ConfigError(f"a worker works for a Runtime, not for {runtime!r:.100}")
         if type(concurrency) is not int or concurrency < 1:
             raise ConfigError(f"concurrency must be a number from 1, got {concurrency!r:.100}")
         if isinstance(queues, str):

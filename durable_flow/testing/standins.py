@@ -184,10 +184,17 @@ class Cast:
         known = {step_id for _, step_id in self._steps}
         if strange := sorted(answers.keys() - known):
             raise ConfigError(f"answers: there is no step {strange[0]!r} (there are: {', '.join(sorted(known))})")
+        for step_id, given in answers.items():
+            moves = given if isinstance(given, list | tuple) else (given,)
+            if any(isinstance(move, Expire) for move in moves) and not self._can_expire(step_id):
+                raise ConfigError(f"answers: step {step_id!r} does not wait: no time of it can run out")
         self._scripts = {
             step_id: Scripted(answer=given if isinstance(given, Reply) else Reply(given))
             for step_id, given in answers.items()
         }
+
+    def _can_expire(self, step_id: str) -> bool:
+        return any(step.type.can_wait for (_, known), step in self._steps.items() if known == step_id)
 
     def needed(self, kind: str) -> list[str]:
         """The names of the services, gates or workflows that the steps need."""

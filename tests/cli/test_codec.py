@@ -93,7 +93,7 @@ def test_commands_that_answer_drive_and_cancel_have_the_codec(cli: Cli) -> None:
     assert cli("approve", "a", "--by", "alice", *GIVEN).code == 0
     assert cli("resume", "b", "--response", '"Main St"', *GIVEN).code == 0
     assert cli("cancel", "c", *GIVEN).code == 0
-    assert cli("purge", "--older-than", "1h", "--json", *GIVEN).document == {"deleted": 0}
+    assert cli("purge", "--older-than", "1h", "--yes", "--json", *GIVEN).document == {"deleted": 0}
     assert {one["status"] for one in cli("list", "--json", *GIVEN).document["executions"]} == {"completed", "cancelled"}
 
 

@@ -53,7 +53,7 @@ def test_it_shows_what_would_be_called_and_with_what(order: Path, cli: Cli) -> N
         '= {"left": 3} fixture reserve',
         "✔ enough router takes routes[0]",
         '✔ agree ask for approval {"prompt": "Sell it?"}',
-        "= yes no fixture",
+        "= true no fixture",
         '✔ pay Bank.charge {"card": "***", "key": "***"}',
         "= null no fixture",
         '✔ letter ▸ write Post.write "ann"',
@@ -147,7 +147,8 @@ def test_fixtures_without_a_dry_run_are_refused_before_anything_happens(order: P
 
 def test_a_child_that_nobody_waits_for_is_shown_too(order: Path, cli: Cli) -> None:
     (order / "apart.yml").write_text(
-        "id: apart\nname: Apart\nsteps: [{id: go, type: workflow, workflow_id: letter, wait: false, input: {to: bob}}]\n"
+        "id: apart\nname: Apart\nsteps:\n"
+        "- {id: go, type: workflow, workflow_id: letter, wait: false, input: {to: bob}}\n"
     )
     done = cli("run", "apart.yml", "--dry-run", "--workflows", "letter.yml")
     assert lines(done.out)[0] == '✔ letter ▸ write Post.write "bob"'

@@ -2,6 +2,8 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 import durable_flow as df
 from tests.cli.conftest import Cli
 
@@ -211,6 +213,23 @@ def test_purge_deletes_what_ended_long_ago(cli: Cli, folder: Path) -> None:
     cli("run", "hello.yml", "--id", "new")
     cli("run", "halt.yml", "--id", "waiting")
     asyncio.run(import_old_ones())
-    assert cli("purge", "--older-than", "90d", "--status", "failed").out == "1 execution deleted\n"
-    assert cli("purge", "--older-than", "90d", "--json").document == {"deleted": 2}
+    assert cli("purge", "--older-than", "90d", "--status", "failed", "--yes").out == "1 execution deleted\n"
+    assert cli("purge", "--older-than", "90d", "--json", "-y").document == {"deleted": 2}
     assert [one["id"] for one in cli("list", "--json").document["executions"]] == ["waiting", "new"]
+
+
+def test_purge_deletes_nothing_unasked(cli: Cli) -> None:
+    cli("run", "hello.yml", "--id", "h")
+    done = cli("purge", "--older-than", "1ms", "--status", "completed")
+    assert done.code == 2
+    assert "delete every completed execution that ended more than 1 ms ago? Nobody can be asked here" in done.err
+    assert cli("show", "h").code == 0
+
+
+@pytest.mark.parametrize("number", ["1", "90", "0.5"])
+def test_purge_wants_to_know_a_unit(cli: Cli, number: str) -> None:
+    cli("run", "hello.yml", "--id", "h")
+    done = cli("purge", "--older-than", number, "--yes")
+    assert done.code == 2
+    assert f"'{number}' has no unit: write for example {number}d, or {number}s" in done.err
+    assert cli("show", "h").code == 0

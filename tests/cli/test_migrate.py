@@ -56,7 +56,13 @@ def test_check_says_what_to_do_and_does_nothing(url: str, cli: Cli, folder: Path
 
 
 def test_looking_creates_no_store(url: str, cli: Cli) -> None:
-    for command in (["list"], ["show", "x"], ["purge", "--older-than", "1d"], ["cancel", "x"], ["recover", "x"]):
+    for command in (
+        ["list"],
+        ["show", "x"],
+        ["purge", "--older-than", "1d", "--yes"],
+        ["cancel", "x"],
+        ["recover", "x"],
+    ):
         done = cli(*command, "--store", url, "--json")
         assert (done.code, done.document["error"]["type"]) == (2, "StoreNotFound")
     assert cli("migrate", "--store", url, "--check").code == 1
@@ -183,6 +189,6 @@ def test_servers_are_listed_and_purged_like_files(kind: str, request: pytest.Fix
     assert [one["id"] for one in rest["executions"]] == ["h1", "h0"]
     assert [one["id"] for one in cli("list", "--label", "n=1", "--json", *store).document["executions"]] == ["h1"]
     assert "halted" in cli("list", "--status", "halted", *store).out
-    assert cli("purge", "--older-than", "1h", *store).out == "0 executions deleted\n"
-    assert cli("purge", "--older-than", "1ms", "--status", "completed", *store).out == "3 executions deleted\n"
+    assert cli("purge", "--older-than", "1h", "--yes", *store).out == "0 executions deleted\n"
+    assert cli("purge", "--older-than", "1ms", "--status", "completed", "--yes", *store).out == "3 executions deleted\n"
     assert [one["id"] for one in cli("list", "--json", *store).document["executions"]] == ["q"]

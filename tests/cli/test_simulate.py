@@ -108,6 +108,8 @@ def test_answers_lead_elsewhere(cli: Any, options: list[str], output: str) -> No
     [
         (["--input", '{"total": "much"}'], "input.total: expected integer"),
         (["--answers", '{"nobody": 1}'], "there is no step 'nobody'"),
+        (["--expire", "nobody"], "there is no step 'nobody'"),
+        (["--expire", "charge"], "step 'charge' does not wait: no time of it can run out"),
         (["--crash", "sometimes"], "'sometimes' is not one of"),
         (["--services", "nowhere"], "there is no module 'nowhere'"),
     ],

@@ -211,3 +211,9 @@ async def test_how_old_is_a_length_of_time(world: World) -> None:
 async def test_a_note_is_text(world: World) -> None:
     with pytest.raises(df.ValidationError, match="a note is text, not 5"):
         await world.runtime.store.record("e", 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runtime", ["x", None, df.Runtime])
+def test_a_worker_of_what_is_no_runtime_is_refused(runtime: Any) -> None:
+    with pytest.raises(df.ConfigError, match="a worker works for a Runtime, not for"):
+        df.Worker(runtime)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import textwrap
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -95,6 +96,27 @@ async def test_an_input_for_a_callable_without_parameters_is_a_step_error(world:
 
 async def test_a_callable_of_any_keywords_takes_the_whole_mapping(world: World) -> None:
     assert (await call(world, Shop(), "everything", "{a: 1, b: 2}")).output == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    "kind", [str, int, float, bool, list, list[int], str | None, int | str, tuple[int, ...]], ids=str
+)
+async def test_a_mapping_with_a_wrong_key_is_no_text_number_or_list(world: World, kind: Any) -> None:
+    async def charge(total: Any) -> None:
+        raise AssertionError("it was called")
+
+    charge.__annotations__["total"] = kind
+    result = await call(world, {"charge": charge}, "charge", "{totl: 5}")
+    assert result.error == "ServiceError: s.charge takes (total): missing total; unknown totl"
+
+
+@pytest.mark.parametrize("kind", [dict, dict[str, int], Mapping[str, Any], Any, object, int | dict[str, int]], ids=str)
+async def test_a_mapping_with_another_key_may_be_what_the_parameter_takes(world: World, kind: Any) -> None:
+    async def charge(total: Any) -> Any:
+        return total
+
+    charge.__annotations__["total"] = kind
+    assert (await call(world, {"charge": charge}, "charge", "{totl: 5}")).output == {"totl": 5}
 
 
 async def test_a_value_for_a_callable_of_keywords_only_is_a_step_error(world: World) -> None:
