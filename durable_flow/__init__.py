@@ -74,7 +74,7 @@ from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue
 from durable_flow.runners.stream import StreamRunner
-from durable_flow.runners.worker import Worker
+from durable_flow.runners.worker import Worker, WorkerHealth
 from durable_flow.runtime import Extension, Runtime
 from durable_flow.services import StepContext
 from durable_flow.steps.base import (
@@ -176,6 +176,7 @@ __all__ = [
     "Where",
     "Why",
     "Worker",
+    "WorkerHealth",
     "WorkflowDef",
     "WorkflowFailed",
     "mermaid",

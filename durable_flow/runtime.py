@@ -203,6 +203,11 @@ class Runtime:
             raise ExecutionNotFound(execution_id)
         return Runner(self.engine, await self._definition(row.definition_hash, execution_id))
 
+    async def background_of(self, execution_id: str, adapter: Adapter | None = None) -> BackgroundRunner:
+        """What `runner_of` is, for a runner that leaves driving the execution to workers."""
+        pinned = await self.runner_of(execution_id)
+        return BackgroundRunner(self.engine, pinned.workflow, adapter or StoreQueueAdapter())
+
     async def cancel_all(
         self,
         *,

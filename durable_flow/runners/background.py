@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from durable_flow.answers import GIVEN, Answer
+from durable_flow.answers import GIVEN, Answer, person, remark
 from durable_flow.endings import LeftToOthers
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, ExecutionNotFound, LeaseLost, ValidationError
@@ -157,6 +157,35 @@ class BackgroundRunner(Correspondent):
             with suppress(LeaseLost, LeftToOthers):  # somebody has begun it, or has what its last steps need
                 await self._engine.nudge(execution_id)
         await self._look_after(execution_id)
+
+    async def pause(self, execution_id: str, *, by: str | None = None, reason: str | None = None) -> None:
+        """Pauses an execution, as `Runner.pause` does, with its errors."""
+        await self._hold(execution_id, "pause", by, {"reason": reason} if remark(reason, "reason") else {})
+        with suppress(LeaseLost):
+            await self._engine.nudge(execution_id)
+        await self._look_after(execution_id)
+
+    async def unpause(self, execution_id: str, *, by: str | None = None) -> None:
+        """Lets a paused execution go on in a worker, as `Runner.unpause` does, with its errors."""
+        await self._hold(execution_id, "unpause", by, {})
+        await self._look_after(execution_id)
+
+    async def retry(self, execution_id: str, *, by: str | None = None) -> None:
+        """Takes a failed execution up again, as `Runner.retry` does, with its errors, and leaves it to workers."""
+        self._check_open()
+        person(by)
+        row = await self._row(execution_id)
+        if row.status == Status.HALTED:
+            await self._decide(row, "retry", by=by)
+            return
+        await self._engine.lay_down(await self._revived(row, by=by))
+        await self._look_after(execution_id)
+
+    async def fail(self, execution_id: str, *, reason: str | None = None, by: str | None = None) -> None:
+        """Lets the step fail about which an execution waits for a person to decide, as `Runner.fail` does, with its
+        errors."""
+        self._check_open()
+        await self._decide(await self._row(execution_id), "fail", by=by, reason=remark(reason, "reason"))
 
     async def wait(self, execution_id: str, timeout: float | None = 30.0) -> ExecutionResult | None:
         """How the execution stands as soon as it is over or waits for somebody; None after `timeout` seconds (None: it

@@ -9,22 +9,25 @@ from typing import Any
 
 import msgspec
 
-from durable_flow.answers import Answer, choose, message_for, person, remark
+from durable_flow.answers import Answer, choose, decision, message_for, person, remark
 from durable_flow.definition.fixtures import checked_fixtures
 from durable_flow.definition.inputs import check_input
 from durable_flow.engine import Engine
 from durable_flow.errors import ConflictError, ExecutionNotFound, ValidationError
 from durable_flow.limits import Limits
+from durable_flow.live import Run
 from durable_flow.model.codec import decode_info, encode
 from durable_flow.model.execution import (
     AnyWait,
     ApprovalWait,
     ChildWait,
+    ErrorWait,
     ExecutionResult,
     Halt,
     HaltWait,
     PauseWait,
     Status,
+    UncertainWait,
 )
 from durable_flow.model.frame import Message
 from durable_flow.model.trace import check_traceparent
@@ -147,6 +150,52 @@ class Correspondent(ABC):
         )
         await self._engine.store.append(message, encode(message))
         return row
+
+    async def _hold(self, execution_id: str, kind: str, by: str | None, body: dict[str, Any]) -> None:
+        self._check_open()
+        engine = self._engine
+        row = await self._row(execution_id)
+        if not Status(row.status).over:
+            decode_info(row.info, execution_id=execution_id)  # who cannot read it must not write to it
+            message = Message(
+                kind=kind,
+                execution_id=execution_id,
+                key=f"{kind}:{engine.ids.nonce()}",
+                time=engine.clock.now(),
+                actor=person(by),
+                body=body,
+            )
+            if (await engine.store.append(message, encode(message))).outcome == "accepted":
+                return
+            row = await self._row(execution_id)
+        raise ConflictError(f"execution {execution_id!r} is {row.status}; it cannot be {kind}d any more")
+
+    async def _revived(self, row: Row, *, by: str | None) -> Run:
+        """A failed execution, taken up again at the step that failed. Raises ConflictError for any other."""
+        if row.status == Status.FAILED:
+            if decode_info(row.info, execution_id=row.id).compensated:
+                raise ConflictError(f"execution {row.id!r} was undone when it failed; start a new one")
+            run = await self._engine.revive(row.id, actor=by)
+            if run is not None:
+                return run
+        raise ConflictError(f"execution {row.id!r} is {row.status}; only a failed one can be retried")
+
+    async def _decide(self, row: Row, what: str, *, by: str | None, reason: str | None = None) -> None:
+        """Decides about the steps of an execution that wait for a person to. Raises ConflictError where none does."""
+        engine = self._engine
+        blocked = [wait for wait in await self._open_waits(row) if isinstance(wait, ErrorWait | UncertainWait)]
+        if not blocked:
+            what_else = "; only a failed one can be retried" if what == "retry" else ""
+            raise ConflictError(
+                f"execution {row.id!r} is {row.status} and no step of it waits for somebody to decide{what_else}"
+            )
+        outcomes = []
+        for wait in blocked:
+            message = decision(wait, what, now=engine.clock.now(), by=by, reason=reason)
+            outcomes.append((await engine.store.append(message, encode(message))).outcome)
+            await self._look_after(message.execution_id)
+        if "accepted" not in outcomes:
+            raise ConflictError(f"somebody else decided about execution {row.id!r} already")
 
     async def _send(self, message: Message) -> None:
         """Appends a signal to an execution that is there. Raises ConflictError where it is over."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from durable_flow.answers import GIVEN, Answer, decision, person, remark
+from durable_flow.answers import GIVEN, Answer, person, remark
 from durable_flow.clock import moment
 from durable_flow.comparison import Difference, StepRun, compared, steps_of
 from durable_flow.errors import ConfigError, ConflictError, ExecutionNotFound, LeaseLost, ValidationError
@@ -18,7 +18,7 @@ from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.live import CLOCK, AlreadyExists, Run
 from durable_flow.machine import UNDO
 from durable_flow.migration import Migration, checked_mapping, judged
-from durable_flow.model.codec import decode_frame, decode_info, encode
+from durable_flow.model.codec import decode_frame, decode_info
 from durable_flow.model.execution import (
     AnyWait,
     ApprovalWait,
@@ -35,7 +35,7 @@ from durable_flow.model.execution import (
     Status,
     UncertainWait,
 )
-from durable_flow.model.frame import FrameState, Message
+from durable_flow.model.frame import FrameState
 from durable_flow.model.trace import check_traceparent
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.position import ChainLink, Where, places_behind, places_of
@@ -212,25 +212,6 @@ class Runner(Correspondent):
         driven = await self._nudge(execution_id)
         return await (self._result(execution_id) if driven is None else self._follow(execution_id))
 
-    async def _hold(self, execution_id: str, kind: str, by: str | None, body: dict[str, Any]) -> None:
-        self._check_open()
-        engine = self._engine
-        row = await self._row(execution_id)
-        if not Status(row.status).over:
-            decode_info(row.info, execution_id=execution_id)  # who cannot read it must not write to it
-            message = Message(
-                kind=kind,
-                execution_id=execution_id,
-                key=f"{kind}:{engine.ids.nonce()}",
-                time=engine.clock.now(),
-                actor=person(by),
-                body=body,
-            )
-            if (await engine.store.append(message, encode(message))).outcome == "accepted":
-                return
-            row = await self._row(execution_id)
-        raise ConflictError(f"execution {execution_id!r} is {row.status}; it cannot be {kind}d any more")
-
     async def retry(self, execution_id: str, *, by: str | None = None) -> ExecutionResult:
         """Goes on with a failed execution at the step that failed; finished steps stay finished, and the idempotency
         key of the step stays the same. So it does with one that waits for a person to decide about a step that failed,
@@ -238,39 +219,18 @@ class Runner(Correspondent):
         self._check_open()
         person(by)
         row = await self._row(execution_id)
-        run = None
         if row.status == Status.HALTED:
-            return await self._decide(row, "retry", by=by)
-        if row.status == Status.FAILED:
-            if decode_info(row.info, execution_id=execution_id).compensated:
-                raise ConflictError(f"execution {execution_id!r} was undone when it failed; start a new one")
-            run = await self._engine.revive(execution_id, actor=by)
-        if run is None:
-            raise ConflictError(f"execution {execution_id!r} is {row.status}; only a failed one can be retried")
+            await self._decide(row, "retry", by=by)
+            return await self._follow(execution_id)
+        run = await self._revived(row, by=by)
         return await self._drive(run)
 
     async def fail(self, execution_id: str, *, reason: str | None = None, by: str | None = None) -> ExecutionResult:
         """Lets the step fail about which an execution waits for a person to decide: its `on_error` follows, or the
         execution has failed. ConflictError if it does not wait for that."""
         self._check_open()
-        return await self._decide(await self._row(execution_id), "fail", by=by, reason=remark(reason, "reason"))
-
-    async def _decide(self, row: Row, what: str, *, by: str | None, reason: str | None = None) -> ExecutionResult:
-        engine = self._engine
-        blocked = [wait for wait in await self._open_waits(row) if isinstance(wait, ErrorWait | UncertainWait)]
-        if not blocked:
-            what_else = "; only a failed one can be retried" if what == "retry" else ""
-            raise ConflictError(
-                f"execution {row.id!r} is {row.status} and no step of it waits for somebody to decide{what_else}"
-            )
-        outcomes = []
-        for wait in blocked:
-            message = decision(wait, what, now=engine.clock.now(), by=by, reason=reason)
-            outcomes.append((await engine.store.append(message, encode(message))).outcome)
-            await self._nudge(message.execution_id)
-        if "accepted" not in outcomes:
-            raise ConflictError(f"somebody else decided about execution {row.id!r} already")
-        return await self._follow(row.id)
+        await self._decide(await self._row(execution_id), "fail", by=by, reason=remark(reason, "reason"))
+        return await self._follow(execution_id)
 
     async def recover(self, execution_id: str) -> ExecutionResult:
         """Goes on with an execution whose process died, and fires what timed out meanwhile.

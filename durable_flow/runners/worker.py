@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Protocol
 
 import anyio
 import anyio.abc
+import msgspec
 
+from durable_flow.clock import moment
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, ConflictError, DurableFlowError, LeaseLost, StoreError
 from durable_flow.journal import Journal
@@ -41,6 +44,22 @@ class Host(Protocol):
 
     @property
     def grace(self) -> float: ...
+
+
+class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker of this process is. `running`: it has begun and neither returned nor been stopped. `active` is how
+    many executions it drives.
+
+    `last_look` is when it last saw in the store what is due. One that has nothing to do looks seldom, and one that is
+    full looks when it has room, so what tells trouble is `overdue`: for how many seconds it has been trying to look and
+    has not been able to.
+    """
+
+    running: bool
+    active: int
+    concurrency: int
+    last_look: datetime | None = None
+    overdue: float = 0.0
 
 
 class Worker:
@@ -80,11 +99,25 @@ class Worker:
         self._without: set[str] = set()
         self._served: set[str] = set()
         self._wake = asyncio.Event()
+        self._last_look: float | None = None
+        self._looking_since: float | None = None
 
     @property
     def active(self) -> int:
         """How many executions it is driving."""
         return len(self._runs)
+
+    @property
+    def health(self) -> WorkerHealth:
+        """How it is at this moment; asks nobody."""
+        clock, since = self._engine.clock, self._looking_since
+        return WorkerHealth(
+            running=self._running and not self._stopping and not self._engine.closing,
+            active=self.active,
+            concurrency=self.concurrency,
+            last_look=None if self._last_look is None else moment(self._last_look),
+            overdue=0.0 if since is None else clock.monotonic() - since,
+        )
 
     def stop(self) -> None:
         """Takes nothing new from now on; `run` returns when steps that run have ended or the runtime's `grace` is over,
@@ -111,6 +144,7 @@ class Worker:
         finally:
             self._engine.watchers.remove(self._wake.set)
             self._running = False
+            self._looking_since = None
 
     async def _work(self, tasks: anyio.abc.TaskGroup) -> None:
         engine = self._engine
@@ -121,9 +155,11 @@ class Worker:
             found = 0
             try:
                 if wanted:
+                    self._look()
                     runs, found = await engine.take(
                         wanted, queues=self.queues, avoid=self._lacks, without=self._without
                     )
+                    self._seen()
                     for run in runs:
                         self._runs[run.id] = run
                         tasks.start_soon(self._drive, run)
@@ -155,19 +191,33 @@ class Worker:
     async def _rest(self, *, full: bool) -> None:
         """Returns when something may be due; a full worker when it has room."""
         engine = self._engine
+        if full:
+            self._looking_since = None
         await engine.clock.sleep(PAUSE)
         if full:
             await self._wake.wait()
             return
         seconds = DAY if engine.store.alone else engine.poll
         if not self._wake.is_set():
+            self._look()
             due = await engine.store.next_due(queues=self.queues, without=tuple(self._without))
+            self._seen()
             seconds = seconds if due is None else min(seconds, max(due, 0.0))
         timer = engine.clock.call_later(seconds, self._wake.set)
         try:
             await self._wake.wait()
         finally:
             timer.cancel()
+
+    def _look(self) -> None:
+        """It begins to look at the store, unless it has been trying to for a while."""
+        if self._looking_since is None:
+            self._looking_since = self._engine.clock.monotonic()
+
+    def _seen(self) -> None:
+        """It has seen in the store what is due."""
+        self._last_look = self._engine.clock.now()
+        self._looking_since = None
 
     async def _drive(self, run: Run) -> None:
         try:

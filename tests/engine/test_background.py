@@ -627,3 +627,78 @@ async def test_inline_ends_in_order_with_its_runtime(world: World) -> None:
     async with working(world.runtime):
         await world.clock.advance(1)
     assert {str((await world.load(f"e{n}")).status) for n in range(5)} == {"completed"}
+
+
+# -- everything else that can be done to one ---------------------------------------------------------------------------
+
+BREAK = flow("""
+    - {id: first, type: call, service: desk, method: first, next: break}
+    - {id: break, type: call, service: desk, method: break, output: result}
+""", id="break")  # fmt: skip
+
+BLOCK = flow("""
+    - {id: pay, type: call, service: desk, method: pay, retry: {max_attempts: 1, on_exhausted: halt}, output: result}
+""", id="block")  # fmt: skip
+
+
+async def test_a_failed_one_is_taken_up_again_by_a_worker_and_not_here(world: World) -> None:
+    runner = background(world, BREAK)
+    world.desk.answers["break"] = [ConnectionError("no line"), "done"]
+    async with working(world.runtime):
+        name = await runner.run()
+        await world.clock.advance(1)
+        assert await runner.status(name) == "failed"
+    await runner.retry(name, by="ann")
+    await world.clock.advance(1)
+    assert (await world.load(name)).owner is None
+    async with world.process(world.store) as other, working(other):
+        await world.clock.advance(1)
+        assert await runner.status(name) == "completed"
+    assert world.desk.called == ["first", "break", "break"]
+    with pytest.raises(df.ConflictError, match="only a failed one can be retried"):
+        await runner.retry(name)
+
+
+@pytest.mark.parametrize(("what", "status"), [("retry", "completed"), ("fail", "failed")])
+async def test_what_waits_for_a_decision_gets_it(what: str, status: str, world: World) -> None:
+    runner = background(world, BLOCK)
+    world.desk.answers["pay"] = [ConnectionError("no line"), "done"]
+    async with working(world.runtime):
+        name = await runner.run()
+        await world.clock.advance(1)
+        assert await runner.status(name) == "halted"
+        await getattr(runner, what)(name, by="ann")
+        await world.clock.advance(1)
+        assert await runner.status(name) == status
+        with pytest.raises(df.ConflictError):
+            await runner.fail(name)
+
+
+async def test_it_is_paused_here_and_goes_on_in_a_worker(world: World) -> None:
+    runner = background(world)
+    name = await runner.run({"n": 1})
+    await runner.pause(name, by="ann", reason="lunch")
+    async with working(world.runtime):
+        await world.clock.advance(60)
+        assert world.desk.called == []
+        await runner.unpause(name, by="ann")
+        await world.clock.advance(1)
+    assert await runner.status(name) == "completed"
+    with pytest.raises(df.ConflictError, match="cannot be paused any more"):
+        await runner.pause(name)
+
+
+async def test_a_workflow_that_a_process_does_not_know_can_be_answered_there(world: World) -> None:
+    name = await background(world, ASK).run()
+    async with working(world.runtime):
+        await world.clock.advance(1)
+        other = df.Runtime(world.store, clock=world.clock)
+        async with other:
+            runner = await other.background_of(name)
+            assert runner.workflow.id == "ask"
+            await runner.resume(name, response=1, step="ask")
+            assert "ask" not in other.workflows
+        await world.clock.advance(1)
+        assert (await world.load(name)).current_step == "again"
+    with pytest.raises(df.ExecutionNotFound):
+        await world.runtime.background_of("nobody")

@@ -380,3 +380,58 @@ async def test_what_a_worker_has_driven_to_its_end_is_not_taken_up_as_it_was_bef
         assert world.desk.called == ["pay"]
         worker.stop()
         await work
+
+
+# -- its health --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_rests_is_well_however_long_it_does(world: World) -> None:
+    worker = df.Worker(world.runtime)
+    assert worker.health == df.WorkerHealth(running=False, active=0, concurrency=worker.concurrency)
+    task = asyncio.create_task(worker.run())
+    await world.clock.advance(1)
+    first = worker.health
+    await world.clock.advance(3600)
+    assert (first.running, worker.health.running, worker.health.overdue) == (True, True, 0.0)
+    assert first.last_look is not None
+    worker.stop()
+    assert not worker.health.running
+    await task
+
+
+async def test_a_worker_whose_store_cannot_be_reached_says_since_when(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(*_: object, **__: object) -> None:
+        raise df.StoreUnavailable("down")
+
+    worker = df.Worker(world.runtime)
+    task = asyncio.create_task(worker.run())
+    await world.clock.advance(1)
+    seen = worker.health.last_look
+    with monkeypatch.context() as patch:
+        patch.setattr(world.runtime.store, "take", down)
+        world.runtime.engine.look()
+        await world.clock.advance(60)
+        assert worker.health.overdue == pytest.approx(60, abs=1)
+        assert (worker.health.running, worker.health.last_look) == (True, seen)
+    await world.clock.advance(10)
+    assert worker.health.overdue == 0.0
+    worker.stop()
+    await world.clock.advance(1)
+    await task
+
+
+async def test_a_full_worker_is_well(world: World) -> None:
+    world.desk.hold("work")
+    worker = df.Worker(world.runtime, concurrency=1)
+    runner = world.runtime.background(flow(WORK))
+    for _ in range(2):
+        await runner.run()
+    task = asyncio.create_task(worker.run())
+    await world.clock.advance(600)
+    assert (worker.health.active, worker.health.overdue) == (1, 0.0)
+    world.desk.release()
+    worker.stop()
+    await world.clock.advance(1)
+    await task
