@@ -528,7 +528,10 @@ class Store(ABC):
                     f"execution {execution.id!r} was changed since it was read (generation {held.row.generation}, "
                     f"given {execution.generation}); load it again"
                 )
-            decode_info(held.row.info, execution_id=execution.id)  # who cannot read it must not write to it
+            known = decode_info(held.row.info, execution_id=execution.id)  # who cannot read it must not write to it
+            if known.dry_run is not execution.dry_run:
+                what = "is a dry run, and stays one" if known.dry_run else "is no dry run, and does not become one"
+                raise ConflictError(f"execution {execution.id!r} {what}")
             claimed = await self.claim(execution.id, owner=owner, ttl=30.0, statuses=tuple(Status))
             if not isinstance(claimed, Stored):
                 raise ConflictError(f"execution {execution.id!r} is being driven; it cannot be saved over")

@@ -471,6 +471,17 @@ async def test_it_is_migrated_and_stays_dry(world: World) -> None:
     assert world.desk.calls == []
 
 
+@pytest.mark.parametrize("is_dry", [True, False])
+async def test_saving_does_not_make_one_of_the_other(world: World, is_dry: bool) -> None:
+    await world.runner(ORDER).run({"item": "pen"}, execution_id="e", dry_run=is_dry)
+    one = await world.load("e")
+    with pytest.raises(df.ConflictError, match="dry run"):
+        await world.store.save(msgspec.structs.replace(one, status=df.Status.PENDING, dry_run=not is_dry))
+    assert await world.load("e") == one
+    saved = await world.store.save(msgspec.structs.replace(one, ctx={"x": 1}))
+    assert (saved.dry_run, saved.ctx) == (is_dry, {"x": 1})
+
+
 @pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
 async def test_one_id_is_not_both_a_dry_run_and_a_real_one(world: World, first: bool, second: bool) -> None:
     runner, background = world.runner(ORDER), world.runtime.background(ORDER)
