@@ -186,14 +186,15 @@ def drive(
     runs_steps: bool = True,
     success: df.Status | tuple[df.Status, ...] = df.Status.COMPLETED,
     like: str | None = None,
+    watches: bool = False,
 ) -> int:
     """Opens a runtime, lets `work` drive an execution in it with its progress shown, and tells what became of it.
 
     `workflow` is given by a command that starts an execution, `execution_id` by one that goes on with one, and `like`
-    by one that starts another with the definition of an execution. What services print goes to standard error. An
-    interruption leaves the execution where it can be recovered.
+    by one that starts another with the definition of an execution. One that `watches` goes on while it waits. What
+    services print goes to standard error. An interruption leaves the execution where it can be recovered.
     """
-    return _Drive(host, work, as_json, workflow, execution_id, runs_steps, success, like).run()
+    return _Drive(host, work, as_json, workflow, execution_id, runs_steps, success, like, watches).run()
 
 
 class _Drive:
@@ -207,6 +208,7 @@ class _Drive:
         runs_steps: bool,
         success: df.Status | tuple[df.Status, ...],
         like: str | None,
+        watches: bool,
     ) -> None:
         self.host = host
         self.work = work
@@ -214,6 +216,7 @@ class _Drive:
         self.workflow = workflow
         self.execution_id = execution_id
         self.like = like
+        self.watches = watches
         self.runs_steps = runs_steps
         self.success = success if isinstance(success, tuple) else (success,)
         self.hints = Hints.here()
@@ -253,9 +256,12 @@ class _Drive:
             async with opened(store, self.host.store, creates=creates), runtime, self._stops_on_sigterm():
                 if self.runs_steps:
                     await self._check_services(runtime, services, gates)
-                runtime.subscribe(watch.hear)
+                deaf = runtime.subscribe(watch.hear)
                 try:
                     result = await self.work(runtime)
+                    if self.watches and not result.status.over:
+                        deaf()  # from now on its trail tells, wherever it is driven
+                        result = await watch.follow(runtime, result, self.hints)
                 finally:
                     self.execution_id = watch.execution_id
                 workflow_id = (await runtime.runner_of(result.execution_id)).workflow.id

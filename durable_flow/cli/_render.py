@@ -986,6 +986,9 @@ class Progress:
         self, path: str, state: str, step_type: str, *, seconds: float | None, said: str, at: datetime
     ) -> None: ...
 
+    def asked(self, commands: Sequence[str]) -> None:
+        """The commands that answer what is waited for."""
+
     def close(self) -> None: ...
 
 
@@ -999,6 +1002,10 @@ class PlainProgress(Progress):
     def ended(self, path: str, state: str, step_type: str, *, seconds: float | None, said: str, at: datetime) -> None:
         took = "" if seconds is None else span(seconds)
         self._line(at.astimezone(), state, path, "  ".join(word for word in (took, said) if word))
+
+    def asked(self, commands: Sequence[str]) -> None:
+        for command in commands:
+            sys.stderr.write(plain(f"  → {command}") + "\n")
 
     def _line(self, time: datetime, what: str, path: str, said: str) -> None:
         text = f"{time:%H:%M:%S}  {what:<9}  {path}" + (f"  {said}" if said else "")
@@ -1030,6 +1037,11 @@ class LiveProgress(Progress):
         self._ended.append(self._row(_mark(state), path, step_type, took))
         if said:
             self._ended.append(Padding(Text(plain(said), style=_colour(state)), (0, 0, 0, 4), expand=False))
+
+    def asked(self, commands: Sequence[str]) -> None:
+        self._draw()
+        for command in commands:
+            _command(self._live.console, command)
 
     def close(self) -> None:
         self._timer.cancel()

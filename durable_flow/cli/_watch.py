@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,6 +11,10 @@ from typing import Any
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._hints import Hints
+
+LOOK = 1.0
+"""Seconds between two looks at whether an execution that waits is to be driven on here: its time may be up."""
 
 VISIT = re.compile(r"#\d+$")
 
@@ -21,12 +27,15 @@ class Watch:
         self.execution_id = execution_id
         self.driven: set[str] = set()
         self._progress = progress
+        self._last: str | None = None
         self._begun: dict[tuple[str, str], datetime] = {}
 
     def hear(self, event: df.Event) -> None:
         data = event.data
         if event.type == "workflow.started" and self.execution_id is None:
             self.execution_id = data["execution_id"]
+        if event.id is not None and data["execution_id"] == self.execution_id:
+            self._last = event.id
         what, _, happened = event.type.partition(".")
         if what == "workflow":
             change = self.driven.add if happened in ("started", "resumed") else self.driven.discard
@@ -50,6 +59,48 @@ class Watch:
             said=_said(happened, data),
             at=event.timestamp,
         )
+
+    async def follow(self, runtime: df.Runtime, result: df.ExecutionResult, hints: Hints) -> df.ExecutionResult:
+        """Tells what happens in an execution that waits until it is over, with what would answer each of its waits, and
+        drives it on when its time has come and nobody else does. How it ended."""
+        tasks = [
+            asyncio.ensure_future(self._tell(runtime, result, hints)),
+            asyncio.ensure_future(_drive_on(await runtime.runner_of(result.execution_id), result.execution_id)),
+        ]
+        try:
+            for ended in asyncio.as_completed(tasks):  # the one that ends first has failed, or it is over
+                await ended
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return await (await runtime.runner_of(result.execution_id)).result(result.execution_id)
+
+    async def _tell(self, runtime: df.Runtime, result: df.ExecutionResult, hints: Hints) -> None:
+        runner = await runtime.runner_of(result.execution_id)
+        told = await self._ask(runtime, result, hints, set())
+        async for event in runtime.events(result.execution_id, after=self._last):
+            self.hear(event)
+            if event.type == "workflow.halted":
+                told = await self._ask(runtime, await runner.result(result.execution_id), hints, told)
+
+    async def _ask(self, runtime: df.Runtime, result: df.ExecutionResult, hints: Hints, told: set[str]) -> set[str]:
+        """Shows what answers the waits that were not `told`; those that are open."""
+        answers = await hints.answers(result, runtime.store)
+        for wait_id, commands in answers.items():
+            if wait_id not in told:
+                self._progress.asked(commands)
+        return set(answers)
+
+
+async def _drive_on(runner: df.Runner, execution_id: str) -> None:
+    """Drives an execution where nobody else does and its time is up, until it is over."""
+    clock = df.SystemClock()
+    over = False
+    while not over:
+        with contextlib.suppress(df.ConflictError, df.LeaseLost):  # somebody else was faster
+            over = (await runner.follow(execution_id)).status.over
+        await clock.sleep(0 if over else LOOK)
 
 
 def _is_body(data: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 import durable_flow as df
-from durable_flow.cli._host import Host, drive, host_options
+from durable_flow.cli._host import MEMORY, Host, drive, host_options
 from durable_flow.cli._options import Json, Label, definition_file
 from durable_flow.cli._program import command as as_command
 from durable_flow.cli._rehearsal import rehearse
@@ -31,6 +31,11 @@ from durable_flow.cli._rehearsal import rehearse
     metavar="JSON|@FILE|-",
     help="What steps get in a dry run, by their ids or paths, before the fixtures of FILE.",
 )
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Go on while it waits, and show its steps until it is over, whichever process answers and drives it.",
+)
 @host_options
 def command(
     *,
@@ -40,13 +45,14 @@ def command(
     labels: tuple[tuple[str, str], ...],
     dry_run: bool,
     fixtures: dict[str, Any] | None,
+    watch: bool,
     host: Host,
     as_json: bool,
 ) -> int:
     """Run the workflow in FILE.
 
-    Ends when the workflow has ended or waits for an answer; then it shows the command that answers. A dry run needs no
-    services, and keeps nothing unless a store is named with --store.
+    Ends when the workflow has ended or waits for an answer; then it shows the command that answers. With --watch it
+    waits for that as well. A dry run needs no services, and keeps nothing unless a store is named with --store.
     """
     workflow = df.load(definition_file(file))
     if dry_run:
@@ -64,8 +70,11 @@ def command(
     if fixtures is not None:
         raise click.UsageError("--fixtures are for a dry run: add --dry-run")
 
+    if watch and host.store == MEMORY:
+        raise click.UsageError("--watch waits for answers of other processes, which see no store in memory")
+
     async def work(runtime: df.Runtime) -> df.ExecutionResult:
         runner = runtime.runner(workflow)
         return await runner.run(given, execution_id=execution_id, labels=dict(labels), trigger="cli")
 
-    return drive(host, work, as_json=as_json, workflow=workflow, execution_id=execution_id)
+    return drive(host, work, as_json=as_json, workflow=workflow, execution_id=execution_id, watches=watch)

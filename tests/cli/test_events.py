@@ -1,6 +1,8 @@
 """`events` and `watch`: what happens in an execution, told in another process."""
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
+import durable_flow as df
+from durable_flow.testing import wait_until
 from tests.cli.conftest import Cli
+
+LATE = """
+id: late
+name: Late
+steps:
+  - {id: first, type: assign, set: {x: 1}, next: ask}
+  - {id: ask, type: halt, reason: Well?, timeout: 50ms, on_timeout: late, next: late}
+  - {id: late, type: end, result: too late}
+"""
 
 PROGRAM = [sys.executable, "-m", "durable_flow"]
 Start = Callable[..., subprocess.Popen[str]]
@@ -95,3 +108,60 @@ def test_watching_what_failed_ends_with_its_exit_code(cli: Cli) -> None:
     assert "durable-flow show e" in watched.out
     document = cli("watch", "e", "--json").document
     assert (document["status"], document["error"]) == ("failed", "CardDeclined: no money for 5")
+
+
+def test_a_run_that_is_watched_goes_on_when_another_process_answers(start: Start, cli: Cli) -> None:
+    process = start("run", "halt.yml", "--id", "e", "--watch")
+    assert process.stderr is not None
+    before = [next(process.stderr) for _ in range(2)]
+    assert "waiting    ask  Which address?" in before[0]
+    assert before[1] == "  → python -m durable_flow resume e --response JSON\n"
+    assert cli("resume", "e", "--response", '"here"').code == 0
+    out, err = process.communicate()
+    assert process.returncode == 0
+    assert [line.split()[1:] for line in err.splitlines()] == [["completed", "ask"], ["completed", "answer"]]
+    assert out.splitlines()[0].startswith("✔ completed  question  e")
+    assert out.splitlines()[1] == "here"
+
+
+def test_a_run_that_is_watched_is_told_once_of_each_step_and_its_time_runs_out(start: Start, folder: Path) -> None:
+    (folder / "late.yml").write_text(LATE)
+    process = start("run", "late.yml", "--id", "e", "--watch")
+    out, err = process.communicate()
+    told = [line.split()[1:3] for line in err.splitlines() if "→" not in line]
+    assert told == [["completed", "first"], ["waiting", "ask"], ["completed", "ask"], ["completed", "late"]]
+    assert (process.returncode, out.splitlines()[1]) == (0, "too late")
+
+
+def test_a_run_that_is_watched_ends_with_the_exit_code_of_what_somebody_else_made_of_it(start: Start, cli: Cli) -> None:
+    async def until_it_waits() -> subprocess.Popen[str]:
+        async with df.open_store("sqlite:///durable_flow.db") as store:
+            process = start("run", "halt.yml", "--id", "e", "--watch", "--json")
+            await wait_until(lambda: store.find(status="halted"), timeout=30)
+            return process
+
+    process = asyncio.run(until_it_waits())
+    assert cli("cancel", "e").code == 0
+    out, err = process.communicate()
+    assert (process.returncode, json.loads(out)["status"], err) == (1, "cancelled", "")
+
+
+def test_a_run_that_is_watched_and_interrupted_says_what_it_waits_for(start: Start) -> None:
+    process = start("run", "halt.yml", "--id", "e", "--watch")
+    assert process.stderr is not None
+    assert len([next(process.stderr) for _ in range(2)]) == 2
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "execution e waits for an answer" in err
+
+
+def test_nobody_else_could_answer_a_run_in_memory(cli: Cli) -> None:
+    done = cli("run", "halt.yml", "--watch", "--store", "sqlite://:memory:")
+    assert done.code == 2
+    assert "see no store in memory" in done.err
+
+
+def test_a_run_that_does_not_wait_is_watched_as_ever(cli: Cli) -> None:
+    done = cli("run", "hello.yml", "--watch")
+    assert (done.code, done.out.splitlines()[1]) == (0, "Hello, you!")
