@@ -47,6 +47,7 @@ from durable_flow.expr.duration import parse_duration
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
+from durable_flow.extension import Defect, Extension, installed_extensions
 from durable_flow.limits import Limits
 from durable_flow.migration import Migration
 from durable_flow.model.event import Event
@@ -62,6 +63,7 @@ from durable_flow.model.execution import (
 )
 from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import Message
+from durable_flow.model.problem import suggest
 from durable_flow.model.trace import parse_traceparent
 from durable_flow.model.workflow import Body, RetryPolicy, WorkflowDef
 from durable_flow.position import ChainLink, Iteration, Where
@@ -75,7 +77,7 @@ from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue
 from durable_flow.runners.stream import StreamRunner
 from durable_flow.runners.worker import Worker, WorkerHealth
-from durable_flow.runtime import Extension, Runtime
+from durable_flow.runtime import Runtime
 from durable_flow.services import StepContext
 from durable_flow.steps.base import (
     KEEP,
@@ -114,6 +116,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "CorruptState",
+    "Defect",
     "Difference",
     "Done",
     "DurableFlowError",
@@ -182,9 +185,11 @@ __all__ = [
     "mermaid",
     "language_schema",
     "every_step",
+    "installed_extensions",
     "load",
     "open_store",
     "parse_duration",
     "parse",
     "parse_traceparent",
+    "suggest",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -15,7 +15,7 @@ import msgspec
 from durable_flow import machine
 from durable_flow.clock import Timer, moment
 from durable_flow.errors import OutputError, StepError
-from durable_flow.expr.reference import MISSING, Scope, Template
+from durable_flow.expr.reference import MISSING, Reference, Scope, Template
 from durable_flow.journal import StepLogger
 from durable_flow.limits import Limits
 from durable_flow.live import LiveFrame, Run
@@ -24,13 +24,14 @@ from durable_flow.model.fixture import Fixture
 from durable_flow.model.frame import Beat, FrameState
 from durable_flow.model.mask import MASK, redact, secret_texts
 from durable_flow.model.value import copy_value, encode, normalise
-from durable_flow.model.workflow import Body, StepDef
+from durable_flow.model.workflow import Body, RetryPolicy, StepDef
 from durable_flow.services import StepContext
-from durable_flow.steps.base import Again, ChildEnd, Compensate, Outcome
+from durable_flow.steps.base import KEEP, Again, ChildEnd, Compensate, Outcome, Visit
 from durable_flow.transaction import MISUSED, AttemptTransaction
 
 if TYPE_CHECKING:
     from durable_flow.engine import Engine
+    from durable_flow.pieces import Pieces
 
 APPROVALS = "approvals."
 
@@ -75,7 +76,7 @@ class StepVisit:
 
     __slots__ = (
         "_engine", "_live", "_run", "_said", "_saved", "_timer", "_told", "alive", "deadline", "heartbeat_timeout",
-        "over", "own", "path", "played", "scrub", "shown", "step",
+        "over", "own", "path", "pieces", "played", "scrub", "shown", "step",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, run: Run, live: LiveFrame, step: StepDef) -> None:
@@ -99,6 +100,7 @@ class StepVisit:
         self._timer: Timer | None = None
         self.own: AttemptTransaction | None = None
         """The transaction that a service shares with this attempt, once it asked for one."""
+        self.pieces: Pieces | None = None
 
     @property
     def step_id(self) -> str:
@@ -106,6 +108,10 @@ class StepVisit:
 
     @property
     def wait_id(self) -> str:
+        return f"{self._run.id}:{self.path}"
+
+    @property
+    def idempotency_key(self) -> str:
         return f"{self._run.id}:{self.path}"
 
     @property
@@ -181,39 +187,78 @@ class StepVisit:
     def early_signal(self, name: str) -> tuple[str, Any] | None:
         return self._run.early_signal(name)
 
+    # -- extensions ----------------------------------------------------------------------------------------------------
+
+    @property
+    def resource(self) -> Any:
+        engine = self._engine
+        owner = engine.language.owners.get(self.step.type.name)
+        return None if owner is None else engine.resources.get(owner)
+
+    def extra(self, key: str) -> Any:
+        return self._run.definition.extra(key)
+
+    def emit(self, event: str, data: Any = None) -> None:
+        engine, run = self._engine, self._run
+        problem = engine.language.tells(self.step.type.name, event)
+        if problem is not None:
+            raise StepError(problem, kind="ConfigError")
+        told = normalise(data, limits=engine.limits, what="event")
+        if not self.over:
+            masks = (*run.masks, *self.scrub)
+            engine.tell_of(run, self, event, data=redact(told, masks) if masks else told)
+
     # -- working steps -------------------------------------------------------------------------------------------------
 
-    async def call(self, service: str, method: str, input: Template | None) -> Any:
+    async def call(self, service: str, method: str, input: Any) -> Any:
         if self._run.info.dry_run:
-            return self._play(f"{service}.{method}", self.resolve(input))
+            return self._play(f"{service}.{method}", self.resolve(input) if isinstance(input, Template) else input)
         engine = self._engine
         value = None
-        if input is not None:
+        if isinstance(input, Template):
             if input.constant:
                 self.shown = input.resolve(self)
                 value = copy_value(self.shown)
             else:
                 value = await self._resolve_input(input)
+        elif input is not None:
+            value = normalise(input, limits=engine.limits, what="input")
+            self.show(value)
         result = normalise(await engine.services.call(service, method, value, self.context), limits=engine.limits)
         return redact(result, self.scrub) if self.scrub else result
 
+    async def reveal(self, **templates: Template | None) -> dict[str, Any]:
+        given = {name: template for name, template in templates.items() if template is not None}
+        references = [reference for template in given.values() for reference in template.references]
+        value = await self._revealed(
+            references, lambda scope: {name: template.resolve(scope) for name, template in given.items()}
+        )
+        return dict(value)
+
     async def _resolve_input(self, input: Template) -> Any:
+        return await self._revealed(input.references, input.resolve)
+
+    async def _revealed(self, references: Iterable[Reference], resolve: Callable[[Scope], Any]) -> Any:
         """The value to call with, decoupled from the variables; what is recorded of it goes to `shown`."""
         engine = self._engine
         secrets: dict[str, Any] = {}
-        for reference in input.references:
+        for reference in references:
             if reference.root == "secrets" and reference.path:
                 secrets[reference.path[0]] = await engine.secret(reference.path[0])
-        value = input.resolve(self)
+        value = resolve(self)
         # What the service gets must not be a variable itself: it may change it.
         shown = normalise(value, limits=engine.limits, what="input")
         if secrets:
-            value = normalise(input.resolve(self.bind({"secrets": secrets})), limits=engine.limits, what="input")
+            value = normalise(resolve(self.bind({"secrets": secrets})), limits=engine.limits, what="input")
             self.scrub = secret_texts(secrets, secrets)
         else:
             value = shown
         self._show(shown)
         return value
+
+    def show(self, value: Any) -> None:
+        shown = normalise(value, limits=self._engine.limits, what="input")
+        self._show(redact(shown, self.scrub) if self.scrub else shown)
 
     def _show(self, value: Any) -> None:
         """Has the entry of this visit say what was handed over."""
@@ -267,7 +312,7 @@ class StepVisit:
             step_id=self.step.id,
             path=self.path,
             attempt=self.attempt,
-            idempotency_key=f"{run.id}:{self.path}",
+            idempotency_key=self.idempotency_key,
             deadline=self.deadline,
             logger=StepLogger(logger, {"execution_id": run.id, "step": self.path}),
             heartbeat_timeout=self.heartbeat_timeout,
@@ -356,6 +401,25 @@ class StepVisit:
         children = self._engine.children
         timeout = None if self._run.info.dry_run else timeout
         return await children.result(self._run, self._live, self, workflow_id, input, wait=wait, timeout=timeout)
+
+    # -- steps that do their work in pieces ----------------------------------------------------------------------------
+
+    async def perform(
+        self,
+        name: str,
+        work: Callable[[Visit], Awaitable[Any]],
+        *,
+        number: int = 1,
+        input: Any = KEEP,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        may_fail: bool = False,
+    ) -> Any:
+        if self.pieces is None:
+            raise StepError(f"step type {self.step.type.name!r} does not say performs = True", kind="ConfigError")
+        return await self.pieces.perform(
+            name, work, number=number, input=input, retry=retry, timeout=timeout, may_fail=may_fail
+        )
 
     # -- composite steps -----------------------------------------------------------------------------------------------
 
@@ -488,7 +552,7 @@ class BodyGroup:
             return await self._tasks.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # One cause is enough, and callers expect it bare.
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             while not self._ends.empty():  # nobody asks for these any more: their shares of `active` go with them
                 self._ends.get_nowait()
@@ -548,10 +612,11 @@ class BodyGroup:
         self._tasks.cancel_scope.cancel()
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of these errors that is more than a cancellation."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            return _first(error)
+            return first_error(error)
         if not isinstance(error, asyncio.CancelledError):
             return error
     return group.exceptions[0]

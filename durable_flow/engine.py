@@ -50,6 +50,7 @@ from durable_flow.errors import (
     ValidationError,
 )
 from durable_flow.events import Subject, event_of
+from durable_flow.extension import Language
 from durable_flow.ids import Ids
 from durable_flow.journal import Journal
 from durable_flow.limits import Limits
@@ -71,6 +72,7 @@ from durable_flow.model.trace import check_traceparent
 from durable_flow.model.value import normalise
 from durable_flow.model.workflow import StepDef, WorkflowDef
 from durable_flow.patience import PatientStore
+from durable_flow.pieces import PieceFailed, Pieces
 from durable_flow.rehearsal import unanswered
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
@@ -132,6 +134,7 @@ class Engine:
         find_workflow: Callable[[str], WorkflowDef | None],
         load_definition: Callable[[str, str], Awaitable[WorkflowDef]],
         secrets: Mapping[str, Any] | Callable[[str], Any] | None,
+        language: Language,
         limits: Limits,
         lease_ttl: float,
         max_recoveries: int,
@@ -147,6 +150,8 @@ class Engine:
         self.find_workflow = find_workflow
         self.load_definition = load_definition
         self.secrets = secrets
+        self.language = language
+        self.resources: dict[str, Any] = {}
         self.limits = limits
         self.lease_ttl = lease_ttl
         self.max_recoveries = max_recoveries
@@ -176,7 +181,8 @@ class Engine:
 
     def lacks(self, definition: WorkflowDef) -> list[str]:
         """What a definition needs and this process does not have, as texts."""
-        return self.missing({need for step in every_step(definition) for need in step.type.needs(step.config)})
+        needed = {need for step in every_step(definition) for need in step.type.needs(step.config)}
+        return self.missing(needed.union(self.language.needs(definition)))
 
     def missing(self, needed: Iterable[tuple[str, str]]) -> list[str]:
         """What of this, as (kind, name), this process does not have, as texts."""
@@ -575,6 +581,10 @@ class Engine:
 
     def announce(self, run: Run, visit: StepVisit) -> None:
         """Tells the observers that a step starts; this one is not durable."""
+        self.tell_of(run, visit, "step.started")
+
+    def tell_of(self, run: Run, visit: StepVisit, event: str, **more: Any) -> None:
+        """Tells the observers of something a step does that has no entry."""
         if self.observers:
             data = {
                 "workflow_id": run.definition.id,
@@ -583,8 +593,9 @@ class Engine:
                 "step_type": visit.step.type.name,
                 "path": visit.path,
                 "attempt": visit.attempt,
+                **more,
             }
-            self.emit(Event(type="step.started", data=data, timestamp=moment(self.clock.now())))
+            self.emit(Event(type=event, data=data, timestamp=moment(self.clock.now())))
 
     # -- driving frames ------------------------------------------------------------------------------------------------
 
@@ -652,7 +663,7 @@ class Engine:
         """Whether a frame is driven on to find what below it was under way in a process that died; a step with no
         frames below it that may have been is noted."""
         record = live.record
-        if not (step.type.instant or step.type.works_outside):
+        if not (step.type.instant or step.type.works_outside or step.type.performs):
             return True  # it tells itself if it had not begun
         begun = record.path in run.inherited or record.path not in run.frames  # its first step writes it
         if begun and step.compensate is not None and may_have_happened(record):
@@ -680,7 +691,12 @@ class Engine:
         kind = step.type
         if not kind.takes_fixture:
             return False
-        return kind.instant or kind.works_outside or run.fixture(live.step_path(step.id), step.id) is not None
+        return (
+            kind.instant
+            or kind.works_outside
+            or kind.performs
+            or run.fixture(live.step_path(step.id), step.id) is not None
+        )
 
     def _circling(self, run: Run, live: LiveFrame, step: StepDef) -> ErrorInfo | None:
         """The error of a dry run that comes to a step again and again: what it asks is always answered the same."""
@@ -722,10 +738,23 @@ class Engine:
         output = done.output
         if output is not KEEP and not done.normal:
             output = normalise(output, limits=self.limits)
-        changes = done.changes
+        changes, metadata = done.changes, done.metadata
         if changes:
             changes = {name: normalise(value, limits=self.limits) for name, value in changes.items()}
-        return replace(done, output=output, changes=changes)
+        if metadata:
+            metadata = normalise(metadata, limits=self.limits, what="metadata")
+        return replace(done, output=output, changes=changes, metadata=metadata)
+
+    def _shown_of(self, visit: StepVisit, done: Outcome) -> Outcome:
+        """The outcome of what was done outside, as it may be stored: without the secrets that were used for it."""
+        if type(done) is not Done:
+            return done
+        if not done.normal or done.changes or done.metadata:
+            done = self._normal(done)
+        if visit.scrub and type(done) is Done:
+            output, changes, metadata = redact([done.output, done.changes, done.metadata], visit.scrub)
+            done = replace(done, output=KEEP if done.output is KEEP else output, changes=changes, metadata=metadata)
+        return done
 
     async def _work(self, run: Run, live: LiveFrame, step: StepDef) -> None:
         """Attempts of a step that does something outside, until it completes or fails for good."""
@@ -840,6 +869,7 @@ class Engine:
                 outcome = await step.type.run(visit, step.config)
             else:
                 outcome = await self._timed(step, visit, began)
+            outcome = self._shown_of(visit, outcome)
             if (own := visit.own) is not None:
                 await own.ready()
                 if not own.begun or isinstance(outcome, Failed):
@@ -994,16 +1024,23 @@ class Engine:
             self.announce(run, visit)
         start = self.clock.monotonic()
         try:
-            outcome = await step.type.run(visit, step.config)
-            if type(outcome) is Done and outcome.changes:
-                outcome = replace(outcome, changes=normalise(outcome.changes, limits=self.limits))
-        except asyncio.CancelledError:
-            self._cut(run, live, step, visit, start, in_flight=False)
-            raise
+            if step.type.performs:
+                outcome = await Pieces(self, run, visit).drive()
+            else:
+                outcome = await step.type.run(visit, step.config)
+            outcome = self._shown_of(visit, outcome)
+        except asyncio.CancelledError as error:
+            if self._cut(run, live, step, visit, start, in_flight=False):
+                raise
+            self.fail(run, live, step, visit, self.describe(run, step, visit, error))
+            return
         except (Stopped, LeaseLost, StoreError):
             raise
         except Fatal as fatal:
             self.fail(run, live, step, visit, fatal.error)
+            return
+        except PieceFailed as failure:
+            self.fail(run, live, step, visit, failure.error)
             return
         except NotBegun:
             await self.waits.stand_still(run)

@@ -245,7 +245,7 @@ def _is_composite(history: History, frame: Frame) -> bool:
     if frame.at is None or frame.at not in history.places:
         return False
     step = history.places[frame.at].by_id[frame.at]
-    return any(True for _ in step.type.bodies(step.config))
+    return step.type.performs or any(True for _ in step.type.bodies(step.config))
 
 
 def _keeps(history: History, frames: Mapping[str, Frame]) -> Iterator[str]:

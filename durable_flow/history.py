@@ -65,8 +65,12 @@ class History:
         self.seq = seq
         if not record.step:
             return self._of_workflow(seq, record)
-        if record.step not in self.places or record.path.startswith(f"{CLOSING}/"):
+        if record.path.startswith(f"{CLOSING}/"):
             return None  # what happens behind the end is no position
+        if record.step not in self.places:
+            if is_piece(record.path):
+                self._of_piece(seq, record)
+            return None
         if is_end_of_body(record):
             self._ended(record)
             return None
@@ -150,6 +154,29 @@ class History:
         self._merge(record)
         if path.endswith("]"):  # an iteration's are merged or dropped, a branch's wait for the join
             self.sets.pop(path, None)
+
+    def _of_piece(self, seq: int, record: Record) -> None:
+        """A piece of a step's work got on; one that failed may have been taken for done (it is skipped)."""
+        frame, told = self._standing(record.frame, record), record.metadata or {}
+        match record.action:
+            case Action.COMPLETED:
+                frame = Frame(path=frame.path, out=seq)
+            case Action.ANSWERED if not told.get("waiting"):
+                frame = Frame(path=frame.path, out=seq)
+            case Action.HALTED:
+                frame = replace(frame, state=FrameState.WAITING, due=None)
+            case Action.RETRIED:
+                waits = FrameState.WAITING if "wait_id" in told else frame.state
+                frame = replace(frame, tries=frame.tries + 1, state=waits)
+            case Action.RESUMED:
+                frame = replace(frame, state=FrameState.RUNNING, tries=0 if told.get("anew") else frame.tries)
+            case Action.CANCELLED:
+                frame = replace(frame, state=FrameState.CANCELLED)
+            case Action.FAILED:
+                frame = replace(frame, state=FrameState.FAILED, error=record.error)
+            case _:
+                pass
+        self._put(frame)
 
     def _of_step(self, seq: int, record: Record) -> str | None:
         frame, told = self._standing(record.frame, record), record.metadata or {}
@@ -237,6 +264,15 @@ def restored_frame(record: Record, seq: int) -> Frame:
         error=record.error,
         settled=told.get("settled", False),
     )
+
+
+def is_piece(path: str) -> bool:
+    """Whether a path is that of a piece of a step's work: no step or branch can be called so.
+
+    >>> is_piece("support/turn(3)"), is_piece("support/turn")
+    (True, False)
+    """
+    return path.endswith(")")
 
 
 def is_end_of_body(record: Record) -> bool:

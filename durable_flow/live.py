@@ -131,11 +131,11 @@ class Run:
         "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending", "entered",
         "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
         "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
-        "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "read_mail",
-        "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq", "signal_ids", "signals",
-        "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason", "stored_records", "stored_sets",
-        "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at", "version", "visits", "waiting",
-        "woken",
+        "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "quieting",
+        "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq",
+        "signal_ids", "signals", "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason",
+        "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at",
+        "version", "visits", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -171,6 +171,8 @@ class Run:
         self.asked: list[Any] = []
         # control
         self.active = 1
+        self.quieting: asyncio.Event | None = None
+        """Set for as long as it is being halted."""
         self.scope: anyio.CancelScope | None = None
         self.task: asyncio.Task[None] | None = None
         self.stop_reason: str | None = None

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from durable_flow.errors import ValidationError
-from durable_flow.history import step_id_of, step_path_of
+from durable_flow.history import is_piece, step_id_of, step_path_of
 from durable_flow.model.codec import Info
 from durable_flow.model.frame import Frame, FrameState
 from durable_flow.model.problem import suggest
@@ -197,7 +197,9 @@ def _undoing(undo: Mapping[str, Mapping[str, Any]], new: WorkflowDef) -> Iterato
 
 
 def _of_body(path: str, after: Mapping[str, Place]) -> Iterator[str]:
-    """Whether the body of a frame is still there."""
+    """Whether the body of a frame is still there. (The pieces of a step's work are its own affair.)"""
+    if is_piece(path):
+        return
     step_id = step_id_of(step_path_of(path))
     key: int | str = 0 if path.endswith("]") else path.rpartition("/")[2]
     new = after.get(step_id)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from durable_flow.history import step_id_of, step_path_of
+from durable_flow.history import is_piece, step_id_of, step_path_of
 from durable_flow.machine import COMPENSATE, FINALLY
 from durable_flow.model.frame import Frame, FrameState
 from durable_flow.model.workflow import Body, StepDef, WorkflowDef
@@ -107,6 +107,9 @@ def _descend(frame: Frame, body: Body, base: str, below: Mapping[str, list[Frame
     for key in _open_keys(step, frame, known, bodies):
         inside = body_at(bodies, key)
         if inside is None:
+            if (piece := known.get(key)) is not None and piece.at is not None and is_piece(piece.path):
+                work = StepDef(id=piece.at, type=step.type, config=step.config)
+                inner[key] = [Place(path=piece.path, step=work, frame=piece)]
             continue
         at = f"{path}[{key}]" if isinstance(key, int) else f"{path}/{key}"
         stored = known.get(key) or Frame(path=at, at=inside.body.first)

@@ -6,20 +6,19 @@ import inspect
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-import msgspec
-
 from durable_flow.clock import Clock, SystemClock
 from durable_flow.codec import Codec
 from durable_flow.definition.loading import load
-from durable_flow.definition.parser import parse_plain
+from durable_flow.definition.parser import language, parse_plain
 from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, CorruptState, ExecutionNotFound, StoreError, ValidationError
 from durable_flow.events import seq_of
+from durable_flow.extension import Extension
 from durable_flow.ids import Ids, RandomIds
 from durable_flow.journal import Journal
 from durable_flow.limits import Limits
@@ -37,7 +36,7 @@ from durable_flow.runners.direct import Runner
 from durable_flow.runners.queues import PausedQueue
 from durable_flow.runners.stream import StreamRunner, followed
 from durable_flow.services import Gates, Services
-from durable_flow.steps.base import StepType
+from durable_flow.steps.base import every_step
 from durable_flow.stores import open_store
 from durable_flow.stores.base import Store, check_id
 from durable_flow.stores.sealed import SealedStore
@@ -47,13 +46,6 @@ Service = TypeVar("Service")
 logger = Journal("durable_flow.runtime")
 
 
-class Extension(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that adds to the language: a name and its step types."""
-
-    name: str
-    step_types: tuple[StepType[Any], ...] = ()
-
-
 class Runtime:
     """Holds a store, workflows and services, and makes runners. Use it as an async context manager.
 
@@ -61,7 +53,8 @@ class Runtime:
     WorkflowDefs; `services` maps names to objects, classes, modules or mappings of callables; `service_resolver` is
     asked for a name that is not among them. `gates` maps names to resolvers: plain or async functions of (params,
     context) that return a `Gate`, or a pair of one and an output. `secrets` is a mapping, or a (plain or async)
-    function of the name.
+    function of the name. `extensions` are those whose step types, document keys and events there are, or their names
+    where they are installed.
     `codec` encrypts user data in the store (`AesGcm`); read it through `runtime.store` then, which has the codec.
     `lease_ttl` are seconds: how long after the death of this process others may take its executions over.
     `grace` is how long leaving the runtime lets running steps go on.
@@ -88,7 +81,7 @@ class Runtime:
         service_resolver: Callable[[str], Any] | None = None,
         gates: Mapping[str, Callable[..., Any]] | None = None,
         secrets: Mapping[str, Any] | Callable[[str], Any] | None = None,
-        extensions: Iterable[Extension] | None = None,
+        extensions: Iterable[Extension | str] | None = None,
         codec: Codec | None = None,
         limits: Limits | None = None,
         lease_ttl: float = 30.0,
@@ -110,7 +103,8 @@ class Runtime:
         if codec is not None:
             self.store = SealedStore(self.store, codec)
         self._limits = limits or Limits()
-        self._extensions = tuple(extensions or ())
+        self._language = language(extensions or ())
+        self._resources = AsyncExitStack()
         self.grace = grace
         self._workflows: dict[str, WorkflowDef] = {}
         self._pinned: dict[str, WorkflowDef] = {}
@@ -124,6 +118,7 @@ class Runtime:
             find_workflow=self._workflows.get,
             load_definition=self._definition,
             secrets=secrets,
+            language=self._language,
             limits=self._limits,
             lease_ttl=lease_ttl,
             max_recoveries=max_recoveries,
@@ -136,8 +131,16 @@ class Runtime:
         if self._opened:
             raise ConfigError("this runtime was opened before; make a new one")
         self._opened = True
-        if self._owns_store:
-            await self.store.open()
+        try:
+            if self._owns_store:
+                await self.store.open()
+            for extension in self._language.extensions:
+                if extension.lifespan is not None:
+                    resource = await self._resources.enter_async_context(extension.lifespan())
+                    self.engine.resources[extension.name] = resource
+        except BaseException:
+            await self._release()
+            raise
         self.engine.open()
         with suppress(StoreError):  # it is looked at again whenever leases are renewed
             await self.engine.go_by_store()
@@ -149,11 +152,19 @@ class Runtime:
         await self.close()
 
     async def close(self) -> None:
-        """Lets running steps go on for the grace period, gives the leases back, and closes the store if it was opened
-        from a URL. May be called twice."""
-        await self.engine.close(self.grace)
-        if self._owns_store:
-            await self.store.close()
+        """Lets running steps go on for the grace period, gives the leases back, and closes what extensions opened, and
+        the store if it was opened from a URL. May be called twice."""
+        try:
+            await self.engine.close(self.grace)
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        try:
+            await self._resources.aclose()
+        finally:
+            if self._owns_store:
+                await self.store.close()
 
     @property
     def workflows(self) -> Mapping[str, WorkflowDef]:
@@ -298,8 +309,9 @@ class Runtime:
         if isinstance(events, str):
             raise ConfigError(f"events is a list of event types: events=[{events!r}]")
         wanted = None if events is None else frozenset(events)
-        for unknown in sorted((wanted or frozenset()) - EVENT_TYPES):
-            hint = suggest(unknown, sorted(EVENT_TYPES))
+        known = EVENT_TYPES | self._language.events
+        for unknown in sorted((wanted or frozenset()) - known):
+            hint = suggest(unknown, sorted(known))
             raise ConfigError(f"there is no event type {unknown!r}{f' ({hint})' if hint else ''}")
         call = self._queued(handler) if inspect.iscoroutinefunction(handler) else handler
 
@@ -358,7 +370,7 @@ class Runtime:
                 self._add(
                     source
                     if isinstance(source, WorkflowDef)
-                    else load(source, limits=self._limits, extensions=self._extensions)
+                    else load(source, limits=self._limits, extensions=self._language)
                 )
             except ValidationError as error:
                 problems.extend(error.problems)
@@ -369,8 +381,23 @@ class Runtime:
         known = self._workflows.get(workflow.id)
         if known is not None and known.hash != workflow.hash:
             raise ConfigError(f"there are two workflows with id {workflow.id!r}: {known.source} and {workflow.source}")
+        self._check_language(workflow)
         self._workflows[workflow.id] = workflow
         self._pinned[workflow.hash] = workflow
+
+    def _check_language(self, workflow: WorkflowDef) -> None:
+        """A definition that was read with other extensions could be started here, and not be taken up again."""
+        spoken = self._language
+        types = sorted({step.type.name for step in every_step(workflow)} - spoken.types.keys())
+        foreign = [f"the step type {name!r}" for name in types]
+        foreign += [
+            f"the document key {key!r}" for key in workflow.extras if workflow.extras[key] and key not in spoken.keys
+        ]
+        if foreign:
+            raise ConfigError(
+                f"workflow {workflow.id!r} uses {', '.join(foreign)}, which no extension of this runtime brings: "
+                "give it the extensions that it was loaded with"
+            )
 
     async def _definition(self, definition_hash: str, execution_id: str) -> WorkflowDef:
         """The definition an execution was started with, whatever is on disk now."""
@@ -381,7 +408,7 @@ class Runtime:
                 raise CorruptState(execution_id, f"its definition {definition_hash[:12]}… is not in the store")
             what = f"its definition {definition_hash[:12]}…"
             document = decode_value(blob, execution_id=execution_id, what=what)
-            known = parse_plain(document, limits=self._limits, extensions=self._extensions)
+            known = parse_plain(document, limits=self._limits, extensions=self._language)
             self._pinned[definition_hash] = known
         return known
 

@@ -58,6 +58,15 @@ class Waits:
 
     async def quiet(self, run: Run) -> None:
         """No task of this execution is active: it is halted, unless a message came or a wait is out of time."""
+        over = run.quieting = asyncio.Event()
+        try:
+            await self._quiet(run)
+        finally:
+            if run.quieting is over:
+                run.quieting = None
+            over.set()
+
+    async def _quiet(self, run: Run) -> None:
         closed: set[str] = set()
         if run.sweep is not None:
             run.sweep.cancel()

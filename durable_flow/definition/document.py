@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeAlias
 
 import msgspec
@@ -120,6 +120,21 @@ def compose_plain(data: object, *, name: str, limits: Limits) -> MappingNode:
         document_bytes=limits.document_bytes * HOST_DATA,
     )
     return _PlainComposer(_Problems(name), wider, at=NOWHERE).document(data)
+
+
+def regraft(node: MappingNode, data: dict[str, Any], *, name: str, limits: Limits) -> MappingNode:
+    r"""The tree of data that was made of what a node holds. What is the same stands where it stood, the rest where the
+    mapping or list stands that it is in; items of lists are the same where their `id` is. Raises ValidationError.
+
+    >>> tree = compose("steps:\n  - id: a\n", name="flow.yml", limits=Limits())
+    >>> made = regraft(tree, {"steps": [{"id": "new"}, {"id": "a"}]}, name="flow.yml", limits=Limits())
+    >>> [step.at for step in made.items["steps"].items]
+    [Position(line=2, column=3), Position(line=2, column=5)]
+    """
+    problems = _Problems(name)
+    made = _Grafter(problems, limits).mapping(node, data, 1, "")
+    problems.raise_if_any()
+    return made
 
 
 class _SyntaxRefused(Exception):
@@ -560,6 +575,16 @@ class _PlainComposer:
         assert isinstance(node, MappingNode)
         return node
 
+    def single(self, value: object, at: Position, depth: int, path: str) -> Node:
+        """A value that stands at a place in another tree."""
+        self._at = at
+        return self._node(value, depth, path)
+
+    def part(self, data: dict[object, object], at: Position, depth: int, path: str) -> dict[str, Node]:
+        """Keys, with their values, of a mapping in another tree."""
+        self._at = at
+        return self._mapping(data, depth, path).items
+
     def _node(self, value: object, depth: int, path: str) -> Node:
         match value:
             case dict() | list() | tuple():
@@ -633,3 +658,55 @@ class _PlainComposer:
 
     def _add(self, message: str, path: str) -> None:
         self._problems.add(f"{path}: {message}" if path else message, self._at)
+
+
+class _Grafter:
+    """Makes a tree of data out of the tree that the data was made of."""
+
+    def __init__(self, problems: _Problems, limits: Limits) -> None:
+        self._composer = _PlainComposer(problems, limits, at=NOWHERE)
+
+    def mapping(self, node: MappingNode, data: dict[str, Any], depth: int, path: str) -> MappingNode:
+        items: dict[str, Node] = {}
+        for key, value in data.items():
+            below = f"{path}.{key}" if path else str(key)
+            if key in node.items:
+                items[key] = self._node(node.items[key], value, depth + 1, below)
+            else:
+                items |= self._composer.part({key: value}, node.at, depth, path)
+        if list(items) == list(node.items) and all(items[key] is node.items[key] for key in items):
+            return node
+        return MappingNode(items, {key: node.keys.get(key, node.at) for key in items}, node.at)
+
+    def _node(self, node: Node, value: Any, depth: int, path: str) -> Node:
+        match node, value:
+            case MappingNode(), dict():
+                return self.mapping(node, value, depth, path)
+            case SequenceNode(), list() | tuple():
+                return self._sequence(node, value, depth, path)
+            case ScalarNode(), _ if type(node.value) is type(value) and node.value == value:
+                return node
+        return self._composer.single(value, node.at, depth, path)
+
+    def _sequence(self, node: SequenceNode, values: Sequence[Any], depth: int, path: str) -> SequenceNode:
+        by_id = {name: item for item in node.items if (name := _id_of(item)) is not None}
+        items = []
+        for index, value in enumerate(values):
+            name = value.get("id") if isinstance(value, dict) else None
+            was = by_id.get(name) if isinstance(name, str) else None
+            if was is None and index < len(node.items) and _id_of(node.items[index]) is None:
+                was = node.items[index]
+            below = f"{path}[{index}]"
+            if was is not None:
+                items.append(self._node(was, value, depth + 1, below))
+            else:
+                items.append(self._composer.single(value, node.at, depth + 1, below))
+        if len(items) == len(node.items) and all(a is b for a, b in zip(items, node.items, strict=True)):
+            return node
+        return SequenceNode(tuple(items), node.at)
+
+
+def _id_of(node: Node) -> str | None:
+    """The `id` of a mapping that has one."""
+    found = node.items.get("id") if isinstance(node, MappingNode) else None
+    return found.value if isinstance(found, ScalarNode) and isinstance(found.value, str) else None

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from durable_flow.definition.parser import DocumentKeys, common_fields
+from durable_flow.definition.parser import DocumentKeys, common_fields, extra_fields, language
 from durable_flow.definition.reader import Definitions, Field, fields_of, fields_schema
-from durable_flow.steps import step_types
+from durable_flow.extension import Extension, Language
 from durable_flow.steps.base import StepType
 
 
-def language_schema(types: Mapping[str, StepType[Any]] | None = None) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of documents with these step types; without them, those of the core.
+def language_schema(extensions: Iterable[Extension | str] | Language = ()) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of documents, with what these extensions add.
 
     >>> language_schema()["properties"]["steps"]
     {'$ref': '#/$defs/steps'}
     """
-    kinds = step_types() if types is None else types
+    spoken = language(extensions)
+    kinds = spoken.types
     definitions: Definitions = {}
-    document = fields_schema(fields_of(DocumentKeys), definitions)
+    document = fields_schema([*fields_of(DocumentKeys), *extra_fields(spoken)], definitions)
     definitions["steps"] = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1}
     definitions["step"] = {
         "type": "object",

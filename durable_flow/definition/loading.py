@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from durable_flow.definition.parser import Extension, draft, finished, ordered, parse
+from durable_flow.definition.document import Position
+from durable_flow.definition.parser import Draft, draft, finished, ordered, parse
+from durable_flow.definition.reader import key_path, locate
 from durable_flow.definition.source import Source
 from durable_flow.definition.validator import examine
-from durable_flow.errors import ValidationError
+from durable_flow.errors import ConfigError, ValidationError
+from durable_flow.extension import Defect, Extension, Language
 from durable_flow.journal import Journal
 from durable_flow.limits import Limits
 from durable_flow.model.problem import Problem
@@ -33,13 +36,14 @@ def load(
     source: Source,
     *,
     limits: Limits | None = None,
-    extensions: Iterable[Extension] = (),
+    extensions: Iterable[Extension | str] | Language = (),
     base: str | os.PathLike[str] | None = None,
 ) -> WorkflowDef:
     r"""Reads and validates a definition: a path, YAML or JSON text, or a mapping.
 
-    A text contains a line break or begins with `{`; any other string is a path, below `base` if that is given. Raises
-    one ValidationError with everything that is wrong; warnings are logged.
+    A text contains a line break or begins with `{`; any other string is a path, below `base` if that is given.
+    `extensions` are those whose step types and keys it may use, or their names where they are installed. Raises one
+    ValidationError with everything that is wrong; warnings are logged.
 
     >>> from durable_flow.errors import ValidationError
     >>> try:
@@ -60,7 +64,7 @@ def check(
     source: Source,
     *,
     limits: Limits | None = None,
-    extensions: Iterable[Extension] = (),
+    extensions: Iterable[Extension | str] | Language = (),
     base: str | os.PathLike[str] | None = None,
 ) -> Checked:
     """Reads and validates a definition and tells all about it. Raises ValidationError if there is nothing to read."""
@@ -68,5 +72,37 @@ def check(
     if read.workflow is None:
         return Checked(workflow=None, problems=ordered(read.problems), warnings=[])
     found = examine(read.workflow, limits=limits, draft=read)
-    problems = ordered([*read.problems, *found.problems])
-    return Checked(workflow=None if problems else finished(read), problems=problems, warnings=ordered(found.warnings))
+    defects = [] if read.problems else list(_defects(read, read.workflow))
+    wrong = [problem for problem, warning in defects if not warning]
+    warnings = [problem for problem, warning in defects if warning]
+    problems = ordered([*read.problems, *found.problems, *wrong])
+    return Checked(
+        workflow=None if problems else finished(read),
+        problems=problems,
+        warnings=ordered([*found.warnings, *warnings]),
+    )
+
+
+def _defects(read: Draft, workflow: WorkflowDef) -> Iterator[tuple[Problem, bool]]:
+    """What extensions find wrong with a definition that can be read, and whether it is only a warning."""
+    for extension in read.language.extensions:
+        if extension.after_parse is None:
+            continue
+        try:
+            found = list(extension.after_parse(workflow) or ())
+        except Exception as error:
+            raise ConfigError(f"after_parse of {extension} raised {type(error).__name__}: {error}") from error
+        for defect in found:
+            if not isinstance(defect, Defect):
+                raise ConfigError(f"after_parse of {extension} gave {defect!r:.100}, which is no Defect")
+            at = _place(read, workflow, defect)
+            message = f"{defect.key}: {defect.message}" if defect.key else defect.message
+            problem = Problem(
+                file=read.file, line=at.line, column=at.column, step=defect.step, message=message, hint=defect.hint
+            )
+            yield problem, defect.warning
+
+
+def _place(read: Draft, workflow: WorkflowDef, defect: Defect) -> Position:
+    step = None if defect.step is None else workflow.steps_by_id.get(defect.step)
+    return locate(read.tree if step is None else read.nodes[id(step)], key_path(defect.key))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Literal, Protocol
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode
+from durable_flow.definition.document import MappingNode, Node, Position, ScalarNode, SequenceNode, regraft
 from durable_flow.definition.reader import (
     BAD,
     STEP_ID,
     BodyForm,
     Field,
+    ListForm,
     Reader,
+    StructForm,
     TableForm,
     TargetForm,
     VariableForm,
@@ -26,6 +29,7 @@ from durable_flow.definition.reader import (
     check_keys,
     fields_of,
     find_name,
+    form_of,
     holds,
     key_path,
     kind_of,
@@ -33,8 +37,9 @@ from durable_flow.definition.reader import (
     read_fields,
 )
 from durable_flow.definition.source import Source, compose_source
-from durable_flow.errors import ValidationError
+from durable_flow.errors import ConfigError, ValidationError
 from durable_flow.expr.schema import Schema, check_type
+from durable_flow.extension import Extension, Language
 from durable_flow.limits import Limits
 from durable_flow.model.frame import RESERVED_TARGETS
 from durable_flow.model.problem import Problem
@@ -46,13 +51,6 @@ from durable_flow.steps.base import Duration, Interval, StepType, TargetName, Va
 
 MAX_PROBLEMS = 1_000
 """A document with more problems than this is answered with the first so many."""
-
-
-class Extension(Protocol):
-    """What an extension brings to the language."""
-
-    @property
-    def step_types(self) -> Iterable[StepType[Any]]: ...
 
 
 class RetryKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +138,7 @@ class Draft(msgspec.Struct, kw_only=True):
 
     file: str
     tree: MappingNode
+    language: Language
     workflow: WorkflowDef | None
     problems: list[Problem]
     nodes: dict[int, MappingNode]
@@ -150,12 +149,13 @@ def parse(
     source: Source,
     *,
     limits: Limits | None = None,
-    extensions: Iterable[Extension] = (),
+    extensions: Iterable[Extension | str] | Language = (),
     base: str | os.PathLike[str] | None = None,
 ) -> WorkflowDef:
     r"""Reads a definition without validating it: a path, YAML or JSON text, or a mapping. Raises ValidationError.
 
     A text contains a line break or begins with `{`; any other string is a path, below `base` if that is given.
+    `extensions` are those whose step types and keys it may use, or their names where they are installed.
     What a step refers to is not checked: an undefined variable is null when the step runs.
 
     >>> parse("id: hello\nname: Hello\nsteps: [{id: done, type: end, result: Hi}]\n").steps[0].type.name
@@ -165,24 +165,39 @@ def parse(
 
 
 def parse_plain(
-    document: Mapping[str, Any], *, limits: Limits | None = None, extensions: Iterable[Extension] = ()
+    document: Mapping[str, Any], *, limits: Limits | None = None, extensions: Iterable[Extension | str] | Language = ()
 ) -> WorkflowDef:
-    """The definition an execution was started with, from the `document` that was stored. Raises ValidationError."""
-    return parse(document, limits=limits, extensions=extensions)
+    """The definition an execution was started with, from the `document` that was stored: what extensions made of it
+    before it was read is in it, and is not done again. Raises ValidationError."""
+    return finished(draft(document, limits=limits, extensions=extensions, pinned=True))
+
+
+def language(extensions: Iterable[Extension | str] | Language = ()) -> Language:
+    """The language with what these extensions add. Raises ConfigError where they cannot be used together."""
+    if isinstance(extensions, Language):
+        return extensions
+    made = Language(extensions, types=step_types().values(), keys=[field.key for field in fields_of(DocumentKeys)])
+    for key, annotation in made.keys.items():
+        if holds(form_of(annotation, f"the document key {key!r}"), BodyForm, TargetForm, VariableForm):
+            raise ConfigError(f"the document key {key!r} of an extension cannot hold steps, their ids or variables")
+    return made
 
 
 def draft(
     source: Source,
     *,
     limits: Limits | None = None,
-    extensions: Iterable[Extension] = (),
+    extensions: Iterable[Extension | str] | Language = (),
     base: str | os.PathLike[str] | None = None,
+    pinned: bool = False,
 ) -> Draft:
-    """Reads as much as can be read. Raises ValidationError where there is no tree to read from."""
-    kinds = step_types(_instance(kind) for extension in extensions for kind in extension.step_types)
+    """Reads as much as can be read. Raises ValidationError where there is no tree to read from. What is `pinned` is
+    read as it is: no extension changes it."""
+    spoken, limits = language(extensions), limits or Limits()
     try:
-        name, tree = compose_source(source, limits=limits or Limits(), base=base)
-        return _Parser(name, kinds).document(tree)
+        name, tree = compose_source(source, limits=limits, base=base)
+        hooks = _Hooks(() if pinned else spoken.extensions, name, limits)
+        return _Parser(name, spoken, hooks).document(hooks.before_parse(tree))
     except RecursionError:  # only where the limits were raised beyond what Python's own stack holds
         raise ValidationError([Problem(file="<source>", message="nested too deeply to be read")]) from None
 
@@ -203,26 +218,66 @@ def ordered(problems: Iterable[Problem]) -> list[Problem]:
     return found
 
 
-def _instance(kind: Any) -> StepType[Any]:
-    made: StepType[Any] = kind() if isinstance(kind, type) else kind
-    return made
-
-
 def common_fields(kind: StepType[Any]) -> list[Field]:
     """The common keys that steps of a type take."""
-    left_out = set() if kind.works_outside else {"timeout", "retry"}
+    left_out = set() if kind.works_outside or kind.performs else {"timeout", "retry"}
     if not kind.reaches_next:
         left_out.add("next")
     own = {field.key for field in fields_of(kind.Config)}
     return [field for field in fields_of(StepKeys) if field.key not in left_out | own]
 
 
+class _Hooks:
+    """What extensions make of a document before it is read. What they leave alone stands where it stood."""
+
+    def __init__(self, extensions: Iterable[Extension], file: str, limits: Limits) -> None:
+        self._file = file
+        self._limits = limits
+        self._documents = [(one, one.before_parse) for one in extensions if one.before_parse is not None]
+        self._steps = [(one, one.transform_step) for one in extensions if one.transform_step is not None]
+        self._done: dict[int, Node] = {}
+
+    def before_parse(self, tree: MappingNode) -> MappingNode:
+        for extension, hook in self._documents:
+            tree = self._changed(tree, extension, "before_parse", hook)
+        return tree
+
+    def transform_step(self, node: Node) -> None:
+        """Changes the node of a step, once however often an alias brings it."""
+        if not self._steps or not isinstance(node, MappingNode) or id(node) in self._done:
+            return
+        self._done[id(node)] = node
+        for extension, hook in self._steps:
+            made = self._changed(node, extension, "transform_step", hook)
+            if made is not node:
+                items, keys = dict(made.items), dict(made.keys)
+                node.items.clear()
+                node.keys.clear()
+                node.items.update(items)
+                node.keys.update(keys)
+
+    def _changed(
+        self, node: MappingNode, extension: Extension, name: str, hook: Callable[[dict[str, Any]], Any]
+    ) -> MappingNode:
+        try:
+            made = hook(node.plain())
+        except ValidationError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{name} of {extension} raised {type(error).__name__}: {error}") from error
+        if not isinstance(made, Mapping):
+            raise ConfigError(f"{name} of {extension} gave {type_name(made)}, not a mapping")
+        return regraft(node, dict(made), name=self._file, limits=self._limits)
+
+
 class _Parser(Reader):
     """Reads one document."""
 
-    def __init__(self, file: str, kinds: Mapping[str, StepType[Any]]) -> None:
+    def __init__(self, file: str, language: Language, hooks: _Hooks) -> None:
         super().__init__(file)
-        self._kinds = kinds
+        self._language = language
+        self._hooks = hooks
+        kinds = self._kinds = language.types
         self._common = {name: common_fields(kind) for name, kind in kinds.items()}
         self._keys = {
             name: [field.key for field in (*self._common[name], *fields_of(kind.Config))]
@@ -234,11 +289,14 @@ class _Parser(Reader):
         self._vague: set[int] = set()
         self._telling[_UNKNOWN.name] = frozenset()
         self._top = True
+        self._not_used: str | None = None
 
     def document(self, tree: MappingNode) -> Draft:
-        fields = fields_of(DocumentKeys)
-        check_keys(self, tree, [field.key for field in fields])
+        fields = [*fields_of(DocumentKeys), *extra_fields(self._language)]
+        known = [field.key for field in fields]
+        check_keys(self, tree, known, hint=None if tree.keys.keys() <= set(known) else self._unused())
         values = read_fields(self, tree, fields)
+        extras = self._extras(tree, values)
         inputs = self._inputs(tree, values.get("inputs") or {})
         body = values.get("steps")
         workflow = None
@@ -257,6 +315,7 @@ class _Parser(Reader):
                 body=body,
                 finally_=values.get("finally_"),
                 fixtures=values.get("fixtures") or {},
+                extras=extras,
                 document=plain,
                 hash=definition_hash(plain),
                 source=self.file,
@@ -264,11 +323,44 @@ class _Parser(Reader):
         return Draft(
             file=self.file,
             tree=tree,
+            language=self._language,
             workflow=workflow,
             problems=self.problems,
             nodes=self._nodes,
             vague=frozenset(self._vague),
         )
+
+    # -- extensions ----------------------------------------------------------------------------------------------------
+
+    def _extras(self, tree: MappingNode, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What stands under the keys of extensions. What is in a list and has an id has one of its own."""
+        found: dict[str, Any] = {}
+        for field in extra_fields(self._language):
+            value = values.get(field.name, _EMPTY.get(type(field.form)))
+            if isinstance(field.form, ListForm) and isinstance(field.form.item, StructForm):
+                self._check_ids(tree.items.get(field.key), field.key)
+            found[field.key] = _frozen(value)
+        return MappingProxyType(found)
+
+    def _check_ids(self, node: Node | None, key: str) -> None:
+        first: dict[str, Position] = {}
+        for index, item in enumerate(node.items if isinstance(node, SequenceNode) else ()):
+            written = item.items.get("id") if isinstance(item, MappingNode) else None
+            if not isinstance(written, ScalarNode) or not isinstance(written.value, str):
+                continue
+            if written.value in first:
+                at = first[written.value]
+                where = "" if at.line is None else f", first at line {at.line}, column {at.column}"
+                self.problem(written, f"duplicate id {written.value!r:.100}{where}", key=f"{key}[{index}].id")
+            first.setdefault(written.value, written.at)
+
+    def _unused(self) -> str | None:
+        """The hint for what nothing known has: an extension may be there that does."""
+        if self._not_used is None:
+            names = self._language.without()
+            called = f"extension{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
+            self._not_used = f"installed, but not used: {called}" if names else ""
+        return self._not_used or None
 
     # -- inputs --------------------------------------------------------------------------------------------------------
 
@@ -306,6 +398,8 @@ class _Parser(Reader):
         if not node.items:
             self.problem(node, "needs at least one step", key=key)
         steps = []
+        for item in node.items:
+            self._hooks.transform_step(item)
         for index, item in enumerate(node.items):
             follow = None if top or index + 1 == len(node.items) else _id_in(node.items[index + 1])
             step = self.single(item, f"{key}[{index}]", follow=follow)
@@ -317,6 +411,7 @@ class _Parser(Reader):
         if not isinstance(node, MappingNode):
             self.expected("a step, which is a mapping with 'id' and 'type'", node, key)
             return None
+        self._hooks.transform_step(node)
         outer = self.step, self.doubtful
         self.step, self.doubtful = None, set()
         try:
@@ -400,6 +495,8 @@ class _Parser(Reader):
         elif written.value not in self._kinds:
             shown = written.value if len(written.value) <= 80 else written.value[:77] + "..."
             hint = self.suggest(written.value, self._kinds) or f"one of {', '.join(self._kinds)}"
+            if not hint.startswith("did you mean") and (unused := self._unused()) is not None:
+                hint = f"{hint}; {unused}"
             self.problem(written, f"unknown step type {shown!r}", hint=hint)
         else:
             return self._kinds[written.value]
@@ -449,6 +546,26 @@ class _Parser(Reader):
             no_retry_on=tuple(keys.no_retry_on),
             halts=keys.on_exhausted == "halt",
         )
+
+
+def extra_fields(language: Language) -> list[Field]:
+    """The document keys that extensions add."""
+    return [
+        Field(key, key, form_of(annotation, f"the document key {key!r}"), required=False)
+        for key, annotation in language.keys.items()
+    ]
+
+
+_EMPTY: Mapping[type, Any] = MappingProxyType({ListForm: (), TableForm: MappingProxyType({})})
+
+
+def _frozen(value: Any) -> Any:
+    """What was read, so that nobody changes it. (Structs are frozen themselves.)"""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return MappingProxyType({name: _frozen(item) for name, item in value.items()})
+    return value
 
 
 def definition_hash(document: Mapping[str, Any]) -> str:

@@ -694,13 +694,15 @@ def holds(form: Form, *kinds: type[Form]) -> bool:
             return isinstance(form, kinds)
 
 
-def check_keys(reader: Reader, node: MappingNode, allowed: Sequence[str], key: str = "") -> None:
-    """Tells unknown keys."""
+def check_keys(
+    reader: Reader, node: MappingNode, allowed: Sequence[str], key: str = "", *, hint: str | None = None
+) -> None:
+    """Tells unknown keys, with the `hint` where no known one is near."""
     for name, at in node.keys.items():
         if name not in allowed:
-            hint = reader.suggest(name, allowed)
-            meant = next((word for word in allowed if hint and repr(word) in hint), name)
-            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=hint, about=key or meant)
+            near = reader.suggest(name, allowed)
+            meant = next((word for word in allowed if near and repr(word) in near), name)
+            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=near or hint, about=key or meant)
 
 
 def read_fields(reader: Reader, node: MappingNode, fields: Iterable[Field], key: str = "") -> dict[str, Any]:

@@ -347,6 +347,10 @@ class _Validator:
     def _secrets(self, node: FlowNode) -> None:
         """Secrets exist only while a service is called."""
         step = node.step
+        may = step.type.works_outside or step.type.performs
+        where = "the 'input' of a step that calls a service"
+        if may and step.type.reveals != {"input"}:
+            where = " and ".join(repr(key) for key in sorted(step.type.reveals)) or "other steps"
         for key, value in walk(step.config):
             if isinstance(value, Reference):
                 references: tuple[Reference, ...] = (value,)
@@ -354,13 +358,11 @@ class _Validator:
                 references = value.references
             else:
                 continue
-            if step.type.works_outside and key.partition(".")[0] == "input":
+            if may and key.partition(".")[0].partition("[")[0] in step.type.reveals:
                 continue
             for reference in references:
                 if reference.root == "secrets":
-                    message = (
-                        f"{reference.text}: secrets can only be used in the 'input' of a step that calls a service"
-                    )
+                    message = f"{reference.text}: secrets can only be used in {where}"
                     self._problem(step, self._places.reference(step, reference, under=key)[0], message, key=key)
 
     # -- warnings ------------------------------------------------------------------------------------------------------

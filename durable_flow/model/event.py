@@ -10,6 +10,9 @@ import msgspec
 
 from durable_flow.model.codec import encode
 
+CORE_EVENTS = frozenset({"workflow", "step", "execution", "worker", "queue", "schedule"})
+"""What the types of events begin with that are not an extension's: those there are, and room for more."""
+
 EVENT_TYPES = frozenset(
     {
         *(f"workflow.{what}" for what in ("started", "resumed", "completed", "halted", "failed", "cancelled")),
@@ -17,7 +20,8 @@ EVENT_TYPES = frozenset(
         "step.compensated",
     }
 )
-"""The types an event can have. `step.started` alone is not durable: it may be missed."""
+"""The types that events of every workflow have. `step.started` alone is not durable: it may be missed, as may all that
+extensions tell."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,7 +97,8 @@ class Body:
 
 class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A definition, ready to run. `document` is what was written, as plain data, `text` its JSON; `hash` is the SHA-256
-    of its canonical JSON form and names it in the store. `fixtures` are for dry runs only."""
+    of its canonical JSON form and names it in the store. `fixtures` are for dry runs only, `extras` has what stands
+    under the keys of extensions."""
 
     id: str
     name: str
@@ -112,12 +113,17 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     inputs: tuple[InputDef, ...] = ()
     on_error: str | None = None
     source: str = "<mapping>"
-    extensions: Mapping[str, Any] = {}
+    extras: Mapping[str, Any] = {}
 
     @property
     def steps(self) -> tuple[StepDef, ...]:
         """The steps of the top level, in document order."""
         return self.body.steps
+
+    def extra(self, key: str) -> Any:
+        """What the document has under a key of an extension; empty, or None, if it does not have the key. Raises
+        KeyError for a key that no extension has."""
+        return self.extras[key]
 
     @cached_property
     def closing(self) -> Body | None:

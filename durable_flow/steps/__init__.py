@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from durable_flow.errors import ConfigError
 from durable_flow.steps.approval import Approval
 from durable_flow.steps.assign import Assign
 from durable_flow.steps.base import StepType
@@ -40,11 +39,6 @@ CORE: tuple[type[StepType[Any]], ...] = (
 )
 
 
-def step_types(more: Iterable[StepType[Any]] = ()) -> Mapping[str, StepType[Any]]:
-    """All step types by name: the core's and `more`. Raises ConfigError where a name is taken twice."""
-    types: dict[str, StepType[Any]] = {kind.name: kind() for kind in CORE}
-    for kind in more:
-        if kind.name in types:
-            raise ConfigError(f"there are two step types named {kind.name!r}")
-        types[kind.name] = kind
-    return types
+def step_types() -> Mapping[str, StepType[Any]]:
+    """The step types of the core, by name."""
+    return {kind.name: kind() for kind in CORE}

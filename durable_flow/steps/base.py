@@ -21,15 +21,16 @@ list[X], X | None  as they say; plain Python types and `Literal` are checked as 
                    where they are `Annotated`
 =================  ==================================================================================================
 
-It runs in one of three ways. An *instant* type computes its outcome at once from the variables (`evaluate`); its
+It runs in one of these ways. An *instant* type computes its outcome at once from the variables (`evaluate`); its
 transition may share a commit with what follows. A *working* type does something outside (`run`), is given `timeout` and
 `retry`, and starts only when all before it is durable. A *composite* type drives bodies (`run` with `visit.body` and
-`visit.group`).
+`visit.group`). One that `performs` does its work in pieces (`run` with `visit.perform`), to each of which `timeout` and
+`retry` apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -185,6 +186,10 @@ class Visit(Protocol):
         """The id a wait of this visit has."""
 
     @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this visit, whatever crashes in between, and no other visit has it."""
+
+    @property
     def attempt(self) -> int:
         """Counts from 1."""
 
@@ -218,16 +223,62 @@ class Visit(Protocol):
     def fixture(self) -> Fixture | None:
         """What stands in for the outside in a dry run; None where nothing was given for this visit."""
 
+    # extensions
+
+    @property
+    def resource(self) -> Any:
+        """What the `lifespan` of the extension gave that brings this step type; None without one."""
+
+    def extra(self, key: str) -> Any:
+        """What the document has under a key of an extension, as `WorkflowDef.extra` does."""
+
+    def emit(self, event: str, data: Any = None) -> None:
+        """Tells those who listen now that something happened, which is not durable. Events of this type are declared in
+        the extension's `events`; their data have the place of the step, and what is given here under `data`, without
+        secrets."""
+
     # working types
 
-    async def call(self, service: str, method: str, input: Template | None) -> Any:
-        """Calls a registered service with the resolved input."""
+    async def call(self, service: str, method: str, input: Any) -> Any:
+        """Calls a registered service with the resolved input. One that is no Template is data, and not resolved."""
+
+    async def reveal(self, **templates: Template | None) -> dict[str, Any]:
+        """These templates (without those that are None) resolved for use outside: with the secrets in them. The audit
+        entry has them as the input of this attempt, masked, and its output and error are masked as well."""
+
+    def show(self, value: Any) -> None:
+        """Puts what this attempt was given into its audit entry. `call` and `reveal` do so by themselves."""
 
     async def gate(self, resolver: str, params: Template | None) -> tuple[Gate, Any]:
         """What a registered resolver says to the resolved params, and its output."""
 
     async def child(self, workflow_id: str, input: Any, *, wait: bool, timeout: float | None) -> Any:
         """Starts (or finds) the child execution of this visit and drives it; its result (its id without `wait`)."""
+
+    # types that perform
+
+    async def perform(
+        self,
+        name: str,
+        work: Callable[[Visit], Awaitable[Any]],
+        *,
+        number: int = 1,
+        input: Any = KEEP,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        may_fail: bool = False,
+    ) -> Any:
+        """Does a piece of the step's work, once: what `work` gives is durable before this returns, and is given again,
+        without any work, to whoever asks for the same piece after a crash or a wait. Several may be under way at once.
+
+        A piece is known by its name and number in this visit of its step, so these must not depend on chance. Its path
+        is like `support/turn(3)`, and it has the audit entries, events, attempts and idempotency key of a step: `work`
+        is called with its Visit, for every attempt, with the `retry` and `timeout` (seconds) of the step unless others
+        are given here. It returns a value, or a Done with metadata for the audit entry (tokens, cost).
+
+        A piece that failed for good raises StepError. If the step goes on in spite of that, say that it `may_fail`:
+        then its failure is kept like a result, where else a later retry of the execution would do it again.
+        """
 
     # composite types
 
@@ -269,6 +320,11 @@ class StepType(Generic[ConfigT]):
 
     instant: ClassVar[bool] = False
     works_outside: ClassVar[bool] = False
+    reveals: ClassVar[frozenset[str]] = frozenset({"input"})
+    """The keys in which `$secrets` may be used, where it works outside or performs: it resolves them with `visit.call`
+    or `visit.reveal`."""
+    performs: ClassVar[bool] = False
+    """Does its work in pieces, with `visit.perform`."""
     ends: ClassVar[bool] = False
     """Never goes to a following step by itself."""
     reaches_next: ClassVar[bool] = True
@@ -380,7 +436,7 @@ class StepType(Generic[ConfigT]):
     @property
     def takes_fixture(self) -> bool:
         """Whether it gets something from outside, so that in a dry run a fixture can stand in for that."""
-        return self.works_outside or self.can_wait
+        return self.works_outside or self.performs or self.can_wait
 
     def deed(self, visit: Visit, config: ConfigT) -> tuple[str, Any]:
         """What it would do outside, in a few words, and what it would hand over: a dry run records both."""

@@ -75,16 +75,19 @@ class Call(StepType[CallConfig]):
         )
 
     async def run(self, visit: Visit, config: CallConfig) -> Outcome:
-        return self.replaced(config, await visit.call(config.service, config.method, config.input))
+        return self._done(config, await visit.call(config.service, config.method, config.input), normal=True)
 
     def replaced(self, config: CallConfig, value: Any) -> Outcome:
+        return self._done(config, value, normal=False)
+
+    def _done(self, config: CallConfig, value: Any, *, normal: bool) -> Outcome:
         output = config.output
         if output is None:
-            return Done(value)
+            return Done(value, normal=normal)
         problems = self._misfits(config, value)
         if problems:
             raise OutputError("does not fit the output schema: " + "; ".join(problems))
-        return Done(value) if output.key is None else Done(value, (output.key,))
+        return Done(value, () if output.key is None else (output.key,), normal=normal)
 
     def _misfits(self, config: CallConfig, value: Any) -> list[str]:
         schema = None if config.output is None else config.output.schema

@@ -31,7 +31,7 @@ class Compensation(StepType[CompensationConfig]):
         yield "service", config.service
 
     async def run(self, visit: Visit, config: CompensationConfig) -> Outcome:
-        return Done(await visit.call(config.service, config.method, config.input))
+        return Done(await visit.call(config.service, config.method, config.input), normal=True)
 
     def deed(self, visit: Visit, config: CompensationConfig) -> tuple[str, Any]:
         return f"{config.service}.{config.method}", visit.resolve(config.input)

@@ -226,4 +226,5 @@ def _done(config: LoopConfig, outputs: list[Any], memo: dict[str, Any], *, next:
         () if config.output is None else (config.output,),
         {"loop": _public(memo)},
         next=next or (None if leaves == BREAK else leaves),
+        normal=True,
     )

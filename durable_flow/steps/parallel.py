@@ -97,7 +97,7 @@ class Parallel(StepType[ParallelConfig]):
         if len(done) < needed:
             return _failure(failures, needed, len(done))
         outputs = [ends[branch.id].output if branch.id in done else None for branch in config.branches]
-        return Done(outputs, () if config.output is None else (config.output,), merge=tuple(done))
+        return Done(outputs, () if config.output is None else (config.output,), merge=tuple(done), normal=True)
 
 
 def _failure(failures: list[tuple[str, ErrorInfo]], needed: int, succeeded: int) -> Outcome:

@@ -44,7 +44,7 @@ class Workflow(StepType[WorkflowConfig]):
             raise StepError("workflow_id must be text", kind="ConfigError")
         same = () if config.output is None else (config.output,)
         value = await visit.child(workflow_id, visit.resolve(config.input), wait=config.wait, timeout=config.timeout)
-        return Done(value, same)
+        return Done(value, same, normal=True)
 
     def answered(self, visit: Visit, config: WorkflowConfig, wait: object, message: Message) -> Outcome:
         raise StepError("a child execution answers for itself", kind="ConflictError")

@@ -38,7 +38,8 @@ class Effect(msgspec.Struct, frozen=True):
 class Lanes:
     """Which steps of some workflows run one after the other, from the definitions."""
 
-    def __init__(self, workflows: Iterable[WorkflowDef]) -> None:
+    def __init__(self, workflows: Iterable[WorkflowDef], *, beside: Iterable[str] = ()) -> None:
+        self._beside = tuple(f"{name}(" for name in beside)
         self._branched: set[tuple[str, str]] = set()
         self._sequential: set[tuple[str, str]] = set()
         for workflow in workflows:
@@ -57,6 +58,8 @@ class Lanes:
             if index and (workflow_id, names[index - 1]) in self._branched:
                 lane = index + 1
             if part.endswith("]") and (workflow_id, names[index]) not in self._sequential:
+                lane = index + 1
+            if part.startswith(self._beside):
                 lane = index + 1
         return "/".join(parts[:lane])
 

@@ -89,8 +89,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     seconds a call that has not returned hangs.
 
     `racing` are paths of steps whose outcome depends on who comes first (`wait: any`): what is below them may differ
-    from run to run, what comes after may not. `later` is what processes after the first know under the same id: a new
-    version of the definition, of which a running execution must not notice anything. `restart` is how
+    from run to run, what comes after may not. `beside` are the names of the pieces (`Visit.perform`) that steps do side
+    by side; all others are done one after the other. `later` is what processes after the first know under the same id:
+    a new version of the definition, of which a running execution must not notice anything. `restart` is how
     the next process takes over: with `Runner.recover`, or by a `run` with the same id; with `background` each process,
     the first one too, starts it by a `BackgroundRunner` and waits for it, which takes a `worker`. `epilogue` is called
     at the end, possibly more than once. `gates` are made for each case like services; with `worker` one works in each
@@ -107,6 +108,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     patience: float = 600.0
     racing: Sequence[str] = ()
+    beside: Sequence[str] = ()
     later: WorkflowDef | None = None
     restart: Literal["recover", "run", "background"] = "recover"
     epilogue: Callable[[Runtime, str], Awaitable[None]] | None = None

@@ -107,7 +107,7 @@ class Teller:
         self.watch = Watch(self.ledger)
         self.services = scenario.services(self.clock)
         self.gates = scenario.gates(self.clock)
-        self.lanes = Lanes([scenario.workflow, *scenario.others])
+        self.lanes = Lanes([scenario.workflow, *scenario.others], beside=scenario.beside)
         self.clock.on_skip = self._asleep
         self.problems: list[str] = []
         self.raised: Exception | None = None

@@ -17,9 +17,9 @@ from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
+from durable_flow.extension import Extension
 from durable_flow.limits import Limits
 from durable_flow.model.workflow import Body
-from durable_flow.steps import step_types
 from durable_flow.steps.base import BodyDef, Duration, Interval, StepType, TargetName, VariableName
 
 
@@ -70,13 +70,12 @@ class Sink(StepType[KitchenSink]):
         ]
 
 
-class Kitchen:
-    step_types = (Sink,)
+KITCHEN = Extension(name="kitchen", step_types=(Sink,))
 
 
 def sink(**keys: Any) -> Any:
     document = {"id": "w", "name": "W", "steps": [{"id": "a", "type": "sink", **keys}]}
-    return load(document, extensions=[Kitchen()]).steps[0].config
+    return load(document, extensions=[KITCHEN]).steps[0].config
 
 
 def told(**keys: Any) -> list[str]:
@@ -134,7 +133,7 @@ def test_every_annotation_is_read() -> None:
 
 def test_the_json_schema_takes_every_annotation() -> None:
     document = {"id": "w", "name": "W", "steps": [{"id": "a", "type": "sink", **FULL}]}
-    schema = language_schema(step_types([Sink()]))
+    schema = language_schema([KITCHEN])
     assert [error.message for error in jsonschema_rs.Draft202012Validator(schema).iter_errors(document)] == []
 
 
