@@ -10,7 +10,8 @@ from taskiq import AsyncBroker
 def redis_streams(url: str, name: str) -> AsyncBroker:
     from taskiq_redis import RedisStreamBroker
 
-    return RedisStreamBroker(url, queue_name=name, consumer_group_name=name, consumer_id="0", xread_block=50)
+    # With a socket_timeout redis-py uses asyncio.wait_for, which in Python 3.11 may lose the cancellation at the end.
+    return RedisStreamBroker(url, queue_name=name, consumer_group_name=name, consumer_id="0", socket_timeout=None)
 
 
 def rabbitmq(url: str, name: str) -> AsyncBroker:

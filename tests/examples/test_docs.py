@@ -111,6 +111,12 @@ async def test_definitions_do_what_stands_below_them(block: Block, run: dict[str
         assert result.output == run["output"]
 
 
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "/" in block.words], ids=str)
+def test_a_file_is_shown_as_it_is(block: Block) -> None:
+    """The tests of examples run it."""
+    assert block.text == (ROOT / block.words).read_text()
+
+
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
 def test_programs_run(block: Block, tmp_path: Path) -> None:
     """With the examples in reach; in an empty folder; printing what the block below says, if it is a text."""

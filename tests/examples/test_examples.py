@@ -64,11 +64,21 @@ PRINTED = {
         "the stored input shows '***'",
         "240.00 EUR  and refunded",
     ],
+    "taskiq_fleet/main.py": [
+        "a process of the fleet was killed while it paid",
+        "refund-1: completed, 100 cents are on their way",
+        "refund-6: completed, 600 cents are on their way",
+        "the bank was asked for 6 different payments",
+        "those steps ran again, with the same key",
+    ],
 }
 
+NEEDS = {"taskiq_fleet/main.py": {"REDIS_URL": "redis_url"}}
+"""What examples read in their environment, and which fixture has it."""
 
-def run(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder)}
+
+def run(program: Path, folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder)} | given
     return subprocess.run(
         [sys.executable, program], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -79,9 +89,10 @@ def files() -> set[Path]:
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_an_example_prints_what_it_teaches(name: str, tmp_path: Path) -> None:
+def test_an_example_prints_what_it_teaches(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    given = {variable: request.getfixturevalue(fixture) for variable, fixture in NEEDS.get(name, {}).items()}
     before = files()
-    done = run(EXAMPLES / name, tmp_path)
+    done = run(EXAMPLES / name, tmp_path, **given)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     missing = [text for text in PRINTED[name] if text not in done.stdout]

@@ -125,12 +125,33 @@ TESTS = """
 import pytest
 from tests.servers import fixtures, provide
 from tests.servers.test_fixtures import NOWHERE
-from tests.servers.fixtures import _serve, pytest_terminal_summary, pytest_testnodedown
+from tests.servers.fixtures import _reach, _serve, pytest_terminal_summary, pytest_testnodedown
 
 @pytest.fixture(scope="session")
 def nowhere(request):
     yield from _serve(NOWHERE, request)
+
+@pytest.fixture(scope="session")
+def broker(request):
+    return _reach(request, "NoBroker", usual="nats://127.0.0.1:PORT", question=b"", answers=b"I")
 """
+
+
+def played(test: str, folder: Path, *options: str, port: int = 1, **environment: str) -> str:
+    """What pytest prints of a test that asks for a server which is not there."""
+    (folder / "conftest.py").write_text(TESTS.replace("PORT", str(port)))
+    (folder / "test_it.py").write_text(test)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(folder)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(root), "DOCKER_HOST": ""} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("processes", [(), ("-n", "1")], ids=["", "in processes of their own"])
@@ -138,17 +159,20 @@ def nowhere(request):
 def test_a_server_that_is_not_there_skips_at_home_and_fails_in_ci(
     ci: str, outcome: str, processes: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "conftest.py").write_text(TESTS)
-    (tmp_path / "test_it.py").write_text("def test_it(nowhere): pass\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *processes, str(tmp_path)],
-        cwd=tmp_path,
-        env=os.environ | {"CI": ci, "PYTHONPATH": str(root), "DOCKER_HOST": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert outcome in done.stdout, done.stdout + done.stderr
-    assert "not tested — Nosuchdb: install it" in done.stdout
+    printed = played("def test_it(nowhere): pass\n", tmp_path, *processes, CI=ci)
+    assert outcome in printed, printed
+    assert "not tested — Nosuchdb: install it" in printed
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_broker_that_is_not_there_skips_visibly_in_ci_too(ci: str, tmp_path: Path, unused_tcp_port: int) -> None:
+    printed = played("def test_it(broker): pass\n", tmp_path, port=unused_tcp_port, CI=ci)
+    assert "1 skipped" in printed, printed
+    assert f"not tested — NoBroker: nothing that is one answers at nats://127.0.0.1:{unused_tcp_port}" in printed
+
+
+def test_a_broker_that_the_environment_names_has_to_be_there(tmp_path: Path, unused_tcp_port: int) -> None:
+    named = f"nats://127.0.0.1:{unused_tcp_port}"
+    printed = played("def test_it(broker): pass\n", tmp_path, DURABLE_FLOW_TEST_NOBROKER=named)
+    assert "1 error" in printed, printed
+    assert f"not tested — NoBroker: nothing that is one answers at {named}" in printed
