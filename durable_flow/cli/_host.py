@@ -336,6 +336,7 @@ class _Drive:
                     "error": result.error,
                     "error_info": result.error_info,
                     "compensated": result.compensated,
+                    "dry_run": result.dry_run,
                     "halts": [{**msgspec.to_builtins(one.halt), "commands": one.commands} for one in asked],
                 }
             )

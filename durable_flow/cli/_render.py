@@ -300,6 +300,7 @@ def outcome(
         f"  {plain(workflow_id)}  ",
         plain(result.execution_id),
         (f"  {span(seconds)}", "dim"),
+        ("  dry run" if result.dry_run else "", "magenta"),
     )
     console.print(head, soft_wrap=True)
     if result.completed and result.output is not None:

@@ -32,6 +32,7 @@ def test_json_is_one_document_and_nothing_else(cli: Cli) -> None:
         "error": None,
         "error_info": None,
         "compensated": False,
+        "dry_run": False,
         "halts": [],
     }
 

@@ -318,3 +318,13 @@ async def test_an_answer_to_an_earlier_failure_of_a_step_does_not_count_for_a_la
     with pytest.raises(df.ConflictError):
         await world.runner().resume("e", response="late", wait_id=first.halt.wait_id)
     assert (await world.runner().resume("e", response="skipped", wait_id=second.halt.wait_id)).output == "skipped"
+
+
+async def test_an_answer_for_a_gate_becomes_its_output(world: World) -> None:
+    def broken(params: Any, context: df.StepContext) -> df.Gate:
+        raise BROKEN
+
+    await world.restart(gates={"checks": broken})
+    steps = "- {id: g, type: gate, resolver: checks, output: result, retry: {max_attempts: 1, on_exhausted: halt}}\n"
+    assert (await world.run(steps, execution_id="e")).halted
+    assert (await world.runner().resume("e", response={"log": "fine"})).output == {"log": "fine"}
