@@ -149,11 +149,11 @@ async def start(store: str, pages: str) -> AsyncIterator[Start]:
 
 
 @asynccontextmanager
-async def serving(store: str, pages: str, *, lease_ttl: float) -> AsyncIterator[Service]:
+async def serving(store: str, pages: str, *, lease_ttl: float, app: Path = APP) -> AsyncIterator[Service]:
     settings = {"DURABLE_FLOW_STORE": store, "PAGES": pages, "PORT": "0", "LEASE_TTL": str(lease_ttl)}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(APP),
+        str(app),
         env=os.environ | settings | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdout=asyncio.subprocess.PIPE,
     )
