@@ -19,7 +19,13 @@ from durable_flow.runners.direct import Runner
 from durable_flow.stores.base import Row, Store, check_id, masks_of, result_of
 
 CHUNK = 500
-"""Entries that are read at once."""
+"""Entries that are read at once, at most."""
+
+FIRST = 20
+"""Entries that are read before it is known how large they are."""
+
+AHEAD = 256 * 1024
+"""Bytes that are read at once, about: whoever takes their time over an event holds the rest of them."""
 
 
 class Subscribe(Protocol):
@@ -164,6 +170,7 @@ class _Trail:
         self._first = self._seen = after
         self._asked = Asked()
         self._asked_until = 0
+        self._limit = FIRST
         self._began = False
 
     async def until(self, row: Row) -> AsyncGenerator[Event, None]:
@@ -184,9 +191,11 @@ class _Trail:
             dry_run=decode_info(row.info, execution_id=row.id).dry_run,
         )
         while self._seen < row.seq:
-            chunk = await self._store.read(row.id, after=self._seen, limit=min(CHUNK, row.seq - self._seen))
+            chunk = await self._store.read(row.id, after=self._seen, limit=min(self._limit, row.seq - self._seen))
             if not chunk:
                 return  # it was deleted meanwhile
+            size = sum(len(blob) for _, blob in chunk)
+            self._limit = max(1, min(CHUNK, AHEAD * len(chunk) // max(1, size)))
             for seq, blob in chunk:
                 record = decode_record(blob, execution_id=row.id)
                 asked: list[Any] = []

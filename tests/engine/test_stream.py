@@ -407,3 +407,30 @@ async def test_subscribers_of_a_stream_runner_hear_of_its_workflow(world: World)
     stop()
     with pytest.raises(df.ConfigError, match="a handler of events is a function"):
         runner.subscribe("print")  # type: ignore[arg-type]
+
+
+async def test_what_a_slow_reader_keeps_in_memory_is_bounded_in_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large the entries are: a reader that stands still holds no more than it read at once."""
+    steps = f"- {{id: s0, type: assign, set: {{x: {'x' * 100_000}}}, next: s1}}\n" + "".join(
+        f"- {{id: s{number}, type: assign, set: {{x: '${{x}}{number % 10}'}}, next: s{number + 1}}}\n"
+        for number in range(1, 100)
+    )
+    await world.run(f"{steps}- {{id: s100, type: end, result: over}}\n", execution_id="e")
+    store = world.runtime.store
+    known = store.read
+    sizes = []
+
+    async def measured(execution_id: str, **options: Any) -> Any:
+        chunk = await known(execution_id, **options)
+        sizes.append(sum(len(blob) for _, blob in chunk))
+        return chunk
+
+    monkeypatch.setattr(store, "read", measured)
+
+    events = await read(world)
+
+    assert len(events) == 103
+    assert sum(sizes) > 10_000_000
+    assert max(sizes) < 2_500_000
