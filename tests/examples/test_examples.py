@@ -48,6 +48,16 @@ PRINTED = {
         "asked for: {'profile/di': 1, 'orders/di': 2, 'weather': 1}",
         "A mistake: 422 application/problem+json",
     ],
+    "fastapi_app/main.py": [
+        "POST /orders: 202",
+        "and started again:\n  20 events of chairs that were packed, 20 chairs\n  Sell for 12000 cents to bo?",
+        "403 'bo' may not answer",
+        "404 There is no such execution.",
+        "401 say who you are",
+        "422 body.approved: Input should be a valid boolean",
+        "403 this is for Alice",
+        "workflow.completed: bo paid 12000 cents",
+    ],
     "trip/main.py": [
         "completed: a visa for Ada",
         "to Bo: Your trip: failed. PermissionError: no visa for Bo",
