@@ -243,7 +243,7 @@ class StepVisit:
         engine = self._engine
         secrets: dict[str, Any] = {}
         for reference in references:
-            if reference.root == "secrets" and reference.path:
+            if reference.root == "secrets" and reference.path and not self._run.info.dry_run:
                 secrets[reference.path[0]] = await engine.secret(reference.path[0])
         value = resolve(self)
         # What the service gets must not be a variable itself: it may change it.

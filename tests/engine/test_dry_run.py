@@ -10,6 +10,7 @@ import pytest
 
 import durable_flow as df
 from tests.engine.aid import World, flow, working
+from tests.engine.pieces import CREW
 from tests.reference import SCENARIOS
 
 ORDER = flow(
@@ -577,3 +578,41 @@ async def test_a_dry_run_of_every_reference_workflow_ends_without_a_call(world: 
             told = entry.metadata
             assert "would" in told or entry.step_type not in ("call", "gate", "approval", "halt", "signal", "wait")
             assert entry.error is None or "AssertionError" not in entry.error
+
+
+async def test_a_step_that_does_its_work_in_pieces_is_rehearsed_as_a_whole(world: World) -> None:
+    await world.restart(extensions=[CREW])
+    document = {
+        "id": "flow",
+        "name": "Flow",
+        "steps": [{"id": "team", "type": "crew", "turns": 2, "tools": 1, "output": "result"}],
+    }
+    workflow = df.load(document, extensions=[CREW])
+    assert (await dry(world, workflow, execution_id="e")).output is None
+    assert (await dry(world, workflow, fixtures={"team": ["said"]})).output == ["said"]
+    assert list(await entries(world, "e")) == ["team"]
+
+
+class Revealing(df.StepType[FetchConfig]):
+    """Neither instant nor working, and asks for a secret."""
+
+    name = "revealing"
+    summary = "Reveals."
+    Config = FetchConfig
+
+    async def run(self, visit: df.Visit, config: FetchConfig) -> df.Outcome:
+        return df.Done((await visit.reveal(url=config.url))["url"], (config.output,))
+
+
+async def test_a_secret_is_not_revealed_to_a_step_type_from_outside(world: World) -> None:
+    def refuse(name: str) -> str:
+        raise AssertionError("a dry run asked for a secret")
+
+    extension = df.Extension(name="more", step_types=(Revealing(),))
+    await world.restart(extensions=[extension], secrets=refuse)
+    document = {
+        "id": "flow",
+        "name": "Flow",
+        "steps": [{"id": "r", "type": "revealing", "url": "http://$secrets.HOST", "output": "result"}],
+    }
+    assert (await dry(world, df.parse(document, extensions=[extension]))).output == "http://***"
