@@ -7,7 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 
 from durable_flow import Store
 from durable_flow.model.frame import Message
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    QueueRow,
+    QueueSetting,
+    Row,
+    Stored,
+)
 
 
 class NullStore(Store):
@@ -49,10 +60,10 @@ class NullStore(Store):
     ) -> float | None:
         return None
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
         return False
 
-    async def held(self) -> Mapping[str | None, Blob]:
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         return {}
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:

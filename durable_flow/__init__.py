@@ -74,7 +74,7 @@ from durable_flow.runners.adapters.taskiq import TaskiqAdapter
 from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner, Why
-from durable_flow.runners.queues import PausedQueue
+from durable_flow.runners.queues import PausedQueue, Queue, QueueState
 from durable_flow.runners.stream import StreamRunner
 from durable_flow.runners.worker import Worker, WorkerHealth
 from durable_flow.runtime import Runtime
@@ -148,6 +148,8 @@ __all__ = [
     "OutputError",
     "Page",
     "PausedQueue",
+    "Queue",
+    "QueueState",
     "Reference",
     "RetryAfter",
     "RetryPolicy",

@@ -1550,8 +1550,10 @@ class Engine:
         queues: Collection[str | None] | None,
         avoid: Callable[[WorkflowDef], bool],
         without: set[str],
+        room: Mapping[str, int],
     ) -> tuple[list[Run], int]:
-        """Takes up to `limit` executions that are due and begins to drive them; tells how many there were, too.
+        """Takes up to `limit` executions that are due and begins to drive them; tells how many there were, too. Of the
+        queues in `room` no more than it says begin.
 
         What this process cannot drive is given back: an execution whose definition it cannot read or wants to `avoid`
         (its hash is put among those that it goes `without` from then on), and one that cannot be decoded, which is
@@ -1563,7 +1565,7 @@ class Engine:
         self._takes += 1
         try:
             taken = await self.store.take(
-                self.owner, ttl=self.lease_ttl, limit=limit, queues=queues, without=tuple(without)
+                self.owner, ttl=self.lease_ttl, limit=limit, queues=queues, without=tuple(without), room=room
             )
             for stored in await self._apart(taken):
                 row = stored.row
@@ -1800,6 +1802,8 @@ class Engine:
                 run.over.set()
                 run.created.set()
                 self._stir(run.id)
+                if run.queue is not None:
+                    self.look()  # another one of its queue may begin
 
     async def _until_created(self, run: Run) -> None:
         """Returns when it is known whether an execution is there: who stops by its own clock while it is created does

@@ -22,6 +22,8 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    QueueRow,
+    QueueSetting,
     Row,
     StepTransaction,
     Store,
@@ -141,22 +143,28 @@ class PatientStore(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
-        return await self.store.take(owner, ttl=ttl, limit=limit, queues=queues, without=without)  # tried again soon
+        return await self.store.take(
+            owner, ttl=ttl, limit=limit, queues=queues, without=without, room=room
+        )  # tried again soon
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        return await self.store.next_due(queues=queues, without=without)
+        return await self.store.next_due(queues=queues, without=without, room=room)
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        changed = await self.insist(lambda: self.store.hold(queue, body))
-        if body is None:
-            self.heard("")
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        changed = await self.insist(lambda: self.store.set_queue(queue, setting, value))
+        self.heard("")
         return changed
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        return await self.insist(self.store.held)
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        return await self.insist(lambda: self.store.queues(names))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon

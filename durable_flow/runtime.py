@@ -27,13 +27,14 @@ from durable_flow.model.event import EVENT_TYPES, Event
 from durable_flow.model.execution import Status
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.runners import bulk, queues
+from durable_flow.runners import bulk
+from durable_flow.runners import queues as queueing
 from durable_flow.runners.adapters.base import Adapter
 from durable_flow.runners.adapters.store_queue import StoreQueueAdapter
 from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner
-from durable_flow.runners.queues import PausedQueue
+from durable_flow.runners.queues import PausedQueue, Queue, QueueState
 from durable_flow.runners.stream import StreamRunner, followed
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import every_step
@@ -56,6 +57,8 @@ class Runtime:
     function of the name. `extensions` are those whose step types, document keys and events there are, or their names
     where they are installed.
     `codec` encrypts user data in the store (`AesGcm`); read it through `runtime.store` then, which has the codec.
+    `queues` are limits of queues, by their names (`Queue`): they are declared in the store when the runtime is opened,
+    for every process that uses it; where several declare others, the last one counts (see `limit_queue`).
     `lease_ttl` are seconds: how long after the death of this process others may take its executions over.
     `grace` is how long leaving the runtime lets running steps go on.
 
@@ -83,6 +86,7 @@ class Runtime:
         secrets: Mapping[str, Any] | Callable[[str], Any] | None = None,
         extensions: Iterable[Extension | str] | None = None,
         codec: Codec | None = None,
+        queues: Mapping[str, Queue] | None = None,
         limits: Limits | None = None,
         lease_ttl: float = 30.0,
         max_recoveries: int = 10,
@@ -106,6 +110,7 @@ class Runtime:
         self._language = language(extensions or ())
         self._resources = AsyncExitStack()
         self.grace = grace
+        self._queues = queueing.check_queues(queues)
         self._workflows: dict[str, WorkflowDef] = {}
         self._pinned: dict[str, WorkflowDef] = {}
         self._opened = False
@@ -144,6 +149,11 @@ class Runtime:
         self.engine.open()
         with suppress(StoreError):  # it is looked at again whenever leases are renewed
             await self.engine.go_by_store()
+        try:
+            await queueing.declare(self.engine, self._queues)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -285,15 +295,38 @@ class Runtime:
         It is for workers: a call that names an execution by its id drives it all the same. Raises ValidationError for
         what cannot be the name of a queue; that nothing is in it is no mistake.
         """
-        return await queues.pause(self.engine, queue, by=by, reason=reason)
+        return await queueing.pause(self.engine, queue, by=by, reason=reason)
 
     async def unpause_queue(self, queue: str | None) -> bool:
         """Lets the executions of a paused queue begin, at once where a worker has room. False if it was not paused."""
-        return await queues.unpause(self.engine, queue)
+        return await queueing.unpause(self.engine, queue)
 
     async def paused_queues(self) -> list[PausedQueue]:
         """The queues that are paused, and by whom."""
-        return await queues.paused(self.engine)
+        return await queueing.paused(self.engine)
+
+    async def limit_queue(
+        self, queue: str, *, concurrency: int | None = None, rate: int | None = None, per: float | str | None = None
+    ) -> bool:
+        """Decides the limits of a queue for all processes that use the store, whatever code declares (`queues` of a
+        runtime), until `reset_queue`; without any, that there are none. False where they were decided so already.
+
+        `concurrency` is how many of its executions may be under way at once: driven by a worker or a caller, or by a
+        process that died, until somebody ends them. One that waits (halted) is not, and neither is a child: a tree of
+        executions counts once. `rate` is how many workers begin within any time as long as `per`. Limits keep workers
+        from beginning more: what began goes on, and comes back from its waits, and a call that names an execution
+        drives it all the same. Raises ValidationError.
+        """
+        return await queueing.decide(self.engine, queue, Queue(concurrency=concurrency, rate=rate, per=per))
+
+    async def reset_queue(self, queue: str) -> bool:
+        """Lets the limits of a queue count that code declares. False where nothing else was decided."""
+        return await queueing.decide(self.engine, queue, None)
+
+    async def queues(self) -> list[QueueState]:
+        """Every queue that is paused or has limits, or in which something is pending or under way: executions without
+        one first, then by name."""
+        return await queueing.states(self.engine)
 
     def subscribe(
         self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None

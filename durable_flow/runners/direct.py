@@ -515,13 +515,21 @@ class Runner(Correspondent):
             )
         if status is Status.PENDING and row.owner is None:
             where = "" if row.queue is None else f" of queue {row.queue!r}"
-            held = row.queue in await self._engine.store.held()
+            state = (await self._engine.store.queues([row.queue]))[row.queue]
+            limits, unblock = state.limits, "nothing to do where such a worker runs"
+            if state.hold is not None:
+                where, unblock = f"{where}, which is paused", "unpause the queue"
+            elif limits.concurrency is not None and state.under_way >= limits.concurrency:
+                where = f"{where}, of which {state.under_way:,} are under way and {limits.concurrency:,} may be"
+                unblock = "nothing to do: it begins when enough of them have ended"
+            elif limits.rate is not None:
+                where = f"{where}, of which {limits.rate:,} may begin within {limits.period:g} s"
             found.append(
                 Why(
                     execution_id=execution_id,
                     status=status,
-                    reason=f"a worker{where}{', which is paused' if held else ''}",
-                    unblock="unpause the queue" if held else "nothing to do where such a worker runs",
+                    reason=f"a worker{where}",
+                    unblock=unblock,
                     since=moment(row.created_at),
                 )
             )

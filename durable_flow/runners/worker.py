@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -67,7 +67,8 @@ class Worker:
 
     That is: executions whose process died, timers and timeouts, answers and ends of children that nobody acted on, and
     pending executions of `queues` (all of them by default; None among them stands for those without a queue), the most
-    urgent first. `concurrency` is how many it drives at once. Any number of workers may share a store.
+    urgent first. `concurrency` is how many it drives at once, `queue_concurrency` how many of a queue, by its name: no
+    more of that begin here, whatever the limits of the queue allow. Any number of workers may share a store.
 
     What a worker cannot drive it leaves to others: definitions that need a service, a workflow or a step type that its
     runtime does not have.
@@ -82,15 +83,30 @@ class Worker:
     >>> asyncio.run(main())
     """
 
-    def __init__(self, runtime: Host, *, queues: Collection[str | None] | None = None, concurrency: int = 100) -> None:
+    def __init__(
+        self,
+        runtime: Host,
+        *,
+        queues: Collection[str | None] | None = None,
+        concurrency: int = 100,
+        queue_concurrency: Mapping[str, int] | None = None,
+    ) -> None:
         if not isinstance(getattr(runtime, "engine", None), Engine):
             raise ConfigError(f"a worker works for a Runtime, not for {runtime!r:.100}")
         if type(concurrency) is not int or concurrency < 1:
             raise ConfigError(f"concurrency must be a number from 1, got {concurrency!r:.100}")
         if isinstance(queues, str):
             raise ConfigError(f"queues is a list: queues=[{queues!r}]")
+        if not isinstance(queue_concurrency, Mapping | None):
+            raise ConfigError(f"queue_concurrency is a mapping such as {{'mail': 5}}, not {queue_concurrency!r:.100}")
+        for queue, most in (queue_concurrency or {}).items():
+            if type(queue) is not str or type(most) is not int or most < 1:
+                raise ConfigError(
+                    f"queue_concurrency maps names of queues to numbers from 1, not {queue!r:.100} to {most!r:.100}"
+                )
         self.queues = None if queues is None else tuple(queues)
         self.concurrency = concurrency
+        self.queue_concurrency = dict(queue_concurrency or {})
         self._engine = runtime.engine
         self._grace = runtime.grace
         self._stopping = False
@@ -157,7 +173,7 @@ class Worker:
                 if wanted:
                     self._look()
                     runs, found = await engine.take(
-                        wanted, queues=self.queues, avoid=self._lacks, without=self._without
+                        wanted, queues=self.queues, avoid=self._lacks, without=self._without, room=self._room()
                     )
                     self._seen()
                     for run in runs:
@@ -200,7 +216,7 @@ class Worker:
         seconds = DAY if engine.store.alone else engine.poll
         if not self._wake.is_set():
             self._look()
-            due = await engine.store.next_due(queues=self.queues, without=tuple(self._without))
+            due = await engine.store.next_due(queues=self.queues, without=tuple(self._without), room=self._room())
             self._seen()
             seconds = seconds if due is None else min(seconds, max(due, 0.0))
         timer = engine.clock.call_later(seconds, self._wake.set)
@@ -218,6 +234,14 @@ class Worker:
         """It has seen in the store what is due."""
         self._last_look = self._engine.clock.now()
         self._looking_since = None
+
+    def _room(self) -> Mapping[str, int]:
+        """How many more of each queue may begin here; children take no place of their own."""
+        room = dict(self.queue_concurrency)
+        for run in self._runs.values():
+            if run.queue in room and run.parent_id is None:
+                room[run.queue] = max(0, room[run.queue] - 1)
+        return room
 
     async def _drive(self, run: Run) -> None:
         try:

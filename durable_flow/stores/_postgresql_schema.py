@@ -608,14 +608,16 @@ BEGIN
 END $body$;
 """
 
-_DUE = """
+DUE = """
 CREATE FUNCTION {s}.takes(
-    _now double precision, _owner text, _ttl double precision, _limit integer, _queues text[], _without text[]
+    _now double precision, _owner text, _ttl double precision, _limit integer, _queues text[], _without text[],
+    _busy text[], _room integer[]
 ) RETURNS SETOF {s}.stored LANGUAGE plpgsql SET enable_sort = off AS $body$
 -- What is due is read in order from several ranges of indexes, each through a cursor that locks what it comes to and
 -- passes over what is locked, always from the one whose next is due longest. What a cursor cannot see, because it
 -- happened after it was opened, is looked for behind the lock.
--- `_queues` has '' for no queue, and a dot before the others' names; NULL means all.
+-- `_queues` has '' for no queue, and a dot before the others' names; NULL means all. Of the queues in `_busy` no more
+-- than `_room` says may begin for this taker.
 DECLARE
     _stage bigint := NULL; -- NULL: what began; else a priority
     _cursors refcursor[];
@@ -629,8 +631,31 @@ DECLARE
     _refill integer[];
     _r record;
     _n bigint[] := ARRAY[]::bigint[];
-    _lost integer[] := ARRAY[]::integer[];{declared}
-BEGIN{begun}
+    _lost integer[] := ARRAY[]::integer[];
+    _mine text[] := ARRAY[]::text[]; -- queues with limits that no other taker looks at
+    _fresh text[]; -- the queues from which something may begin; NULL: from all
+    _free integer[]; -- how many of each may; NULL: any number
+    _rated boolean[];
+    _from integer; -- the place of a queue among them
+    _froms integer[]; -- of each cursor that is about what they count
+    _begun bigint[] := ARRAY[]::bigint[];
+BEGIN
+    IF EXISTS (SELECT 1 FROM {s}.queues) OR cardinality(_busy) > 0 THEN
+        FOR _r IN
+            SELECT q.queue FROM {s}.queues q
+            WHERE coalesce(q.decided, q.declared) IS NOT NULL AND (_queues IS NULL OR q.queue = ANY (_queues))
+        LOOP
+            IF pg_try_advisory_xact_lock(hashtext({schema}), hashtext(_r.queue)) THEN
+                _mine := _mine || _r.queue;
+            END IF;
+        END LOOP;
+        _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+        SELECT coalesce(array_agg(x.queue), ARRAY[]::text[]),
+            array_agg(CASE WHEN x.mine THEN least(x.slots, x.rest) ELSE 0 END), array_agg(x.rated)
+        INTO _fresh, _free, _rated
+        FROM (SELECT y.*, NOT y.limited OR y.queue = ANY (_mine) AS mine
+            FROM {s}.may_begin(_now, _queues, _busy, _room) y) x;
+    END IF;
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
     LOOP
         _cursor := NULL;
@@ -640,14 +665,38 @@ BEGIN{begun}
             FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
             WHERE l.until <= _now
                 AND CASE WHEN _stage IS NULL THEN h.status = 'running' OR h.status = 'halted' AND l.owner IS NOT NULL
-                    ELSE h.status = 'pending' AND h.priority = _stage{free} END
+                    ELSE h.status = 'pending' AND h.priority = _stage
+                        AND (_fresh IS NULL OR coalesce('.' || h.queue, '') = ANY (_fresh)) END
                 AND (_queues IS NULL OR coalesce('.' || h.queue, '') = ANY (_queues)) AND (cardinality(_without) = 0
                 OR NOT EXISTS (SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))
             ORDER BY l.until FOR NO KEY UPDATE OF h, l SKIP LOCKED;
         _cursors := ARRAY[_cursor];
-        FOREACH _queue IN ARRAY coalesce({served}, ARRAY[NULL::text]) LOOP
+        _froms := ARRAY[0];
+        _from := 0;
+        FOREACH _queue IN ARRAY
+            coalesce(CASE WHEN _stage IS NULL THEN _queues ELSE _fresh END, _queues, ARRAY[NULL::text])
+        LOOP
             _cursor := NULL;
-            IF _stage IS NULL AND _queue IS NULL THEN
+            _from := _from + 1;
+            IF _stage IS NOT NULL AND _free[_from] IS NOT NULL THEN
+                OPEN _cursor FOR
+                    SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'pending' AND h.parent_id IS NOT NULL AND h.queue = substr(_queue, 2)
+                        AND h.priority = _stage AND h.due <= _now AND {fit}
+                    ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
+                _cursors := _cursors || _cursor;
+                _froms := _froms || 0;
+                CONTINUE WHEN _free[_from] <= 0;
+                _cursor := NULL;
+                OPEN _cursor FOR
+                    SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
+                    WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                        AND h.due <= _now AND h.parent_id IS NULL AND {fit}
+                    ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
+                _cursors := _cursors || _cursor;
+                _froms := _froms || _from;
+                CONTINUE;
+            ELSIF _stage IS NULL AND _queue IS NULL THEN
                 OPEN _cursor FOR
                     SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
                     WHERE h.status = 'halted' AND h.due <= _now AND {fit}
@@ -671,6 +720,7 @@ BEGIN{begun}
                     ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
             END IF;
             _cursors := _cursors || _cursor;
+            _froms := _froms || 0;
         END LOOP;
 
         _next := array_fill(NULL::bigint, ARRAY[cardinality(_cursors)]);
@@ -701,20 +751,37 @@ BEGIN{begun}
                 END IF;
             END LOOP;
             EXIT WHEN _best IS NULL;
+            _refill := ARRAY[_best];
             IF NOT _next[_best] = ANY (_n) THEN
                 _n := _n || _next[_best];
                 _lost := _lost || _losses[_best];
+                _from := _froms[_best];
+                IF _from > 0 THEN
+                    IF _rated[_from] THEN
+                        _begun := _begun || _next[_best];
+                    END IF;
+                    _free[_from] := _free[_from] - 1;
+                    IF _free[_from] <= 0 THEN
+                        _dues[_best] := NULL;
+                        _refill := ARRAY[]::integer[];
+                    END IF;
+                END IF;
             END IF;
-            _refill := ARRAY[_best];
         END LOOP;
         FOREACH _cursor IN ARRAY _cursors LOOP
             CLOSE _cursor;
         END LOOP;
         EXIT WHEN cardinality(_n) >= _limit;
-        _stage := {s}.next_priority({fresh}, _stage);
+        _stage := {s}.next_priority(coalesce(_fresh, _queues), _stage);
         EXIT WHEN _stage IS NULL;
     END LOOP;
 
+    IF cardinality(_begun) > 0 THEN
+        DELETE FROM {s}.begins b USING {s}.queues q
+        WHERE q.queue = ANY (_mine) AND b.queue = substr(q.queue, 2)
+            AND b.at + (coalesce(q.decided, q.declared)::json ->> 2)::double precision <= _now;
+        INSERT INTO {s}.begins SELECT h.queue, _now, h.n FROM {s}.heads h WHERE h.n = ANY (_begun);
+    END IF;
     UPDATE {s}.heads h SET generation = h.generation + 1, recoveries = h.recoveries + g.lost
     FROM unnest(_n, _lost) AS g (n, lost) WHERE h.n = g.n;
     INSERT INTO {s}.leases
@@ -746,23 +813,41 @@ BEGIN
     RETURN _least;
 END $body$;
 
-CREATE FUNCTION {s}.next_due(_now double precision, _queues text[], _without text[]) RETURNS double precision
-STABLE LANGUAGE plpgsql SET enable_sort = off AS $body$
+CREATE FUNCTION {s}.next_due(
+    _now double precision, _queues text[], _without text[], _busy text[], _room integer[]
+) RETURNS double precision STABLE LANGUAGE plpgsql SET enable_sort = off AS $body$
 -- In how many seconds the next execution is due; NULL: none ever is.
 DECLARE
     _stage bigint := NULL;
     _queue text;
+    _from integer;
     _found double precision;
-    _least double precision;{declared}
-BEGIN{begun}
+    _least double precision;
+    _fresh text[]; -- as in `takes`
+    _slots integer[];
+    _limited boolean[];
+    _at double precision[]; -- when the next may begin
+BEGIN
     _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    IF EXISTS (SELECT 1 FROM {s}.queues) OR cardinality(_busy) > 0 THEN
+        SELECT coalesce(array_agg(x.queue), ARRAY[]::text[]), array_agg(x.slots),
+            array_agg(x.limited OR x.slots IS NOT NULL), array_agg(x.at)
+        INTO _fresh, _slots, _limited, _at
+        FROM {s}.may_begin(_now, _queues, _busy, _room) x;
+    END IF;
     SELECT l.until INTO _least FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
-    WHERE ({leased} OR h.status = 'halted' AND l.owner IS NOT NULL)
+    WHERE (h.status = 'running'
+        OR h.status = 'pending' AND (_fresh IS NULL OR coalesce('.' || h.queue, '') = ANY (_fresh))
+        OR h.status = 'halted' AND l.owner IS NOT NULL)
         AND (_queues IS NULL OR coalesce('.' || h.queue, '') = ANY (_queues)) AND (cardinality(_without) = 0
         OR NOT EXISTS (SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))
     ORDER BY l.until LIMIT 1;
     LOOP
-        FOREACH _queue IN ARRAY coalesce({served}, ARRAY[NULL::text]) LOOP
+        _from := 0;
+        FOREACH _queue IN ARRAY
+            coalesce(CASE WHEN _stage IS NULL THEN _queues ELSE _fresh END, _queues, ARRAY[NULL::text])
+        LOOP
+            _from := _from + 1;
             IF _stage IS NULL AND _queue IS NULL THEN
                 SELECT h.due INTO _found FROM {s}.heads h
                 WHERE h.status = 'halted' AND h.due IS NOT NULL AND {fit} ORDER BY h.due LIMIT 1;
@@ -775,6 +860,17 @@ BEGIN{begun}
                 WHERE h.status = 'pending' AND h.priority = _stage
                     AND h.due IS NOT NULL AND {fit}
                 ORDER BY h.due LIMIT 1;
+            ELSIF _limited[_from] THEN
+                SELECT h.due INTO _found FROM {s}.heads h
+                WHERE h.status = 'pending' AND h.parent_id IS NOT NULL AND h.queue = substr(_queue, 2)
+                    AND h.priority = _stage AND h.due IS NOT NULL AND {fit}
+                ORDER BY h.due LIMIT 1;
+                _least := least(_least, _found);
+                CONTINUE WHEN _slots[_from] <= 0;
+                SELECT greatest(h.due, _at[_from]) INTO _found FROM {s}.heads h
+                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                    AND h.due IS NOT NULL AND h.parent_id IS NULL AND {fit}
+                ORDER BY h.due LIMIT 1;
             ELSE
                 SELECT h.due INTO _found FROM {s}.heads h
                 WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
@@ -783,7 +879,7 @@ BEGIN{begun}
             END IF;
             _least := least(_least, _found);
         END LOOP;
-        _stage := {s}.next_priority({fresh}, _stage);
+        _stage := {s}.next_priority(coalesce(_fresh, _queues), _stage);
         EXIT WHEN _stage IS NULL;
     END LOOP;
     RETURN _least - _now;
@@ -794,53 +890,143 @@ END $body$;
     "(SELECT 1 FROM {s}.facts f WHERE f.n = h.n AND f.definition_hash = ANY (_without)))",
 )
 """What is due: an execution with an owner when its lease ends; halted, at its time; pending, at its time or at once;
-running without an owner, since it was created. `{fit}`: nobody owns it, and its definition is wanted. The other gaps
-are what `DUE` and `HOLDS` fill in differently."""
+running without an owner, since it was created. `{fit}`: nobody owns it, and its definition is wanted."""
 
 HOLDS = """
 CREATE TABLE {s}.holds (queue text PRIMARY KEY, body bytea NOT NULL);
+"""
+"""Since version 2: queues that are held back. What is due is looked for by functions of a later version only."""
 
-CREATE FUNCTION {s}.unheld(_queues text[]) RETURNS text[] STABLE LANGUAGE plpgsql AS $body$
--- The queues among these from which pending executions may be taken; NULL: from all. Where some are held and all are
--- asked for, those that there are are found by skipping through an index: a held queue may be long.
+QUEUES = """
+CREATE TABLE {s}.queues (queue text COLLATE "C" PRIMARY KEY, hold bytea, declared text, decided text);
+INSERT INTO {s}.queues (queue, hold) SELECT queue, body FROM {s}.holds;
+DROP TABLE {s}.holds;
+CREATE TABLE {s}.begins (queue text COLLATE "C" NOT NULL, at double precision NOT NULL, n bigint NOT NULL);
+CREATE INDEX begins_by_time ON {s}.begins (queue, at);
+CREATE INDEX heads_by_child_turn ON {s}.heads (queue, priority, due)
+    WHERE status = 'pending' AND parent_id IS NOT NULL AND queue IS NOT NULL AND due IS NOT NULL;
+
+ALTER TABLE {s}.leases ADD COLUMN queue text COLLATE "C";
+UPDATE {s}.leases l SET queue = h.queue FROM {s}.heads h WHERE h.n = l.n AND h.parent_id IS NULL;
+CREATE INDEX leases_by_queue ON {s}.leases (queue) WHERE queue IS NOT NULL;
+
+CREATE FUNCTION {s}.place() RETURNS trigger LANGUAGE plpgsql AS $body$
+-- What the limits of a queue count has a lease, with its queue.
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM {s}.holds) THEN
-        RETURN _queues;
-    END IF;
-    IF _queues IS NULL THEN
-        _queues := ARRAY(
-            WITH RECURSIVE known (name) AS (
-                (SELECT coalesce('.' || h.queue, '') FROM {s}.heads h WHERE h.status = 'pending' AND h.due IS NOT NULL
-                    ORDER BY coalesce('.' || h.queue, '') LIMIT 1)
-                UNION ALL
-                SELECT (SELECT coalesce('.' || h.queue, '') FROM {s}.heads h
-                    WHERE h.status = 'pending' AND h.due IS NOT NULL AND coalesce('.' || h.queue, '') > k.name
-                    ORDER BY coalesce('.' || h.queue, '') LIMIT 1)
-                FROM known k WHERE k.name IS NOT NULL)
-            SELECT name FROM known WHERE name IS NOT NULL);
-    END IF;
-    RETURN ARRAY(SELECT q FROM unnest(_queues) AS g (q) WHERE NOT EXISTS (
-        SELECT 1 FROM {s}.holds x WHERE x.queue = g.q));
+    SELECT h.queue INTO NEW.queue FROM {s}.heads h WHERE h.n = NEW.n AND h.parent_id IS NULL;
+    RETURN NEW;
 END $body$;
-""" + _DUE.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION").replace(
-    "{declared}", "\n    _fresh text[]; -- the queues from which something may begin"
-).replace("{begun}", "\n    _fresh := {s}.unheld(_queues);").replace(
-    "{free}", "\n                        AND (_fresh IS NULL OR coalesce('.' || h.queue, '') = ANY (_fresh))"
-).replace("{served}", "CASE WHEN _stage IS NULL THEN _queues ELSE _fresh END").replace("{fresh}", "_fresh").replace(
-    "{leased}",
-    "h.status = 'running'\n        OR h.status = 'pending' AND (_fresh IS NULL OR coalesce('.' || h.queue, '') = ANY "
-    "(_fresh))\n       ",
-)
-"""Since version 2: queues that are held back, and what is due with regard to them."""
+CREATE TRIGGER place BEFORE INSERT ON {s}.leases FOR EACH ROW EXECUTE FUNCTION {s}.place();
 
-DUE = (
-    _DUE.replace("{declared}", "")
-    .replace("{begun}", "")
-    .replace("{free}", "")
-    .replace("{served}", "_queues")
-    .replace("{fresh}", "_queues")
-    .replace("{leased}", "h.status IN ('pending', 'running')")
-)
+DROP FUNCTION IF EXISTS {s}.takes(double precision, text, double precision, integer, text[], text[]);
+DROP FUNCTION IF EXISTS {s}.next_due(double precision, text[], text[]);
+DROP FUNCTION IF EXISTS {s}.next_priority(text[], bigint);
+DROP FUNCTION IF EXISTS {s}.unheld(text[]);
+
+CREATE FUNCTION {s}.names() RETURNS text[] STABLE LANGUAGE sql AS $body$
+-- The queues in which something is pending, found by skipping through an index: one that has to wait may be long.
+    WITH RECURSIVE known (name) AS (
+        (SELECT coalesce('.' || h.queue, '') FROM {s}.heads h WHERE h.status = 'pending' AND h.due IS NOT NULL
+            ORDER BY coalesce('.' || h.queue, '') LIMIT 1)
+        UNION ALL
+        SELECT (SELECT coalesce('.' || h.queue, '') FROM {s}.heads h
+            WHERE h.status = 'pending' AND h.due IS NOT NULL AND coalesce('.' || h.queue, '') > k.name
+            ORDER BY coalesce('.' || h.queue, '') LIMIT 1)
+        FROM known k WHERE k.name IS NOT NULL)
+    SELECT coalesce(array_agg(name), ARRAY[]::text[]) FROM known WHERE name IS NOT NULL
+$body$;
+
+CREATE FUNCTION {s}.under_way(_queue text, _most bigint) RETURNS integer STABLE LANGUAGE sql AS $body$
+-- How many executions are under way in a queue, as far as `_most` of them tell; NULL means all.
+    SELECT count(*)::integer FROM (
+        SELECT 1 FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
+        WHERE l.queue = _queue AND h.status IN ('pending', 'running', 'halted') LIMIT _most) few
+$body$;
+
+CREATE FUNCTION {s}.may_begin(_now double precision, _queues text[], _busy text[], _room integer[])
+RETURNS TABLE (queue text, limited boolean, slots integer, rated boolean, rest integer, at double precision)
+STABLE LANGUAGE plpgsql AS $body$
+-- The queues among these from which pending executions may be taken: whether they have limits, how many may be under
+-- way besides those that are, and begin now (NULL: any number), and when the next one may.
+DECLARE
+    _r record;
+    _concurrency integer;
+    _rate integer;
+    _period double precision;
+BEGIN
+    FOR _r IN
+        SELECT g.name, coalesce(x.decided, x.declared)::json AS limits, _room[array_position(_busy, g.name)] AS room
+        FROM unnest(coalesce(_queues, {s}.names())) WITH ORDINALITY AS g (name, place)
+        LEFT JOIN {s}.queues x ON x.queue = g.name WHERE x.hold IS NULL ORDER BY g.place
+    LOOP
+        queue := _r.name;
+        slots := _r.room;
+        _concurrency := (_r.limits ->> 0)::integer;
+        _rate := (_r.limits ->> 1)::integer;
+        _period := (_r.limits ->> 2)::double precision;
+        limited := coalesce(_concurrency, _rate) IS NOT NULL;
+        rated := _rate IS NOT NULL;
+        rest := NULL;
+        at := NULL;
+        IF _concurrency IS NOT NULL THEN
+            slots := least(slots, _concurrency - {s}.under_way(substr(queue, 2), _concurrency));
+        END IF;
+        IF rated THEN
+            SELECT _rate - count(*) INTO rest FROM {s}.begins b
+            WHERE b.queue = substr(_r.name, 2) AND b.at + _period > _now;
+            IF rest <= 0 THEN
+                SELECT b.at + _period INTO at FROM {s}.begins b
+                WHERE b.queue = substr(_r.name, 2) AND b.at + _period > _now
+                ORDER BY b.at DESC OFFSET _rate - 1 LIMIT 1;
+            END IF;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $body$;
+
+CREATE FUNCTION {s}.queues_of(_names text[])
+RETURNS TABLE (name text, its_hold bytea, its_declared text, its_decided text, pending bigint, busy bigint)
+STABLE LANGUAGE plpgsql AS $body$
+-- What is set of these queues, and what is in them; NULL means all with anything.
+BEGIN
+    IF _names IS NULL THEN
+        _names := ARRAY(
+            SELECT '' UNION SELECT q.queue FROM {s}.queues q UNION SELECT unnest({s}.names())
+            UNION SELECT '.' || l.queue FROM {s}.leases l WHERE l.queue IS NOT NULL);
+    END IF;
+    RETURN QUERY
+    SELECT g.name, q.hold, q.declared, q.decided,
+        (SELECT count(*) FROM {s}.heads h
+            WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = g.name AND h.due IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = h.n)),
+        CASE WHEN g.name <> '' THEN {s}.under_way(substr(g.name, 2), NULL)::bigint ELSE
+            (SELECT count(*) FROM {s}.leases l JOIN {s}.heads h ON h.n = l.n
+                WHERE h.status IN ('pending', 'running', 'halted') AND h.queue IS NULL AND h.parent_id IS NULL) END
+    FROM unnest(_names) AS g (name) LEFT JOIN {s}.queues q ON q.queue = g.name ORDER BY g.name COLLATE "C";
+END $body$;
+
+CREATE OR REPLACE FUNCTION {s}.release(_now double precision, _id text, _owner text, _generation bigint) RETURNS void
+LANGUAGE plpgsql AS $body$
+-- What came while it was driven and was not read makes it due: nobody else was told. What is pending did not begin.
+DECLARE
+    _n bigint;
+BEGIN
+    SELECT h.n INTO _n FROM {s}.heads h WHERE h.id = _id AND h.generation = _generation FOR NO KEY UPDATE;
+    PERFORM 1 FROM {s}.leases l WHERE l.n = _n AND l.owner = _owner;
+    IF FOUND THEN
+        PERFORM {s}.leave(_n);
+        DELETE FROM {s}.begins b USING {s}.heads h
+        WHERE h.n = _n AND h.status = 'pending' AND b.queue = h.queue AND b.n = h.n;
+        PERFORM 1 FROM {s}.heads h
+        WHERE h.n = _n AND h.status NOT IN ('completed', 'failed', 'cancelled')
+            AND EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = _n);
+        IF FOUND THEN
+            PERFORM {s}.summon(coalesce(_now, extract(epoch FROM clock_timestamp())::double precision), _n);
+        END IF;
+    END IF;
+END $body$;
+"""
+"""Since version 4: what is set of queues, and what is due with regard to that."""
 
 LEASES = """
 CREATE FUNCTION {s}.renew(_now double precision, _owner text, _ttl double precision)
@@ -1005,9 +1191,10 @@ END $body$;
 """
 
 MIGRATIONS: Sequence[str] = (
-    "".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, DUE, LEASES, ERASE, VIEW)),
+    "".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),
     HOLDS,
     REDEFINE,
+    QUEUES + DUE,
 )
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 
@@ -1038,6 +1225,6 @@ def steps_sql(schema: str, from_version: int) -> str:
         parts.append(f"CREATE TABLE {s}.schema_version (version integer NOT NULL);\n")
         parts.append(f"INSERT INTO {s}.schema_version VALUES (0);\n")
     row, stored = f"SELECT {ROW} FROM {ROW_TABLES}".format(s=s), STORED.format(s=s)
-    parts += [step.format(s=s, row=row, stored=stored) for step in MIGRATIONS[from_version:]]
+    parts += [step.format(s=s, schema=literal(schema), row=row, stored=stored) for step in MIGRATIONS[from_version:]]
     parts.append(f"\nUPDATE {s}.schema_version SET version = {len(MIGRATIONS)};\n")
     return "".join(parts)

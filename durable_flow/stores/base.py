@@ -18,8 +18,13 @@ The rules a store must keep, in words:
 * *Nothing is left lying.* An execution that is not over is *due* when somebody must look at it: with an owner when the
   lease runs out, without one at its `wake_at` (halted), at its `wake_at` or at once (pending), at once (running).
   `take` finds those that are due by an index.
-* *A held queue begins nothing.* While `hold` holds a queue back, `take` takes no pending execution of it; what began
-  goes on.
+* *A held queue begins nothing.* While a queue is held back, `take` takes no pending execution of it; what began goes
+  on.
+* *Limits say how much begins.* An execution is *under way* when it is not over, somebody owns it or it is running, it
+  is in a queue with a name, and it is no child: a tree counts once, by its root. `take` begins no pending execution
+  where as many of its queue are under way as may be, nor where as many as may were begun within the period, by the
+  store's time; two takers at once do not, either. What goes on is taken whatever the limits say: what began, what was
+  taken before and lost, and children, for whom somebody waits.
 * *Time closes a wait once.* `claim` and `take` close every open wait whose deadline has passed, and whoever drives the
   execution finds it in `late` until a commit takes the wait away; an answer that comes afterwards is too late.
 * *No lost wake-up.* A commit with `release` gives the lease back only if the inbox is empty apart from what it
@@ -38,7 +43,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -245,6 +250,47 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     lease_until: float | None = None
 
 
+class QueueLimits(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """How many executions of a queue may be under way at once, and how many may begin within `period` seconds; None:
+    any number. Stores keep it as the text that `encode` makes of it.
+
+    >>> encode(QueueLimits(concurrency=5, rate=100, period=60.0))
+    '[5,100,60.0]'
+    """
+
+    concurrency: int | None = None
+    rate: int | None = None
+    period: float = 1.0
+
+
+UNLIMITED = QueueLimits()
+
+decode_limits = msgspec.json.Decoder(QueueLimits).decode
+
+
+class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue: what `set_queue` has set of it (see there), and how many executions are in it.
+
+    `pending` are those that wait to be taken, `under_way` those that the limits count, and, of executions without a
+    queue, those that would be counted if that were one.
+    """
+
+    hold: Blob | None = None
+    declared: str | None = None
+    decided: str | None = None
+    pending: int = 0
+    under_way: int = 0
+
+    @property
+    def limits(self) -> QueueLimits:
+        """What counts: what was decided, else what was declared."""
+        text = self.decided or self.declared
+        return UNLIMITED if text is None else decode_limits(text)
+
+
+QueueSetting = Literal["hold", "declared", "decided"]
+
+
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which rows `search` returns: all that match every given condition. Times are epoch seconds, exclusive."""
 
@@ -275,7 +321,7 @@ class Store(ABC):
     not a `SystemClock` (a test's) takes its place.
 
     *Wake-ups.* A store that can tell calls `heard` in the event loop with the id of an execution that another process
-    appended a message to, or which ended or came to a halt there (with an empty text where a queue is held no more),
+    appended a message to, or which ended or came to a halt there (with an empty text where more may begin in a queue),
     and says with `wakes` whether it does so at present. It is a hint: it may come late, twice or never, and what it
     says must be read from the store. Where a store is `alone`, no other process can reach the data: nobody needs to
     look whether something happened there unheard.
@@ -346,27 +392,39 @@ class Store(ABC):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
         """Claims at most `limit` executions that are due, in one transaction: first those that began already, the
         longest due in front, then pending ones by priority (1 is most urgent) and how long they have been due. Only
-        those of `queues` (None among them: of no queue), if given; none whose definition hash is in `without`, and
-        no pending one of a queue that is held. Two takers never get the same one, and do not wait for each other."""
+        those of `queues` (None among them: of no queue), if given; none whose definition hash is in `without`; no
+        pending one of a queue that is held, and of one with limits only as many as may begin. `room` says of queues
+        how many may begin for this taker, whatever their limits. Two takers never get the same one, and do not wait for
+        each other: one may leave out a queue with limits that another one is looking at."""
 
     @abstractmethod
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        """Seconds from now, by the store's time, until the next execution of these is due; at most 0 where one is, None
-        where there is none. Like `take` it knows of no pending execution of a queue that is held."""
+        """Seconds from now, by the store's time, until `take` may find something; at most 0 where it does, None where
+        only what happens can change that. It knows of no pending execution of a queue that is held, or in which as many
+        are under way as may be; where as many began as may within the period, of none before the next one may."""
 
     @abstractmethod
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        """Holds a queue back (None: executions of no queue) and keeps `body` with it; without a body, lets it go. False
-        where it was so already, and nothing has changed. It may be a queue that no execution is in."""
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        """Sets something of a queue (None: executions of no queue), or takes it away; False where it was so already,
+        and nothing has changed. It may be a queue that no execution is in.
+
+        With a `hold` the queue is held, and the value is kept with it: another one does not replace it. `declared` and
+        `decided` are QueueLimits, encoded: of both the second one counts. They are for queues with a name."""
 
     @abstractmethod
-    async def held(self) -> Mapping[str | None, Blob]:
-        """The queues that are held, with what was kept with them."""
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        """These queues, or all of which something is set or in which something is pending or under way; without a name
+        first, then by name."""
 
     @abstractmethod
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
@@ -375,7 +433,8 @@ class Store(ABC):
     @abstractmethod
     async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
         """Gives the lease back as it is; does nothing if it is no longer held. Where there are unread messages, the
-        execution is due from then on: who appended them saw an owner, and left them to it."""
+        execution is due from then on: who appended them saw an owner, and left them to it. One that is pending has not
+        begun, for the rate of its queue."""
 
     @abstractmethod
     async def mail(self, owner: str) -> Sequence[str]:

@@ -59,6 +59,8 @@ from durable_flow.stores.base import (
     Committed,
     Filter,
     Landing,
+    QueueRow,
+    QueueSetting,
     Row,
     StepTransaction,
     Store,
@@ -974,7 +976,15 @@ def _stored(record: Any) -> Stored:
 
 def _queues(queues: Collection[str | None] | None) -> list[str] | None:
     """Names of queues as the schema compares them."""
-    return None if queues is None else ["" if queue is None else f".{queue}" for queue in dict.fromkeys(queues)]
+    return None if queues is None else [_queue(queue) for queue in dict.fromkeys(queues)]
+
+
+def _queue(name: str | None) -> str:
+    return "" if name is None else f".{name}"
+
+
+def _room(room: Mapping[str, int]) -> tuple[list[str], list[int]]:
+    return [f".{queue}" for queue in room], list(room.values())
 
 
 # -- searching --------------------------------------------------------------------------------------------------------
@@ -1402,18 +1412,23 @@ class PostgresStore(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
-        sql, now = f"SELECT * FROM {self._s}.takes($1, $2, $3, $4, $5, $6)", self._now()
+        sql, now = f"SELECT * FROM {self._s}.takes($1, $2, $3, $4, $5, $6, $7, $8)", self._now()
         work: Work[Any] = lambda connection: connection.fetch(  # noqa: E731
-            sql, now, owner, ttl, limit, _queues(queues), list(without)
+            sql, now, owner, ttl, limit, _queues(queues), list(without), *_room(room or {})
         )
         return [_stored(record) for record in await self._crew().writers.submit(self._takes, (work, 1.0))]
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        sql = f"SELECT {self._s}.next_due($1, $2, $3)"
-        ((seconds,),) = await self._read(sql, self._now(), _queues(queues), list(without))
+        sql = f"SELECT {self._s}.next_due($1, $2, $3, $4, $5)"
+        ((seconds,),) = await self._read(sql, self._now(), _queues(queues), list(without), *_room(room or {}))
         return None if seconds is None else float(seconds)
 
     async def _do(self, session: Session, works: list[tuple[Work[Any], float]], wait: bool) -> Sequence[object]:
@@ -1428,19 +1443,37 @@ class PostgresStore(Store):
         work: Work[Any] = lambda connection: connection.fetch(sql, *arguments)  # noqa: E731
         return self._crew().readers.submit(self._reads, (work, 1.0))
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        name = "" if queue is None else f".{queue}"
-        if body is not None:
-            sql = f"INSERT INTO {self._s}.holds VALUES ($1, $2) ON CONFLICT (queue) DO NOTHING RETURNING 1"
-            return await self._write(sql, name, pack(body)) is not None
-        let_go = await self._write(f"DELETE FROM {self._s}.holds WHERE queue = $1 RETURNING 1", name) is not None
-        if let_go and self._wire is not None:
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        name = _queue(queue)
+        if value is None:
+            sql = f"UPDATE {self._s}.queues SET {setting} = NULL WHERE queue = $1 AND {setting} IS NOT NULL RETURNING 1"
+            changed = await self._write(sql, name) is not None
+        else:
+            other = "IS NULL" if setting == "hold" else f"IS DISTINCT FROM excluded.{setting}"
+            sql = (
+                f"INSERT INTO {self._s}.queues AS q (queue, {setting}) VALUES ($1, $2) ON CONFLICT (queue) "
+                f"DO UPDATE SET {setting} = excluded.{setting} WHERE q.{setting} {other} RETURNING 1"
+            )
+            changed = await self._write(sql, name, pack(value) if setting == "hold" else value) is not None
+        if changed and self._wire is not None:
             self._wire.tell("")
-        return let_go
+        return changed
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        found = await self._read(f"SELECT queue, body FROM {self._s}.holds ORDER BY queue")
-        return {name[1:] if name else None: unpack(body) for name, body in found}
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        found: dict[str | None, QueueRow] = {}
+        for name, hold, declared, decided, pending, under_way in await self._read(
+            f"SELECT * FROM {self._s}.queues_of($1)", _queues(names)
+        ):
+            row = QueueRow(
+                hold=None if hold is None else unpack(hold),
+                declared=declared,
+                decided=decided,
+                pending=pending,
+                under_way=under_way,
+            )
+            if names is not None or row != QueueRow():
+                found[name[1:] if name else None] = row
+        return found
 
     async def present(self) -> float:
         if (fixed := self._now()) is not None:

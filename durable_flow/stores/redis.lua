@@ -14,7 +14,7 @@
 --   x:<id>            an execution (hash): v version, g generation, s status, h head ("number of the result's entry:"
 --                     and what only Python reads), i info, f facts, d definition's hash, t created_at, x its indexes,
 --                     q "priority hash queue" (a dot before the name of a queue, nothing for none); where it has them:
---                     e end, k wake_at, o owner, l end of the lease, u last number of its inbox, c "version
+--                     e end, p "1" if it is a child, k wake_at, o owner, l end of the lease, u last number of its inbox, c "version
 --                     recoveries" (as long as it is at that version there were so many), r "[hash, version]" of the
 --                     definition it has instead of that in f, b the hashes of those it had before (msgpack list);
 --                     F<path> a frame, V<path>\0<name> a variable
@@ -27,9 +27,12 @@
 --   mail              executions with unread messages (set)
 --   by:<status>:<…>   indexes (sorted sets, by created_at)
 --   ended:<status>    what is over, by its end (sorted set)
---   begun:<q>, pending:<q>  what is not over and has this q, by when it is due (sorted sets); what never is, is in none
---   begun, pending    the q of these sets (sorted sets), by a time before which nothing in them is due
---   holds             what is kept with the queues that are held (hash)
+--   begun:<q>, pending:<q>, exempt:<q>  what is not over and has this q, by when it is due (sorted sets); what never is,
+--                     is in none. Exempt from limits is what is pending and was taken before, or is a child
+--   begun, pending, exempt  the q of these sets (sorted sets), by a time before which nothing in them is due
+--   hold, declared, decided  what is set of queues (hashes)
+--   way:<queue>       what is under way in a queue (set; the queue as in q)
+--   rate:<queue>      what began lately in a queue with a rate, by when (sorted set): "generation id"
 --   definitions, uses documents by hash, and how many executions have them (hashes)
 
 local call, unpack_message, pack_message = redis.call, cmsgpack.unpack, cmsgpack.pack
@@ -38,9 +41,10 @@ local X, N, E, W = prefix .. 'x:', prefix .. 'n:', prefix .. 'e:', prefix .. 'w:
 local A, I, M = prefix .. 'a:', prefix .. 'i:', prefix .. 'm:'
 local OWNER, MAIL, ENDED, BY = prefix .. 'owner:', prefix .. 'mail', prefix .. 'ended:', prefix .. 'by:'
 local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
-local BEGUN, PENDING, HOLDS = prefix .. 'begun', prefix .. 'pending', prefix .. 'holds'
+local BEGUN, PENDING, EXEMPT = prefix .. 'begun', prefix .. 'pending', prefix .. 'exempt'
+local HOLD, WAY, RATE = prefix .. 'hold', prefix .. 'way:', prefix .. 'rate:'
 local OVER = {completed = true, failed = true, cancelled = true}
-local DUE = {running = BEGUN, halted = BEGUN, pending = PENDING}
+local LISTS = {running = {BEGUN}, halted = {BEGUN}, pending = {PENDING, EXEMPT}}
 local heard, anything_heard = {}, false
 
 local moment
@@ -120,19 +124,43 @@ local function due_at(status, owner, lease, wake_at, created_at)
   return wake_at or created_at
 end
 
+-- The priority, the definition and the queue of a q.
+local function parts_of(q)
+  return string.match(q, '^(%S+) (%S*) (.*)$')
+end
+
+-- In which of the lists what is due an execution belongs.
+local function list_of(status, owner, child)
+  if status == 'pending' and (owner or child) then
+    return EXEMPT
+  end
+  return LISTS[status][1]
+end
+
+-- Takes an execution out of the lists in which it may be with a status, except one.
+local function unlist(id, status, q, except)
+  for _, list in ipairs(LISTS[status] or {}) do
+    if list ~= except and call('ZREM', list .. ':' .. q, id) == 1 and call('EXISTS', list .. ':' .. q) == 0 then
+      call('ZREM', list, q)
+    end
+  end
+end
+
 -- Puts an execution where it belongs, after its status, its owner, its lease or its time changed.
 local function schedule(id, old_status)
-  local row = call('HMGET', X .. id, 's', 'o', 'l', 'k', 't', 'q')
-  local status, q = row[1], row[6]
-  local at = due_at(status, row[2], row[3], row[4], row[5])
-  local list, old = DUE[status], DUE[old_status]
+  local row = call('HMGET', X .. id, 's', 'o', 'l', 'k', 't', 'q', 'p')
+  local status, owner, q, child = row[1], row[2], row[6], row[7]
+  local at = due_at(status, owner, row[3], row[4], row[5])
+  local list = at and list_of(status, owner, child)
   if at then
     call('ZADD', list .. ':' .. q, at, id)
     call('ZADD', list, 'LT', at, q)
   end
-  if old and (old ~= list or not at) and call('ZREM', old .. ':' .. q, id) == 1
-    and call('EXISTS', old .. ':' .. q) == 0 then
-    call('ZREM', old, q)
+  unlist(id, old_status, q, list)
+  if not child then
+    local _, _, queue = parts_of(q)
+    local counts = not OVER[status] and (owner or status == 'running')
+    call(counts and 'SADD' or 'SREM', WAY .. queue, id)
   end
 end
 
@@ -352,10 +380,8 @@ end
 -- Gives an execution another definition. What is due is kept by definition, so it leaves the set it is in.
 local function redefine(id, status, hash, definition, told)
   local old = call('HMGET', X .. id, 'd', 'q', 'b')
-  local q, list = old[2], DUE[status]
-  if list and call('ZREM', list .. ':' .. q, id) == 1 and call('EXISTS', list .. ':' .. q) == 0 then
-    call('ZREM', list, q)
-  end
+  local q = old[2]
+  unlist(id, status, q)
   local priority, queue = string.match(q, '^(%S+) %S+(.*)$')
   local earlier = old[3] and unpack_message(old[3]) or {}
   earlier[#earlier + 1] = old[1]
@@ -417,7 +443,7 @@ end
 
 local function create(job)
   local id, status, ended = job[2], job[5], job[6]
-  local facts, hash, definition, created_at, indexes, owner, ttl, q = unpack(job[14])
+  local facts, hash, definition, created_at, indexes, owner, ttl, q, child = unpack(job[14])
   local key = X .. id
   if call('EXISTS', key) == 1 then
     return {'exists'}
@@ -429,6 +455,9 @@ local function create(job)
   created_at = exact(created_at)
   call('HSET', key, 'g', job[3], 's', status, 'f', facts, 'd', hash, 't', created_at, 'x', pack_message(indexes),
     'q', q)
+  if child then
+    call('HSET', key, 'p', '1')
+  end
   if job[13] then
     call('HSET', key, 'k', exact(job[13]))
   end
@@ -631,10 +660,49 @@ local function claim(job)
   return grant(id, job[3], job[4])
 end
 
--- A function that tells whether executions with a q are among the wanted of a list, and their priority.
-local function wanting(queues, without)
-  local wanted, unwanted, held = {}, {}, {}
-  for _, queue in ipairs(call('HKEYS', HOLDS)) do
+-- The limits of a queue: how many under way, how many in how many seconds (nil: any number).
+local function limits_of(queue)
+  local text = call('HGET', prefix .. 'decided', queue) or call('HGET', prefix .. 'declared', queue)
+  if not text then
+    return nil
+  end
+  local limits = cjson.decode(text)
+  for i = 1, 2 do
+    if limits[i] == cjson.null then
+      limits[i] = nil
+    end
+  end
+  return limits
+end
+
+-- How many of a queue may begin now, and when the next one may if the rate allows none; nothing: any number.
+local function may_begin(queue, room)
+  local limits, at = limits_of(queue), nil
+  if limits and limits[1] then
+    room = math.min(room or limits[1], limits[1] - call('SCARD', WAY .. queue))
+  end
+  if limits and limits[2] and (not room or room > 0) then
+    local began, count = call('ZREVRANGE', RATE .. queue, 0, limits[2] - 1, 'WITHSCORES'), 0
+    for i = 2, #began, 2 do
+      if tonumber(began[i]) + limits[3] <= now() then
+        break
+      end
+      count = count + 1
+      at = tonumber(began[i]) + limits[3]
+    end
+    if count < limits[2] then
+      at = nil
+    end
+    room = math.min(room or limits[2], limits[2] - count)
+  end
+  return room, at, limits and limits[2] and limits[3]
+end
+
+-- Functions that tell whether executions with a q are among the wanted of a list, with their priority and their queue,
+-- and how many of a queue may begin.
+local function wanting(queues, without, idle)
+  local wanted, unwanted, held, known = {}, {}, {}, {}
+  for _, queue in ipairs(call('HKEYS', HOLD)) do
     held[queue] = true
   end
   for i = 1, queues and #queues or 0 do
@@ -643,15 +711,23 @@ local function wanting(queues, without)
   for i = 1, #without do
     unwanted[without[i]] = true
   end
-  return function(q, list)
-    local priority, hash, queue = string.match(q, '^(%S+) (%S*) (.*)$')
+  local function wants(q, list)
+    local priority, hash, queue = parts_of(q)
     local free = list == BEGUN or not held[queue]
-    return free and (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority)
+    return free and (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority), queue
   end
+  local function room(queue)
+    if not known[queue] then
+      known[queue] = {may_begin(queue, idle and idle[queue])}
+    end
+    return unpack(known[queue], 1, 3)
+  end
+  return wants, room
 end
 
--- The first of what is due in a list, at most `limit`, as {id, due, rank}: those of a lower rank come first.
-local function longest_due(list, limit, wants, ranked)
+-- The first of what is due in lists, at most `limit`, as {id, due, rank, queue}: those of a lower rank come first. What
+-- limits count has a queue, and there are no more of one than there is room for.
+local function longest_due(lists, limit, wants, room)
   local found, ends = {}, exact(now())
   local function order(one, other)
     if one[3] ~= other[3] then
@@ -663,21 +739,40 @@ local function longest_due(list, limit, wants, ranked)
   end
   local function cut()
     table.sort(found, order)
-    for i = #found, limit + 1, -1 do
-      found[i] = nil
-    end
-  end
-  for _, q in ipairs(call('ZRANGEBYSCORE', list, '-inf', ends)) do
-    local wanted, priority = wants(q, list)
-    if wanted then
-      local members = call('ZRANGEBYSCORE', list .. ':' .. q, '-inf', ends, 'WITHSCORES', 'LIMIT', 0, limit)
-      for i = 1, #members, 2 do
-        found[#found + 1] = {members[i], tonumber(members[i + 1]), ranked and priority or 0}
+    local kept, counts = {}, {}
+    for _, due in ipairs(found) do
+      local queue = due[4]
+      local count = queue and (counts[queue] or 0) + 1
+      if not (queue and room(queue)) or count <= room(queue) then
+        kept[#kept + 1] = due
+        if queue then
+          counts[queue] = count
+        end
       end
-      if #members == 0 then -- what was due has been taken
-        call('ZADD', list, call('ZRANGE', list .. ':' .. q, 0, 0, 'WITHSCORES')[2], q)
-      elseif #found > 10 * limit then
-        cut()
+      if #kept == limit then
+        break
+      end
+    end
+    found = kept
+  end
+  for _, list in ipairs(lists) do
+    for _, q in ipairs(call('ZRANGEBYSCORE', list, '-inf', ends)) do
+      local wanted, priority, queue = wants(q, list)
+      local most = limit
+      if wanted and list == PENDING and room(queue) then
+        most = math.min(limit, (room(queue)))
+      end
+      if wanted and most > 0 then
+        local members = call('ZRANGEBYSCORE', list .. ':' .. q, '-inf', ends, 'WITHSCORES', 'LIMIT', 0, most)
+        for i = 1, #members, 2 do
+          found[#found + 1] =
+            {members[i], tonumber(members[i + 1]), list == BEGUN and 0 or priority, list == PENDING and queue}
+        end
+        if #members == 0 then -- what was due has been taken
+          call('ZADD', list, call('ZRANGE', list .. ':' .. q, 0, 0, 'WITHSCORES')[2], q)
+        elseif #found > 10 * limit then
+          cut()
+        end
       end
     end
   end
@@ -687,11 +782,19 @@ end
 
 local function take(job)
   local owner, ttl, limit = job[2], job[3], job[4]
-  local wants, taken = wanting(job[5], job[6]), {}
-  for _, list in ipairs({BEGUN, PENDING}) do
+  local taken = {}
+  local wants, room = wanting(job[5], job[6], job[7])
+  for _, lists in ipairs({{BEGUN}, {EXEMPT, PENDING}}) do
     if #taken < limit then
-      for _, due in ipairs(longest_due(list, limit - #taken, wants, list == PENDING)) do
-        taken[#taken + 1] = grant(due[1], owner, ttl)
+      for _, due in ipairs(longest_due(lists, limit - #taken, wants, room)) do
+        local id, queue = due[1], due[4]
+        taken[#taken + 1] = grant(id, owner, ttl)
+        local _, _, period = room(queue or '')
+        if queue and period then
+          call('ZREMRANGEBYSCORE', RATE .. queue, '-inf', exact(now() - period - 1))
+          call('ZADD', RATE .. queue, exact(now()), call('HGET', X .. id, 'g') .. ' ' .. id)
+          call('EXPIRE', RATE .. queue, math.ceil(period) + 60)
+        end
       end
     end
   end
@@ -699,15 +802,22 @@ local function take(job)
 end
 
 local function next_due(job)
-  local wants, least = wanting(job[2], job[3]), nil
-  for _, list in ipairs({BEGUN, PENDING}) do
+  local least = nil
+  local wants, room = wanting(job[2], job[3], job[4])
+  for _, list in ipairs({BEGUN, EXEMPT, PENDING}) do
     local sets = call('ZRANGE', list, 0, -1, 'WITHSCORES')
     for i = 1, #sets, 2 do
       if least and tonumber(sets[i + 1]) >= least then
         break
       end
-      if wants(sets[i], list) then
+      local wanted, _, queue = wants(sets[i], list)
+      local most, at
+      if wanted and list == PENDING then
+        most, at = room(queue)
+      end
+      if wanted and (not most or most > 0 or at) then
         local first = tonumber(call('ZRANGE', list .. ':' .. sets[i], 0, 0, 'WITHSCORES')[2])
+        first = math.max(first, at or first)
         least = least and math.min(least, first) or first
       end
     end
@@ -715,27 +825,70 @@ local function next_due(job)
   return {'due', least and exact(least - now()) or false}
 end
 
-local function hold(job)
-  local queue, body = job[2], job[3]
-  if body then
-    return {'hold', call('HSETNX', HOLDS, queue, body)}
+local function set_queue(job)
+  local queue, setting, value = job[2], prefix .. job[3], job[4]
+  local old, changed = call('HGET', setting, queue), false
+  if value then
+    changed = not old or (setting ~= HOLD and old ~= value)
+    if changed then
+      call('HSET', setting, queue, value)
+    end
+  elseif old then
+    changed = call('HDEL', setting, queue) == 1
   end
-  hear('')
-  return {'hold', call('HDEL', HOLDS, queue)}
+  if changed then
+    hear('')
+  end
+  return {'queue', changed and 1 or 0}
 end
 
-local function holds(job)
-  return {'holds', call('HGETALL', HOLDS)}
+-- What is set of queues, and how many are pending and under way in them; not of which ones: of all with anything.
+local function queues(job)
+  local names, wanted, pending, list = {}, {}, {}, {}
+  local function want(queue)
+    if not wanted[queue] then
+      wanted[queue], pending[queue], names[#names + 1] = true, 0, queue
+    end
+  end
+  for _, queue in ipairs(job[2] or {}) do
+    want(queue)
+  end
+  if not job[2] then
+    for _, setting in ipairs({'hold', 'declared', 'decided'}) do
+      for _, queue in ipairs(call('HKEYS', prefix .. setting)) do
+        want(queue)
+      end
+    end
+  end
+  for _, due in ipairs({BEGUN, EXEMPT, PENDING}) do
+    for _, q in ipairs(call('ZRANGE', due, 0, -1)) do
+      local _, _, queue = parts_of(q)
+      if not job[2] then
+        want(queue)
+      end
+      if wanted[queue] and due == PENDING then
+        pending[queue] = pending[queue] + call('ZCARD', due .. ':' .. q)
+      elseif wanted[queue] and due == EXEMPT then
+        for _, id in ipairs(call('ZRANGE', due .. ':' .. q, 0, -1)) do
+          pending[queue] = pending[queue] + 1 - call('HEXISTS', X .. id, 'o')
+        end
+      end
+    end
+  end
+  for i, queue in ipairs(names) do
+    list[i] = {queue, call('HGET', HOLD, queue), call('HGET', prefix .. 'declared', queue),
+      call('HGET', prefix .. 'decided', queue), pending[queue], call('SCARD', WAY .. queue)}
+  end
+  return {'queues', list}
 end
 
 local function renew(job)
   local ends, list = exact(now() + job[3]), {}
   for _, id in ipairs(call('SMEMBERS', OWNER .. job[2])) do
     call('HSET', X .. id, 'l', ends)
-    local found = call('HMGET', X .. id, 'g', 's', 'q')
-    local due = DUE[found[2]]
-    if due then
-      call('ZADD', due .. ':' .. found[3], ends, id)
+    local found = call('HMGET', X .. id, 'g', 's', 'q', 'p')
+    if not OVER[found[2]] then
+      call('ZADD', list_of(found[2], true, found[4]) .. ':' .. found[3], ends, id)
     end
     list[#list + 1] = id
     list[#list + 1] = found[1]
@@ -750,6 +903,10 @@ local function release(job)
     call('HDEL', X .. id, 'o', 'l')
     call('SREM', OWNER .. owner, id)
     schedule(id, found[3])
+    if found[3] == 'pending' then -- it did not begin
+      local _, _, queue = parts_of(call('HGET', X .. id, 'q'))
+      call('ZREM', RATE .. queue, found[2] .. ' ' .. id)
+    end
     if not OVER[found[3]] then
       if call('EXISTS', I .. id) == 1 then
         summon(id)
@@ -767,10 +924,9 @@ local function delete(id)
   local status, owner, q = found[1], found[2], found[5]
   local hashes = found[6] and unpack_message(found[6]) or {}
   hashes[#hashes + 1] = found[3]
-  local due = DUE[status]
-  if due and call('ZREM', due .. ':' .. q, id) == 1 and call('EXISTS', due .. ':' .. q) == 0 then
-    call('ZREM', due, q)
-  end
+  local _, _, queue = parts_of(q)
+  unlist(id, status, q)
+  call('SREM', WAY .. queue, id)
   strike(id, status, unpack_message(found[4]))
   call('ZREM', ENDED .. status, id)
   call('SREM', MAIL, id)
@@ -944,14 +1100,38 @@ end
 
 -- the schema -----------------------------------------------------------------------------------------------------------
 
-local function schema(job)
-  local version, allowed = job[2], job[3]
-  local found = call('GET', prefix .. 'schema')
-  if not found and allowed then
-    call('SET', prefix .. 'schema', version)
-    return {'made'}
+local SCHEMA = 2
+
+-- What version 1 kept otherwise: holds under another name, what is pending in one list, and nothing of what is under way.
+local function migrate()
+  if call('EXISTS', prefix .. 'holds') == 1 then
+    call('RENAME', prefix .. 'holds', HOLD)
   end
-  return {'schema', found}
+  for _, list in ipairs({BEGUN, PENDING}) do
+    for _, q in ipairs(call('ZRANGE', list, 0, -1)) do
+      for _, id in ipairs(call('ZRANGE', list .. ':' .. q, 0, -1)) do
+        local found = call('HMGET', X .. id, 's', 'x')
+        for _, index in ipairs(unpack_message(found[2])) do
+          if string.sub(index, 1, 2) == 'p:' then
+            call('HSET', X .. id, 'p', '1')
+          end
+        end
+        schedule(id, found[1])
+      end
+    end
+  end
+end
+
+local function schema(job)
+  local found, allowed = call('GET', prefix .. 'schema'), job[2]
+  if allowed and (not found or tonumber(found) < SCHEMA) then
+    if found then
+      migrate()
+    end
+    call('SET', prefix .. 'schema', SCHEMA)
+    return {'made', SCHEMA}
+  end
+  return {'schema', found, SCHEMA}
 end
 
 -- the batch ------------------------------------------------------------------------------------------------------------
@@ -960,12 +1140,19 @@ local VERBS = {
   commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
   purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
   definition = definition, search = search, schema = schema, take = take, next_due = next_due,
-  hold = hold, holds = holds, present = present,
+  set_queue = set_queue, queues = queues, present = present,
 }
 local answers = {}
+local version = call('GET', prefix .. 'schema')
+local newer = version and tonumber(version) > SCHEMA
 for i = 3, #ARGV do
   local job = unpack_message(ARGV[i])
-  local well, answer = pcall(VERBS[job[1]], job)
+  local well, answer
+  if newer and job[1] ~= 'schema' then -- it was migrated since this store was opened
+    well, answer = false, 'the schema is of a later release now (version ' .. version .. ')'
+  else
+    well, answer = pcall(VERBS[job[1]], job)
+  end
   if not well then
     answer = {'error', type(answer) == 'table' and answer.err or tostring(answer)}
   end

@@ -54,6 +54,8 @@ from durable_flow.stores.base import (
     Filter,
     Landing,
     New,
+    QueueRow,
+    QueueSetting,
     Row,
     Store,
     Stored,
@@ -81,13 +83,13 @@ except ImportError as error:
 log = Journal(__name__)
 T = TypeVar("T")
 
-SCHEMA = 1
-"""The version of the layout of the keys."""
-
 OLDEST = (6, 2)
 """The first release of Redis that has everything the script uses."""
 
 SCRIPT = (files("durable_flow.stores") / "redis.lua").read_bytes()
+SCHEMA = int(SCRIPT.partition(b"local SCHEMA = ")[2].split()[0])
+"""The version of the layout of the keys."""
+
 SCRIPT_HASH = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 BATCH, BATCH_BYTES = 256, 1024 * 1024
@@ -170,6 +172,14 @@ def _queue(name: str | None) -> str:
 
 def _queues(names: Collection[str | None] | None) -> list[str] | bool:
     return False if names is None else [_queue(name) for name in names]
+
+
+def _room(room: Mapping[str, int] | None) -> dict[str, int] | bool:
+    return {_queue(name): most for name, most in room.items()} if room else False
+
+
+def _set(setting: QueueSetting, value: Blob) -> Blob | msgspec.Raw:
+    return _packed(value) if setting == "hold" else value
 
 
 def _label(key: str, value: str, workflow_id: str | None) -> str:
@@ -359,7 +369,7 @@ def _committing(commit: Commit) -> list[Any]:
             _raw(encode(facts)), new.definition_hash, _packed(new.definition), float(new.created_at), _indexes(new),
             False if commit.owner is None else commit.owner,
             False if commit.lease_ttl is None else float(commit.lease_ttl),
-            f"{new.priority} {new.definition_hash} {_queue(new.queue)}",
+            f"{new.priority} {new.definition_hash} {_queue(new.queue)}", new.parent_id is not None,
         ))  # fmt: skip
     elif commit.definition is not None:
         digest, version, document = commit.definition
@@ -890,24 +900,26 @@ class RedisStore(Store):
         if version and version < OLDEST:
             raise StoreError(f"{self.server.name} is version {facts['redis_version']}; Redis 6.2 or Valkey is needed")
         self.versions = found or 0, SCHEMA
-        if found is None:
+        if found != SCHEMA:
             if not self.auto_migrate:
+                has = "no store" if found is None else f"schema {found}, this release needs {SCHEMA},"
                 raise StoreError(
-                    f"{self.server.name} has no store with prefix {self.prefix!r}: run `durable-flow migrate`, or open "
+                    f"{self.server.name} has {has} with prefix {self.prefix!r}: run `durable-flow migrate`, or open "
                     "it once with auto_migrate=True"
                 )
             await self._schema(line, allowed=True)
-            log.info("%s: schema %d created with prefix %r", self.server.name, SCHEMA, self.prefix)
+            done = "created" if found is None else f"migrated from {found}"
+            log.info("%s: schema %d %s with prefix %r", self.server.name, SCHEMA, done, self.prefix)
         await self._warn(line, facts)
 
     async def _schema(self, line: Line, *, allowed: bool) -> int | None:
-        (answer,) = await line.run([encode(("schema", SCHEMA, allowed))])
+        (answer,) = await line.run([encode(("schema", allowed))])
         match answer:
-            case [b"made"]:
+            case [b"made", *_]:
                 return SCHEMA
-            case [b"schema", None]:
+            case [b"schema", None, *_]:
                 return None
-            case [b"schema", version]:
+            case [b"schema", version, *_]:
                 if int(version) > SCHEMA:
                     raise SchemaTooNew(int(version), SCHEMA)
                 return int(version)
@@ -1034,25 +1046,41 @@ class RedisStore(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
-        job = ("take", owner, float(ttl), limit, _queues(queues), list(without))
+        job = ("take", owner, float(ttl), limit, _queues(queues), list(without), _room(room))
         return await self._write(lambda: job, lambda answer: [_stored(*found) for _, *found in answer[1]])
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        return await self._read(("next_due", _queues(queues), list(without)), lambda answer: _float(answer[1]))
+        job = ("next_due", _queues(queues), list(without), _room(room))
+        return await self._read(job, lambda answer: _float(answer[1]))
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        job = ("hold", _queue(queue), False if body is None else _packed(body))
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        job = ("set_queue", _queue(queue), setting, False if value is None else _set(setting, value))
         return await self._write(lambda: job, lambda answer: bool(answer[1]))
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        def read(answer: Sequence[Any]) -> dict[str | None, Blob]:
-            found = {name.decode(): _blob(body) for name, body in _pairs(answer[1])}
-            return {name[1:] if name else None: found[name] for name in sorted(found)}
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        def read(answer: Sequence[Any]) -> dict[str | None, QueueRow]:
+            found: dict[str | None, QueueRow] = {}
+            for queue, hold, declared, decided, pending, under_way in sorted(answer[1], key=lambda row: row[0]):
+                row = QueueRow(
+                    hold=None if hold is None else _blob(hold),
+                    declared=_text(declared),
+                    decided=_text(decided),
+                    pending=pending,
+                    under_way=under_way,
+                )
+                if names is not None or row != QueueRow():
+                    found[queue[1:].decode() if queue else None] = row
+            return found
 
-        return await self._read(("holds",), read)
+        return await self._read(("queues", _queues(names)), read)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         def read(answer: Sequence[Any]) -> dict[str, int]:

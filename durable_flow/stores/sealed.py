@@ -31,6 +31,8 @@ from durable_flow.stores.base import (
     Committed,
     Filter,
     New,
+    QueueRow,
+    QueueSetting,
     Row,
     StepTransaction,
     Store,
@@ -190,20 +192,30 @@ class SealedStore(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
-        taken = await self.store.take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+        taken = await self.store.take(owner, ttl=ttl, limit=limit, queues=queues, without=without, room=room)
         return [self._opened(stored) for stored in taken]
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        return await self.store.next_due(queues=queues, without=without)
+        return await self.store.next_due(queues=queues, without=without, room=room)
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        return await self.store.hold(queue, None if body is None else self._seal(body, queue or "", "hold"))
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        if setting == "hold" and value is not None:
+            value = self._seal(value, queue or "", "hold")
+        return await self.store.set_queue(queue, setting, value)
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        return {queue: self._open(body, queue or "", "hold") for queue, body in (await self.store.held()).items()}
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        return {
+            queue: row if row.hold is None else replace(row, hold=self._open(row.hold, queue or "", "hold"))
+            for queue, row in (await self.store.queues(names)).items()
+        }
 
     async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
         return self._messages(execution_id, await self.store.inbox(execution_id))

@@ -27,6 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -47,6 +48,7 @@ from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import (
+    UNLIMITED,
     Appended,
     Blob,
     Busy,
@@ -55,6 +57,9 @@ from durable_flow.stores.base import (
     Filter,
     Landing,
     New,
+    QueueLimits,
+    QueueRow,
+    QueueSetting,
     Row,
     StepTransaction,
     Store,
@@ -86,7 +91,17 @@ DUE = """CASE WHEN owner IS NOT NULL THEN lease_until WHEN status = 'halted' THE
 """When somebody must look at an execution that is not over."""
 
 QUEUE = "coalesce('.' || queue, '')"
-"""A queue as its hold is kept under; empty for none."""
+"""A queue as its settings are kept under; empty for none."""
+
+UNDER_WAY = """queue IS NOT NULL AND parent_id IS NULL AND status IN ('pending', 'running', 'halted')
+    AND (owner IS NOT NULL OR status = 'running')"""
+"""What the limits of a queue count."""
+
+FRESH = "owner IS NULL AND parent_id IS NULL"
+"""What of what is pending they count when it is taken."""
+
+EXEMPT = "status = 'pending' AND queue IS NOT NULL AND (owner IS NOT NULL OR parent_id IS NOT NULL)"
+"""The rest of it: it was taken before, or its parent waits for it."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
@@ -163,6 +178,15 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     (
         "CREATE TABLE holds (queue TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",
         f"CREATE INDEX executions_by_queue ON executions ({QUEUE}, priority, {DUE}) WHERE status = 'pending'",
+    ),
+    (
+        "CREATE TABLE queues (queue TEXT PRIMARY KEY, hold BLOB, declared TEXT, decided TEXT) WITHOUT ROWID",
+        "INSERT INTO queues (queue, hold) SELECT queue, body FROM holds",
+        "DROP TABLE holds",
+        "CREATE TABLE begins (queue TEXT NOT NULL, at REAL NOT NULL, n INTEGER NOT NULL)",
+        "CREATE INDEX begins_by_time ON begins (queue, at)",
+        f"CREATE INDEX executions_under_way ON executions (queue) WHERE {UNDER_WAY}",
+        f"CREATE INDEX executions_exempt ON executions (queue, priority, {DUE}) WHERE {EXEMPT}",
     ),
 )
 """The n-th item leads from schema version n to n + 1 (`PRAGMA user_version`)."""
@@ -242,16 +266,41 @@ TAKE_PENDING = f"""SELECT n, id, status, owner FROM executions INDEXED BY execut
     WHERE status = 'pending' AND {DUE} <= ? {{}} ORDER BY priority, {DUE} LIMIT ?"""
 TAKE_QUEUED = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_by_queue
     WHERE status = 'pending' AND {QUEUE} = ? AND {DUE} <= ? {{}} ORDER BY priority, {DUE}, n LIMIT ?"""
+TAKE_FRESH = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_by_queue
+    WHERE status = 'pending' AND {QUEUE} = ? AND priority = ? AND {DUE} <= ? AND {FRESH} {{}}
+    ORDER BY {DUE}, n LIMIT ?"""
+TAKE_EXEMPT = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_exempt
+    WHERE {EXEMPT} AND queue = ? AND {DUE} <= ? {{}} ORDER BY priority, {DUE}, n LIMIT ?"""
 NEXT_BEGUN = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} IS NOT NULL {{}}"""
 NEXT_PENDING = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_priority
     WHERE status = 'pending' AND {DUE} IS NOT NULL {{}}"""
-NEXT_QUEUED = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_queue
-    WHERE status = 'pending' AND {QUEUE} = ? AND {DUE} IS NOT NULL {{}}"""
+NEXT_QUEUED = f"""SELECT priority, {DUE} FROM executions INDEXED BY executions_by_queue
+    WHERE status = 'pending' AND {QUEUE} = ? AND priority > ? {{}} ORDER BY priority, {DUE} LIMIT 1"""
+NEXT_EXEMPT = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_exempt
+    WHERE {EXEMPT} AND queue = ? AND {DUE} IS NOT NULL {{}}"""
 NEXT_QUEUE = f"""SELECT {QUEUE} FROM executions INDEXED BY executions_by_queue
     WHERE status = 'pending' AND {QUEUE} > ? ORDER BY {QUEUE} LIMIT 1"""
-HOLD = "INSERT INTO holds VALUES (?, ?) ON CONFLICT (queue) DO NOTHING"
-LET_GO = "DELETE FROM holds WHERE queue = ?"
+NEXT_BUSY = f"""SELECT queue FROM executions INDEXED BY executions_under_way
+    WHERE {UNDER_WAY} AND queue > ? ORDER BY queue LIMIT 1"""
+COUNT_UNDER_WAY = f"""SELECT count(*) FROM (SELECT 1 FROM executions INDEXED BY executions_under_way
+    WHERE {UNDER_WAY} AND queue = ? LIMIT ?)"""
+COUNT_NAMELESS = f"""SELECT count(*) FROM executions WHERE {UNDER_WAY.replace("queue IS NOT NULL", "queue IS NULL")}"""
+COUNT_PENDING = f"""SELECT count(*) FROM executions INDEXED BY executions_by_queue
+    WHERE status = 'pending' AND {QUEUE} = ? AND owner IS NULL"""
+SETTINGS = "SELECT queue, hold, declared, decided FROM queues"
+SET_HOLD = """INSERT INTO queues (queue, hold) VALUES (?, ?) ON CONFLICT (queue) DO UPDATE SET hold = excluded.hold
+    WHERE hold IS NULL"""
+SET_LIMITS = """INSERT INTO queues (queue, {0}) VALUES (?, ?) ON CONFLICT (queue) DO UPDATE SET {0} = excluded.{0}
+    WHERE {0} IS NOT excluded.{0}"""
+UNSET = "UPDATE queues SET {0} = NULL WHERE queue = ? AND {0} IS NOT NULL"
+ADD_BEGIN = "INSERT INTO begins SELECT queue, ?, n FROM executions WHERE n = ?"
+FORGET_BEGINS = "DELETE FROM begins WHERE queue = ? AND at + ? <= ?"
+TAKE_BACK_BEGIN = """DELETE FROM begins WHERE (queue, n) =
+    (SELECT e.queue, e.n FROM executions e WHERE e.id = ? AND e.status = 'pending')"""
+COUNT_BEGINS = "SELECT count(*) FROM begins WHERE queue = ? AND at + ? > ?"
+LAST_BEGIN = """SELECT at + ?2 FROM begins WHERE queue = ?1 AND at + ?2 > ?3 ORDER BY at DESC
+    LIMIT 1 OFFSET ?4"""
 
 PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers")
 """Every table with rows that belong to an execution."""
@@ -448,7 +497,13 @@ class Connection:
         return stored
 
     def take(
-        self, owner: str, ttl: float, limit: int, queues: Collection[str | None] | None, without: Collection[str]
+        self,
+        owner: str,
+        ttl: float,
+        limit: int,
+        queues: Collection[str | None] | None,
+        without: Collection[str],
+        room: Mapping[str, int],
     ) -> Sequence[Stored]:
         condition, values = _wanted(queues, without)
         now = self.now()
@@ -457,51 +512,120 @@ class Connection:
             TAKE_BEGUN.format(condition), (now, *values, limit)
         ).fetchall()
         left = limit - len(found)
-        if left and (names := self._unheld(queues)) is None:
+        if left and (states := self._states(queues, room)) is None:
             found += execute(TAKE_PENDING.format(condition), (now, *values, left))
         elif left:
             condition, values = _wanted(None, without)
-            sql = TAKE_QUEUED.format(condition)
-            turns = [turn for name in names or () for turn in execute(sql, (name, now, *values, left)).fetchall()]
-            found += [turn[2:] for turn in sorted(turns, key=lambda turn: turn[:3])[:left]]
+            turns: list[Any] = []
+            rated: set[int] = set()
+            for name, limits, most in states or ():
+                if limits is None:
+                    turns += execute(TAKE_QUEUED.format(condition), (name, now, *values, left))
+                    continue
+                turns += execute(TAKE_EXEMPT.format(condition), (name[1:], now, *values, left))
+                most = min(left, most, self._slots(name[1:], limits), self._begins_left(name[1:], limits, now))
+                fresh: list[Any] = []
+                for priority, _ in self._firsts(name, f"AND {FRESH} {condition}", values) if most > 0 else ():
+                    fresh += execute(
+                        TAKE_FRESH.format(condition), (name, priority, now, *values, most - len(fresh))
+                    ).fetchall()
+                    if len(fresh) >= most:
+                        break
+                turns += fresh
+                if limits.rate is not None:
+                    rated.update(turn[2] for turn in fresh)
+            turns = sorted(turns, key=lambda turn: turn[:3])[:left]
+            found += [turn[2:] for turn in turns]
+            self.cursor.executemany(ADD_BEGIN, [(now, n) for _, _, n, *_ in turns if n in rated])
         return [
             self._claim(n, name, owner, ttl, expired=holder not in (None, owner) and status == "running")
             for n, name, status, holder in found
         ]
 
-    def next_due(self, queues: Collection[str | None] | None, without: Collection[str]) -> float | None:
+    def next_due(
+        self, queues: Collection[str | None] | None, without: Collection[str], room: Mapping[str, int]
+    ) -> float | None:
         condition, values = _wanted(queues, without)
         execute = self.cursor.execute
         times = [execute(NEXT_BEGUN.format(condition), values).fetchone()]
-        if (names := self._unheld(queues)) is None:
+        if (states := self._states(queues, room)) is None:
             times.append(execute(NEXT_PENDING.format(condition), values).fetchone())
         else:
             condition, values = _wanted(None, without)
-            times += [execute(NEXT_QUEUED.format(condition), (name, *values)).fetchone() for name in names]
+            for name, limits, most in states:
+                if limits is None:
+                    times += [(due,) for _, due in self._firsts(name, condition, values)]
+                    continue
+                times.append(execute(NEXT_EXEMPT.format(condition), (name[1:], *values)).fetchone())
+                if min(most, self._slots(name[1:], limits)) > 0:
+                    at = self._begins_at(name[1:], limits)
+                    firsts = self._firsts(name, f"AND {FRESH} {condition}", values)
+                    times += [(max(due, at),) for _, due in firsts]
         known = [time for (time,) in times if time is not None]
         return min(known) - self.now() if known else None
 
-    def _unheld(self, queues: Collection[str | None] | None) -> list[str] | None:
-        """The queues among these from which pending executions may be taken, where any is held (else None). Those that
-        there are are found by skipping through an index: a held queue may be long."""
+    def _states(
+        self, queues: Collection[str | None] | None, room: Mapping[str, int]
+    ) -> list[tuple[str, QueueLimits | None, float]] | None:
+        """The queues among these from which pending executions may be taken, with their limits (None: nothing is said
+        about it) and the room there is for them; None where nothing is said about any. Those that there are are found
+        by skipping through an index: a queue that has to wait may be long."""
         execute = self.cursor.execute
-        held = {name for (name,) in execute("SELECT queue FROM holds")}
-        if not held:
+        rows = {name: QueueRow(hold=hold, declared=declared, decided=decided)
+                for name, hold, declared, decided in execute(SETTINGS)}  # fmt: skip
+        held = {name for name, row in rows.items() if row.hold is not None}
+        limited = {name: row.limits for name, row in rows.items() if row.limits != UNLIMITED}
+        if not held and not limited and not room:
             return None
-        if queues is not None:
-            names = list(dict.fromkeys(_hold_name(queue) for queue in queues))
-        else:
-            names = [""]
-            while (found := execute(NEXT_QUEUE, (names[-1],)).fetchone()) is not None:
-                names.append(found[0])
-        return [name for name in names if name not in held]
+        names = self._names(NEXT_QUEUE, "") if queues is None else dict.fromkeys(_queue_name(one) for one in queues)
+        states: list[tuple[str, QueueLimits | None, float]] = []
+        for name in names:
+            if name not in held:
+                most = room.get(name[1:], inf) if name else inf
+                states.append((name, limited.get(name, UNLIMITED if most < inf else None), most))
+        return states
 
-    def hold(self, queue: str | None, body: Blob | None) -> bool:
-        name = _hold_name(queue)
-        if body is None:
-            self.cursor.execute(LET_GO, (name,))
+    def _firsts(self, name: str, condition: str, values: tuple[str, ...]) -> Iterator[tuple[int, float]]:
+        """The priorities in a queue, with the time when the first of each is due."""
+        sql, priority = NEXT_QUEUED.format(condition), -(2**63)
+        while (found := self.cursor.execute(sql, (name, priority, *values)).fetchone()) is not None:
+            yield found
+            priority = found[0]
+
+    def _names(self, sql: str, first: str) -> list[str]:
+        names = [first]
+        while (found := self.cursor.execute(sql, (names[-1],)).fetchone()) is not None:
+            names.append(found[0])
+        return names
+
+    def _slots(self, queue: str, limits: QueueLimits) -> float:
+        """How many more may be under way."""
+        if limits.concurrency is None:
+            return inf
+        (count,) = self.cursor.execute(COUNT_UNDER_WAY, (queue, limits.concurrency)).fetchone()
+        return float(limits.concurrency - count)
+
+    def _begins_left(self, queue: str, limits: QueueLimits, now: float) -> float:
+        """How many may begin within the period that ends now."""
+        if limits.rate is None:
+            return inf
+        self.cursor.execute(FORGET_BEGINS, (queue, limits.period, now))
+        (count,) = self.cursor.execute(COUNT_BEGINS, (queue, limits.period, now)).fetchone()
+        return float(limits.rate - count)
+
+    def _begins_at(self, queue: str, limits: QueueLimits) -> float:
+        """When the next one may begin, or any time that is past."""
+        if limits.rate is None:
+            return 0.0
+        found = self.cursor.execute(LAST_BEGIN, (queue, limits.period, self.now(), limits.rate - 1)).fetchone()
+        return 0.0 if found is None else float(found[0])
+
+    def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        name = _queue_name(queue)
+        if value is None:
+            self.cursor.execute(UNSET.format(setting), (name,))
         else:
-            self.cursor.execute(HOLD, (name, body))
+            self.cursor.execute(SET_HOLD if setting == "hold" else SET_LIMITS.format(setting), (name, value))
         return bool(self.cursor.rowcount)
 
     def renew(self, owner: str, ttl: float) -> Mapping[str, int]:
@@ -511,6 +635,7 @@ class Connection:
         self.cursor.execute(RELEASE, (execution_id, owner, generation))
         if self.cursor.rowcount:
             self.cursor.execute(SUMMON_READER, (self.now(), execution_id))
+            self.cursor.execute(TAKE_BACK_BEGIN, (execution_id,))
 
     def remove(self, execution_id: str) -> bool:
         found = self.cursor.execute(LEASE, (execution_id,)).fetchone()
@@ -621,9 +746,25 @@ class Connection:
 
         return sorted(labels.items(), key=count)
 
-    def held(self) -> Mapping[str | None, Blob]:
-        found = self.cursor.execute("SELECT queue, body FROM holds ORDER BY queue")
-        return {name[1:] if name else None: body for name, body in found}
+    def queues(self, names: Collection[str | None] | None) -> Mapping[str | None, QueueRow]:
+        execute = self.cursor.execute
+        rows = {name: QueueRow(hold=hold, declared=declared, decided=decided)
+                for name, hold, declared, decided in execute(SETTINGS)}  # fmt: skip
+        if names is None:
+            busy = [f".{name}" for name in self._names(NEXT_BUSY, "")[1:]]
+            wanted = {"", *rows, *self._names(NEXT_QUEUE, ""), *busy}
+        else:
+            wanted = {_queue_name(one) for one in names}
+        found: dict[str | None, QueueRow] = {}
+        for name in sorted(wanted):
+            row = rows.get(name, QueueRow())
+            (pending,) = execute(COUNT_PENDING, (name,)).fetchone()
+            (under_way,) = execute(COUNT_UNDER_WAY, (name[1:], -1)).fetchone() if name else (
+                execute(COUNT_NAMELESS).fetchone())  # fmt: skip
+            row = msgspec.structs.replace(row, pending=pending, under_way=under_way)
+            if names is not None or row != QueueRow():
+                found[name[1:] if name else None] = row
+        return found
 
     def definition(self, definition_hash: str) -> Blob | None:
         found = self.cursor.execute("SELECT body FROM definitions WHERE hash = ?", (definition_hash,)).fetchone()
@@ -645,7 +786,7 @@ class Connection:
         return n
 
 
-def _hold_name(queue: str | None) -> str:
+def _queue_name(queue: str | None) -> str:
     return "" if queue is None else f".{queue}"
 
 
@@ -1486,19 +1627,24 @@ class SqliteStore(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
-        return await self._write(Connection.take, owner, ttl, limit, queues, without)
+        return await self._write(Connection.take, owner, ttl, limit, queues, without, room or {})
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        return await self._read(Connection.next_due, queues, without)
+        return await self._read(Connection.next_due, queues, without, room or {})
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        return await self._write(Connection.hold, queue, body)
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        return await self._write(Connection.set_queue, queue, setting, value)
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        return await self._read(Connection.held)
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        return await self._read(Connection.queues, names)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._write(Connection.renew, owner, ttl)

@@ -18,7 +18,18 @@ from durable_flow.testing.trail import Fold, Seen, decoded
 
 if TYPE_CHECKING:
     from durable_flow.model.frame import Message
-    from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Stored
+    from durable_flow.stores.base import (
+        Appended,
+        Blob,
+        Busy,
+        Commit,
+        Committed,
+        Filter,
+        QueueRow,
+        QueueSetting,
+        Row,
+        Stored,
+    )
 
 T = TypeVar("T")
 
@@ -302,21 +313,26 @@ class WatchedStore(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
         return await self._pass(
-            "take", "", lambda: self.inner.take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+            "take", "", lambda: self.inner.take(owner, ttl=ttl, limit=limit, queues=queues, without=without, room=room)
         )
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        return await self._pass("next_due", "", lambda: self.inner.next_due(queues=queues, without=without))
+        return await self._pass("next_due", "", lambda: self.inner.next_due(queues=queues, without=without, room=room))
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        return await self._pass("hold", queue or "", lambda: self.inner.hold(queue, body))
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        return await self._pass("set_queue", queue or "", lambda: self.inner.set_queue(queue, setting, value))
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        return await self._pass("held", "", self.inner.held)
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        return await self._pass("queues", "", lambda: self.inner.queues(names))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._pass("renew", "", lambda: self.inner.renew(owner, ttl=ttl))

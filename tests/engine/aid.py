@@ -21,6 +21,8 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    QueueRow,
+    QueueSetting,
     Row,
     StepTransaction,
     Store,
@@ -197,19 +199,25 @@ class Wire(Store):
         limit: int,
         queues: Collection[str | None] | None = None,
         without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
-        return await self._alive("take").take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+        inner = self._alive("take")
+        return await inner.take(owner, ttl=ttl, limit=limit, queues=queues, without=without, room=room)
 
     async def next_due(
-        self, *, queues: Collection[str | None] | None = None, without: Collection[str] = ()
+        self,
+        *,
+        queues: Collection[str | None] | None = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> float | None:
-        return await self._alive("next_due").next_due(queues=queues, without=without)
+        return await self._alive("next_due").next_due(queues=queues, without=without, room=room)
 
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        return await self._alive("hold").hold(queue, body)
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        return await self._alive("set_queue").set_queue(queue, setting, value)
 
-    async def held(self) -> Mapping[str | None, Blob]:
-        return await self._alive("held").held()
+    async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
+        return await self._alive("queues").queues(names)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._alive("renew").renew(owner, ttl=ttl)

@@ -6,13 +6,14 @@ import asyncio
 import inspect
 import itertools
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from durable_flow import LeaseLost, Message, open_store
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, Row, Stored
+from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, QueueSetting, Row, Stored
 from durable_flow.stores.sqlite import SqliteStore
 from durable_flow.testing.contract import StoreContract
 from tests.stores.build import SettableClock
@@ -164,14 +165,36 @@ class Takes(SqliteStore):
     """A store that takes what is due in another way."""
 
     async def take(
-        self, owner: str, *, ttl: float, limit: int, queues: Queues = None, without: Collection[str] = ()
+        self,
+        owner: str,
+        *,
+        ttl: float,
+        limit: int,
+        queues: Queues = None,
+        without: Collection[str] = (),
+        room: Mapping[str, int] | None = None,
     ) -> Sequence[Stored]:
+        self.room = room
         return await self.taken(owner, ttl, limit, queues, without)
 
     async def taken(
         self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
     ) -> Sequence[Stored]:
-        return await super().take(owner, ttl=ttl, limit=limit, queues=queues, without=without)
+        return await super().take(owner, ttl=ttl, limit=limit, queues=queues, without=without, room=self.room)
+
+    @asynccontextmanager
+    async def unset(self, *settings: QueueSetting) -> AsyncIterator[None]:
+        """Meanwhile these settings of queues are not there."""
+        before = {
+            (queue, name): getattr(row, name) for queue, row in (await self.queues()).items() for name in settings
+        }
+        for queue, name in before:
+            await self.set_queue(queue, name, None)
+        try:
+            yield
+        finally:
+            for (queue, name), value in before.items():
+                await self.set_queue(queue, name, value)
 
 
 class TakesWhatIsNotDue(Takes):
@@ -250,47 +273,97 @@ class TakesFromHeldQueues(Takes):
     async def taken(
         self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
     ) -> Sequence[Stored]:
-        held = await self.held()
-        for queue in held:
-            await self.hold(queue, None)
-        try:
+        async with self.unset("hold"):
             return await super().taken(owner, ttl, limit, queues, without)
-        finally:
-            for queue, body in held.items():
-                await self.hold(queue, body)
+
+
+class TakesMoreThanTheLimits(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        async with self.unset("declared", "decided"):
+            return await super().taken(owner, ttl, limit, queues, without)
+
+
+class TakesBeyondTheRoom(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        self.room = None
+        return await super().taken(owner, ttl, limit, queues, without)
+
+
+class RefusesWhatGoesOn(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        full = [
+            queue
+            for queue, row in (await self.queues()).items()
+            if row.limits.concurrency is not None and row.under_way >= row.limits.concurrency
+        ]
+        found = await super().taken(owner, ttl, limit, queues, without)
+        return [stored for stored in found if stored.row.queue not in full]
+
+
+class ForgetsWhatBegan(Takes):
+    async def taken(
+        self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
+    ) -> Sequence[Stored]:
+        found = await super().taken(owner, ttl, limit, queues, without)
+        assert self._inline is not None
+        self._inline.connection.cursor.execute("DELETE FROM begins")
+        return found
+
+
+class KeepsTheRateOfWhatDidNotBegin(SqliteStore):
+    async def release(self, execution_id: str, *, owner: str, generation: int) -> None:
+        assert self._inline is not None
+        cursor = self._inline.connection.cursor
+        began = cursor.execute("SELECT * FROM begins").fetchall()
+        await super().release(execution_id, owner=owner, generation=generation)
+        cursor.execute("DELETE FROM begins")
+        cursor.executemany("INSERT INTO begins VALUES (?, ?, ?)", began)
+
+
+class DeclaresOverDecisions(SqliteStore):
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        return await super().set_queue(queue, "decided" if setting == "declared" else setting, value)
 
 
 class HoldsBackWhatBegan(Takes):
     async def taken(
         self, owner: str, ttl: float, limit: int, queues: Queues, without: Collection[str]
     ) -> Sequence[Stored]:
-        held = await self.held()
+        held = [queue for queue, row in (await self.queues()).items() if row.hold is not None]
         found = await super().taken(owner, ttl, limit, queues, without)
         return [stored for stored in found if stored.row.queue not in held]
 
 
-class SaysThatHeldQueuesAreDue(SqliteStore):
-    async def next_due(self, *, queues: Queues = None, without: Collection[str] = ()) -> float | None:
-        held = await self.held()
-        for queue in held:
-            await self.hold(queue, None)
-        try:
-            return await super().next_due(queues=queues, without=without)
-        finally:
-            for queue, body in held.items():
-                await self.hold(queue, body)
+class SaysThatHeldQueuesAreDue(Takes):
+    settings: tuple[QueueSetting, ...] = ("hold",)
+
+    async def next_due(
+        self, *, queues: Queues = None, without: Collection[str] = (), room: Mapping[str, int] | None = None
+    ) -> float | None:
+        async with self.unset(*self.settings):
+            return await super().next_due(queues=queues, without=without, room=room)
+
+
+class SaysThatFullQueuesAreDue(SaysThatHeldQueuesAreDue):
+    settings = ("declared", "decided")
 
 
 class TakesNoQueueForAnEmptyName(SqliteStore):
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        return await super().hold(queue or None, body)
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        return await super().set_queue(queue or None, setting, value)
 
 
 class HoldsAnew(SqliteStore):
-    async def hold(self, queue: str | None, body: Blob | None) -> bool:
-        if body is not None:
-            await super().hold(queue, None)
-        return await super().hold(queue, body)
+    async def set_queue(self, queue: str | None, setting: QueueSetting, value: Blob | None) -> bool:
+        if value is not None:
+            await super().set_queue(queue, setting, None)
+        return await super().set_queue(queue, setting, value)
 
 
 class RemovesWhatIsDriven(SqliteStore):
@@ -343,6 +416,13 @@ MISTAKES: dict[type[SqliteStore], str] = {
     SaysThatHeldQueuesAreDue: "nothing_pending_of_it_is_due",
     TakesNoQueueForAnEmptyName: "nothing_pending_is_taken_from_a_queue_that_is_held",
     HoldsAnew: "the_first_who_holds_a_queue_counts",
+    TakesMoreThanTheLimits: "of_many_takers_at_once_no_more_begin_than_may",
+    TakesBeyondTheRoom: "a_taker_begins_no_more_of_a_queue_than_it_has_room_for",
+    RefusesWhatGoesOn: "what_goes_on_is_not_refused",
+    ForgetsWhatBegan: "no_more_begin_within_a_period_than_the_rate_says",
+    KeepsTheRateOfWhatDidNotBegin: "what_was_given_back_before_it_began_is_not_counted_by_the_rate",
+    DeclaresOverDecisions: "what_was_decided_counts_more_than_what_was_declared",
+    SaysThatFullQueuesAreDue: "of_a_full_queue_nothing_is_due_before_something_happens",
     RemovesWhatIsDriven: "a_driven_execution_is_not_removed",
     PurgesEverything: "purging_keeps_other_statuses",
     PurgesWithoutLimit: "purging_stops_at_its_limit",

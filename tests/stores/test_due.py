@@ -96,6 +96,50 @@ async def test_two_processes_drive_all_that_is_due_each_exactly_once(make: Make)
     assert all(desk.mine for desk in desks)
 
 
+class Narrow:
+    """A service that counts who is in it, and lets nobody out before somebody else has come in, as long as anybody may
+    come."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+        self.now = self.most = 0
+
+    async def work(self) -> None:
+        self.left -= 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await wait_until(lambda: self.now > 1 or not self.left, timeout=30)
+        await wait_until(lambda: True)
+        self.now -= 1
+
+
+async def test_workers_of_two_processes_keep_one_limit_and_hear_of_each_place_that_is_free(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BACKSTOP", 10_000.0)
+    work = df.load({"id": "work", "name": "Work", "steps": [
+        {"id": "work", "type": "call", "service": "desk", "method": "work"}]})  # fmt: skip
+    names = [f"e{number}" for number in range(30)]
+    narrow = Narrow(len(names))
+    options: dict[str, Any] = {"services": {"desk": narrow}, "lease_ttl": 100_000}
+    async with (
+        make() as store,
+        make() as other,
+        df.Runtime(store, queues={"mail": df.Queue(concurrency=3)}, **options) as one,
+        df.Runtime(other, **options) as two,
+    ):
+        background = one.background(work)
+        async with working(one), working(two, queues=["mail"]):
+            await asyncio.gather(*(background.run(execution_id=name, queue="mail") for name in names))
+            for name in names:
+                result = await background.wait(name, timeout=60)
+                assert result is not None
+                assert result.completed
+        (state,) = await two.queues()
+        assert (state.pending, state.under_way) == (0, 0)
+    assert 2 <= narrow.most <= 3
+
+
 async def test_a_worker_hears_of_a_timer_of_another_process_at_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,3 +309,27 @@ async def test_what_only_waits_costs_a_taker_nothing(make: Make, cost: Cost, que
             assert await taker.next_due(queues=queues) == 30
 
     assert await cost(look) < 500
+
+
+async def test_what_has_to_wait_in_a_queue_with_limits_costs_a_taker_nothing(make: Make, cost: Cost) -> None:
+    clock = SettableClock()
+    store = make()
+    store.clock = clock
+    async with store:
+        await store.set_queue("full", "declared", "[2,null,1.0]")
+        await store.set_queue("slow", "declared", "[null,2,60.0]")
+        every = [
+            idle(store, f"e{number}", status="pending", new={"queue": queue, "priority": 1 + number % 3})
+            for number, queue in enumerate(["full", "slow"] * 500)
+        ]
+        await asyncio.gather(*every)
+        assert len(await store.take("me", ttl=30, limit=100)) == 4
+
+    async def look() -> None:
+        taker = make()
+        taker.clock = clock
+        async with taker:
+            assert await taker.take("you", ttl=30, limit=100) == []
+            assert await taker.next_due() == 30
+
+    assert await cost(look) < 300

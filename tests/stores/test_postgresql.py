@@ -21,7 +21,7 @@ import pytest
 from durable_flow import Runtime, load
 from durable_flow.errors import ConfigError, LeaseLost, MissingExtraError, SchemaTooNew, StoreError, StoreUnavailable
 from durable_flow.stores import open_store
-from durable_flow.stores.base import Appended, Committed, Filter, Stored
+from durable_flow.stores.base import Appended, Committed, Filter, QueueRow, Stored
 from durable_flow.testing import wait_until
 from durable_flow.testing.contract import StoreContract, Subject
 from durable_flow.testing.contract.batches import Batches
@@ -196,19 +196,23 @@ async def test_ten_stores_migrate_one_new_schema_at_once(make: Make, admin: Any,
         await asyncio.gather(*[store.close() for store in stores])
 
 
-async def test_a_schema_of_the_first_version_is_brought_up_to_date(
+async def test_an_older_schema_is_brought_up_to_date(
     make: Make, admin: Any, postgres_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
         before.setattr(ddl, "MIGRATIONS", ddl.MIGRATIONS[:1])
         async with make() as store:
             await idle(store, status="pending", new={"queue": "mail"})
-            assert await store.next_due() is not None
+            await create(store, "driven", new={"queue": "mail"})
+            await create(store, "child", new={"queue": "mail", "parent_id": "driven"})
+        await admin.execute(f"CREATE TABLE {postgres_schema}.holds (queue text PRIMARY KEY, body bytea NOT NULL)")
+        await admin.execute(f"INSERT INTO {postgres_schema}.holds VALUES ('.mail', '{{}}')")
+        await admin.execute(f"UPDATE {postgres_schema}.schema_version SET version = 2")
     async with make() as store:
-        assert store.versions == (1, len(ddl.MIGRATIONS))
-        await store.hold("mail", "{}")
+        assert store.versions == (2, len(ddl.MIGRATIONS))
+        assert (await store.queues())["mail"] == QueueRow(hold="{}", pending=1, under_way=1)
         assert await store.take("me", ttl=30, limit=1) == []
-        await store.hold("mail", None)
+        await store.set_queue("mail", "hold", None)
         assert len(await store.take("me", ttl=30, limit=1)) == 1
     assert await admin.fetch(f"SELECT * FROM {postgres_schema}.schema_version") == [(len(ddl.MIGRATIONS),)]
 

@@ -23,7 +23,7 @@ from durable_flow.errors import (
     StoreUnavailable,
 )
 from durable_flow.stores import open_store
-from durable_flow.stores.base import Stored
+from durable_flow.stores.base import QueueRow, Stored
 from durable_flow.stores.redis import BATCH, RedisStore
 from durable_flow.testing import wait_until
 from tests.servers.binaries import NotInstalled, redis_program
@@ -33,6 +33,7 @@ from tests.stores.build import (
     ANY,
     POISON,
     START,
+    SettableClock,
     advance,
     answer,
     append,
@@ -273,6 +274,56 @@ async def test_a_newer_schema_is_refused_before_anything_is_written(
     with pytest.raises(SchemaTooNew, match="99"):
         await RedisStore(redis_url, prefix=redis_prefix).open()
     assert await keys_of(client, redis_prefix) == {f"{{{redis_prefix}}}:schema"}
+
+
+async def test_a_store_of_the_first_version_is_brought_up_to_date(
+    redis_url: str, client: Client, redis_prefix: str
+) -> None:
+    prefix = f"{{{redis_prefix}}}:"
+    clock = SettableClock()
+    store = RedisStore(redis_url, prefix=redis_prefix)
+    store.clock = clock
+    async with store:
+        await store.set_queue("mail", "hold", "{}")
+        await idle(store, "waits", status="pending", new={"queue": "mail"})
+        await create(store, "taken", status="pending", new={"queue": "mail"})
+        await create(store, "driven", new={"queue": "mail"})
+        await create(store, "child", new={"queue": "mail", "parent_id": "driven"})
+        await idle(store, "halted", status="halted", new={"queue": "mail"})
+    # What the first version did not have, or had under another name.
+    await client.rename(f"{prefix}hold", f"{prefix}holds")
+    (q,) = await client.zrange(f"{prefix}exempt", 0, -1)
+    pending, exempt = (f"{prefix}{name}:{q.decode()}" for name in ("pending", "exempt"))
+    await client.zunionstore(pending, [pending, exempt])
+    await client.delete(f"{prefix}exempt", exempt, f"{prefix}way:.mail")
+    await client.hdel(f"{prefix}x:child", "p")
+    await client.set(f"{prefix}schema", 1)
+
+    with pytest.raises(StoreError, match="schema 1, this release needs 2"):
+        await RedisStore(redis_url, prefix=redis_prefix, auto_migrate=False).open()
+    store = RedisStore(redis_url, prefix=redis_prefix)
+    store.clock = clock
+    async with store:
+        assert store.versions == (1, 2)
+        assert await store.queues() == {"mail": QueueRow(hold="{}", pending=1, under_way=2)}
+        await store.set_queue("mail", "hold", None)
+        await store.set_queue("mail", "declared", "[2,null,1.0]")
+        assert await store.take("you", ttl=30, limit=10) == []
+        clock.time += 31
+        taken = {one.row.id for one in await store.take("you", ttl=30, limit=10)}
+        assert taken == {"taken", "driven", "child"}
+
+
+async def test_a_store_that_a_later_release_has_migrated_meanwhile_is_left_alone(
+    store: RedisStore, client: Client, redis_prefix: str
+) -> None:
+    await create(store)
+    await client.set(f"{{{redis_prefix}}}:schema", 99)
+    for call in (store.take("me", ttl=30, limit=1), store.row("e"), create(store, "other")):
+        with pytest.raises(StoreError, match="later release"):
+            await call
+    await client.set(f"{{{redis_prefix}}}:schema", 2)
+    assert await store.row("other") is None
 
 
 async def test_without_auto_migrate_a_new_prefix_is_refused(redis_url: str, client: Client, redis_prefix: str) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from durable_flow.errors import ConfigError, LeaseLost, SchemaTooNew, StoreError, StoreUnavailable
 from durable_flow.stores import sqlite
-from durable_flow.stores.base import Filter
+from durable_flow.stores.base import Filter, QueueRow
 from durable_flow.stores.sqlite import Connection, SqliteStore
 from tests.stores.build import (
     ANY,
@@ -200,9 +200,9 @@ async def test_without_auto_migrate_an_old_schema_is_an_error(path: Path, monkey
     async with SqliteStore(path):
         pass
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
-    with pytest.raises(StoreError, match=r"schema version 2, .* needs 3: run `durable-flow migrate`"):
+    with pytest.raises(StoreError, match=r"schema version 3, .* needs 4: run `durable-flow migrate`"):
         await SqliteStore(path, auto_migrate=False).open()
-    assert look(path, "PRAGMA user_version") == [(2,)]
+    assert look(path, "PRAGMA user_version") == [(3,)]
 
 
 async def test_without_auto_migrate_a_current_schema_opens(path: Path) -> None:
@@ -219,19 +219,29 @@ async def test_a_migration_keeps_what_is_there(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
     async with SqliteStore(path) as store:
         assert await stored(store) == before
-    assert look(path, "PRAGMA user_version") == [(3,)]
+    assert look(path, "PRAGMA user_version") == [(4,)]
 
 
-async def test_a_file_of_the_first_version_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+HOLDS = sqlite.MIGRATIONS[1]
+
+
+async def test_a_file_of_an_older_version_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as before:
         before.setattr(sqlite, "MIGRATIONS", sqlite.MIGRATIONS[:1])
         async with SqliteStore(path) as store:
             # What it wrote then is what is written now; what it looked at had no queues that are held.
             await idle(store, status="pending", new={"queue": "mail"})
+            await create(store, "driven", new={"queue": "mail"})
+            await create(store, "child", new={"queue": "mail", "parent_id": "driven"})
+        with closing(sqlite3.connect(path)) as database, database:
+            for statement in HOLDS:
+                database.execute(statement)
+            database.execute("INSERT INTO holds VALUES ('.mail', '{}')")
+            database.execute("PRAGMA user_version = 2")
     async with SqliteStore(path) as store:
-        await store.hold("mail", "{}")
+        assert (await store.queues())["mail"] == QueueRow(hold="{}", pending=1, under_way=1)
         assert await store.take("me", ttl=30, limit=1) == []
-        await store.hold("mail", None)
+        await store.set_queue("mail", "hold", None)
         assert len(await store.take("me", ttl=30, limit=1)) == 1
 
 
@@ -242,7 +252,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="already exists"):
         await SqliteStore(path).open()
-    assert look(path, "PRAGMA user_version") == [(2,)]
+    assert look(path, "PRAGMA user_version") == [(3,)]
     assert look(path, "SELECT name FROM sqlite_schema WHERE name = 'later'") == []
 
 
@@ -700,7 +710,7 @@ async def test_nothing_is_left_of_what_was_removed_or_purged(store: SqliteStore,
 
 async def test_no_table_is_forgotten_when_deleting(store: SqliteStore, path: Path) -> None:
     names = {name for (name,) in look(path, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    assert names == {*TABLES, "definitions", "holds", "sqlite_sequence"}
+    assert names == {*TABLES, "definitions", "queues", "begins", "sqlite_sequence"}
 
 
 async def test_votes_go_with_their_wait(store: SqliteStore, path: Path) -> None:
@@ -785,3 +795,28 @@ async def test_the_rarest_label_leads(store: SqliteStore) -> None:
     found = await store._read(lambda connection: connection._rarest(labels))
     assert found == [("rare", "y"), ("common", "x")]
     assert await find(store, labels=labels) == ["e3"]
+
+
+async def test_what_has_to_wait_in_a_queue_with_limits_costs_a_taker_nothing() -> None:
+    async def steps(backlog: int) -> int:
+        """How much SQLite does for a look at queues in which so much has to wait."""
+        async with SqliteStore(None) as store:
+            await store.set_queue("full", "declared", "[2,null,1.0]")
+            await store.set_queue("slow", "declared", "[null,2,60.0]")
+            for number in range(backlog):
+                await idle(store, f"e{number}", status="pending", new={"queue": ("full", "slow")[number % 2]})
+            assert len(await store.take("me", ttl=30, limit=100)) == 4
+            assert store._inline is not None
+            count = 0
+
+            def step() -> int:
+                nonlocal count
+                count += 1
+                return 0
+
+            store._inline.connection.database.set_progress_handler(step, 10)
+            assert await store.take("you", ttl=30, limit=100) == []
+            assert await store.next_due() is not None
+            return count
+
+    assert await steps(1000) < 2 * await steps(20)

@@ -45,8 +45,8 @@ class TaskiqAdapter:
     """Sends the ids of executions through a broker of taskiq (RabbitMQ, NATS JetStream, Redis Streams, …) to processes
     that `receive` them: those of the command `taskiq worker`.
 
-    A message wakes a `Worker` there, which takes what is due from the store: so paused queues and priorities count as
-    they always do, and what no message came of is found as well. Such a process needs no other worker beside it.
+    A message wakes a `Worker` there, which takes what is due from the store: so paused queues, limits and priorities
+    count as they always do, and what no message came of is found as well. Such a process needs no other worker.
 
     `labels(queue, priority)` gives the labels of a message, by which brokers route: `{"queue_name": "mail"}`. Several
     stores behind one broker need a `task_name` each. A broker that does not take a message within `patience` seconds is
@@ -122,18 +122,26 @@ class TaskiqAdapter:
         if scope.cancelled_caught:
             raise TimeoutError(f"the broker did not take the message within {self.patience:g} s")
 
-    def receive(self, runtime: Host, *, queues: Collection[str | None] | None = None, concurrency: int = 100) -> None:
+    def receive(
+        self,
+        runtime: Host,
+        *,
+        queues: Collection[str | None] | None = None,
+        concurrency: int = 100,
+        queue_concurrency: Mapping[str, int] | None = None,
+    ) -> None:
         """Makes the process that serves this broker (`taskiq worker`) one that drives executions: when the broker is
         started there, a `Worker` begins, and the runtime is opened, if it is not open; when it is shut down, both end
         in order: steps that run have the `grace` of the runtime, as far as `--shutdown-timeout` of taskiq lets them.
 
-        Call it where the broker is made. In processes that only send it does nothing. `queues` and `concurrency` are
-        those of `Worker`. What comes without being the id of an execution in this store is dropped, and logged.
+        Call it where the broker is made. In processes that only send it does nothing. `queues`, `concurrency` and
+        `queue_concurrency` are those of `Worker`. What comes without being the id of an execution in this store is
+        dropped, and logged.
         """
         from taskiq import TaskiqEvents
 
         def make() -> Worker:
-            return Worker(runtime, queues=queues, concurrency=concurrency)
+            return Worker(runtime, queues=queues, concurrency=concurrency, queue_concurrency=queue_concurrency)
 
         make()  # what is wrong with the arguments is to be told here
         if self.broker.find_task(self.task_name) is not None:

@@ -12,6 +12,10 @@ async def taken(store: Store, *, queues: list[str | None] | None = None, limit: 
     return [one.row.id for one in await store.take("you", ttl=30, limit=limit, queues=queues)]
 
 
+async def holds(store: Store) -> dict[str | None, Blob]:
+    return {queue: row.hold for queue, row in (await store.queues()).items() if row.hold is not None}
+
+
 class Holding:
     """Of a queue that is held nothing begins; what began goes on."""
 
@@ -19,7 +23,7 @@ class Holding:
     async def test_nothing_pending_is_taken_from_a_queue_that_is_held(self, store: Store, queue: str | None) -> None:
         for name, its in (("held", queue), ("free", "other")):
             await idle(store, name, status="pending", new={"queue": its})
-        assert await store.hold(queue, "{}")
+        assert await store.set_queue(queue, "hold", "{}")
         assert await taken(store) == ["free"]
         assert await taken(store, queues=[queue]) == []
         assert await taken(store, queues=[queue, "other"]) == []
@@ -27,13 +31,13 @@ class Holding:
 
     async def test_a_queue_that_is_let_go_is_served_again(self, store: Store) -> None:
         await idle(store, status="pending", new={"queue": "mail"})
-        await store.hold("mail", "{}")
-        assert await store.hold("mail", None)
+        await store.set_queue("mail", "hold", "{}")
+        assert await store.set_queue("mail", "hold", None)
         assert await store.next_due() == await store.next_due(queues=["mail"]) == 0
         assert await taken(store) == ["e"]
 
     async def test_what_began_goes_on(self, store: Store, clock: SettableClock) -> None:
-        await store.hold("mail", "{}")
+        await store.set_queue("mail", "hold", "{}")
         await idle(store, "running", new={"queue": "mail"})
         await idle(store, "halted", status="halted", wake_at=START, new={"queue": "mail"})
         await create(store, "lost", new={"queue": "mail"})
@@ -46,46 +50,46 @@ class Holding:
     ) -> None:
         await idle(store, status="pending", new={"queue": "mail"})
         assert await taken(store) == ["e"]
-        await store.hold("mail", "{}")
+        await store.set_queue("mail", "hold", "{}")
         clock.time += 31
         assert await taken(store) == await taken(store, queues=["mail"]) == []
         assert await store.next_due() is None
-        await store.hold("mail", None)
+        await store.set_queue("mail", "hold", None)
         assert await taken(store) == ["e"]
 
     async def test_nothing_pending_of_it_is_due(self, store: Store) -> None:
         await idle(store, "now", status="pending", new={"queue": "mail"})
         await idle(store, "later", status="pending", wake_at=START + 60, new={"queue": "other"})
-        await store.hold("mail", "{}")
+        await store.set_queue("mail", "hold", "{}")
         assert await store.next_due() == 60
         assert await store.next_due(queues=["mail"]) is None
-        await store.hold("other", "{}")
+        await store.set_queue("other", "hold", "{}")
         assert await store.next_due() is None
 
     async def test_what_is_held_takes_no_place_in_a_batch(self, store: Store) -> None:
         for number in range(20):
             await idle(store, f"held{number}", status="pending", new={"queue": "mail", "priority": 1})
         await idle(store, "free", status="pending", new={"queue": "other", "priority": 9})
-        await store.hold("mail", "{}")
+        await store.set_queue("mail", "hold", "{}")
         assert await taken(store, limit=5) == ["free"]
 
     async def test_one_of_it_can_be_claimed_all_the_same(self, store: Store) -> None:
         await idle(store, status="pending", new={"queue": "mail"})
-        await store.hold("mail", "{}")
+        await store.set_queue("mail", "hold", "{}")
         assert isinstance(await store.claim("e", owner="me", ttl=30, statuses=ANY), Stored)
 
     @pytest.mark.parametrize("body", ["{}", "ü\x00", b"\x00\xff bytes"])
     async def test_the_held_queues_are_told_with_what_was_kept(self, store: Store, body: Blob) -> None:
-        assert await store.held() == {}
+        assert await holds(store) == {}
         for queue in "mail", None:
-            await store.hold(queue, body)
-        assert await store.held() == {"mail": body, None: body}
-        await store.hold(None, None)
-        assert await store.held() == {"mail": body}
+            await store.set_queue(queue, "hold", body)
+        assert await holds(store) == {"mail": body, None: body}
+        await store.set_queue(None, "hold", None)
+        assert await holds(store) == {"mail": body}
 
     async def test_the_first_who_holds_a_queue_counts(self, store: Store) -> None:
-        assert await store.hold("mail", "first")
-        assert not await store.hold("mail", "second")
-        assert await store.held() == {"mail": "first"}
-        assert await store.hold("mail", None)
-        assert not await store.hold("mail", None)
+        assert await store.set_queue("mail", "hold", "first")
+        assert not await store.set_queue("mail", "hold", "second")
+        assert await holds(store) == {"mail": "first"}
+        assert await store.set_queue("mail", "hold", None)
+        assert not await store.set_queue("mail", "hold", None)

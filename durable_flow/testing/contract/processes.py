@@ -284,18 +284,45 @@ class Processes:
 
     async def test_a_queue_that_another_process_holds_is_held_here(self, store: Store, other: Store) -> None:
         await idle(store, status="pending", new={"queue": "mail"})
-        await other.hold("mail", "{}")
+        await other.set_queue("mail", "hold", "{}")
         assert await store.take("me", ttl=30, limit=1) == []
-        assert await store.held() == {"mail": "{}"}
-        await other.hold("mail", None)
+        assert (await store.queues(["mail"]))["mail"].hold == "{}"
+        await other.set_queue("mail", "hold", None)
         assert len(await store.take("me", ttl=30, limit=1)) == 1
+
+    async def test_limits_of_another_process_are_kept_here(self, store: Store, other: Store) -> None:
+        for number in range(3):
+            await idle(store, f"e{number}", status="pending", new={"queue": "mail"})
+        await other.set_queue("mail", "declared", "[2,null,1.0]")
+        assert len(await other.take("you", ttl=30, limit=1)) == 1
+        assert len(await store.take("me", ttl=30, limit=5)) == 1
+        assert (await store.queues())["mail"] == (await other.queues())["mail"]
+
+    async def test_of_takers_in_several_processes_no_more_begin_than_may(self, store: Store, other: Store) -> None:
+        await store.set_queue("mail", "declared", "[7,null,1.0]")
+        await store.set_queue("print", "declared", "[null,5,60.0]")
+        for number in range(40):
+            await idle(store, f"e{number}", status="pending", new={"queue": ("mail", "print")[number % 2]})
+        taken: list[Stored] = []
+        for turn in range(10):
+            takes = [process.take(f"{turn}", ttl=30, limit=3) for _ in range(4) for process in (store, other)]
+            taken += [one for share in await asyncio.gather(*takes) for one in share]
+        assert sorted(one.row.queue or "" for one in taken) == ["mail"] * 7 + ["print"] * 5
+
+    async def test_limits_that_another_process_lifts_are_heard(
+        self, subject: Subject, store: Store, other: Store
+    ) -> None:
+        await other.set_queue("mail", "decided", "[1,null,1.0]")
+        heard = _listened(subject, store)
+        await other.set_queue("mail", "decided", None)
+        await wait_until(lambda: "" in heard)
 
     async def test_a_queue_that_another_process_lets_go_is_heard(
         self, subject: Subject, store: Store, other: Store
     ) -> None:
         heard = _listened(subject, store)
-        await other.hold("mail", "{}")
-        await other.hold("mail", None)
+        await other.set_queue("mail", "hold", "{}")
+        await other.set_queue("mail", "hold", None)
         await wait_until(lambda: "" in heard)
 
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "halted"])

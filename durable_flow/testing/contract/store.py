@@ -18,6 +18,7 @@ from durable_flow.testing.contract.frames import Frames
 from durable_flow.testing.contract.holding import Holding
 from durable_flow.testing.contract.inbox import Inboxes
 from durable_flow.testing.contract.leases import Leases
+from durable_flow.testing.contract.limiting import Limiting
 from durable_flow.testing.contract.opening import Opening
 from durable_flow.testing.contract.processes import Processes
 from durable_flow.testing.contract.running import Running
@@ -35,6 +36,7 @@ class StoreContract(
     Leases,
     DueWork,
     Holding,
+    Limiting,
     Inboxes,
     Waits,
     Searching,
