@@ -183,6 +183,20 @@ class Queues(Kind):
         return tuple(None if name == "-" else name for name in names)
 
 
+class QueueNumber(Kind):
+    """A queue and a number for it, as in ``mail=5``."""
+
+    name = "queue number"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        name, _, number = str(value).rpartition("=")
+        if not name or not number.isdecimal() or int(number) < 1:
+            self.fail(f"{value!r} is no queue with a number from 1: write for example mail=5")
+        return name, int(number)
+
+
 DEFAULT_STORE = "sqlite:///durable_flow.db"
 
 

@@ -788,17 +788,24 @@ def schema(text: str, *, good: bool, commands: Sequence[str] = ()) -> None:
         _command(console, command)
 
 
-def queues(found: Sequence[df.PausedQueue]) -> None:
-    """The queues that are paused, and by whom."""
+def queues(found: Sequence[df.QueueState]) -> None:
+    """Queues: what waits and what is under way in them, what limits them, and who paused them."""
     console = _console()
     if not found:
-        console.print(Text("no queue is paused", style="dim"))
+        console.print(Text("no queue is paused or limited, and nothing waits in one", style="dim"))
     for one in found:
         name = "executions without a queue" if one.queue is None else plain(one.queue)
-        by = f"  by {plain(one.by)}" if one.by else ""
-        since = "" if one.since is None else f"  since {_local(one.since)} ({_ago(one.since)})"
-        why = f"  {plain(one.reason)}" if one.reason else ""
-        console.print(Text.assemble(_mark("halted"), " ", (name, "bold"), f"{by}{since}{why}"), soft_wrap=True)
+        most = "" if one.limits.concurrency is None else f" of {one.limits.concurrency:,}"
+        rate = "" if one.limits.rate is None else f"  at most {one.limits.rate:,} in {span(float(one.limits.per or 0))}"
+        decided = "" if one.decided is None else "  decided, not as declared" if one.declared else "  decided"
+        facts = f"  {one.pending:,} pending  {one.under_way:,}{most} under way{rate}{decided}"
+        mark = _mark("running" if one.paused is None else "halted")
+        console.print(Text.assemble(mark, " ", (name, "bold"), facts), soft_wrap=True)
+        if one.paused is not None:
+            by = f" by {plain(one.paused.by)}" if one.paused.by else ""
+            since = f" since {_local(one.paused.since)} ({_ago(one.paused.since)})" if one.paused.since else ""
+            why = f"  {plain(one.paused.reason)}" if one.paused.reason else ""
+            console.print(Text(f"  paused{by}{since}{why}"), soft_wrap=True)
 
 
 # -- a simulation ------------------------------------------------------------------------------------------------------

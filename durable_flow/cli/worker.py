@@ -27,7 +27,7 @@ from durable_flow.cli._host import (
     store_at,
     working_options,
 )
-from durable_flow.cli._options import Duration, Queues, definition_files
+from durable_flow.cli._options import Duration, QueueNumber, Queues, definition_files
 from durable_flow.cli._program import command as as_command
 from durable_flow.cli._services import load_gates, load_services
 from durable_flow.cli._url import shown
@@ -58,6 +58,14 @@ POLL = 0.05
     help="How many executions it drives at once.",
 )
 @click.option(
+    "--queue-concurrency",
+    "queue_concurrency",
+    type=QueueNumber(),
+    multiple=True,
+    metavar="NAME=N",
+    help="How many of a queue it drives at once; may be given for several.",
+)
+@click.option(
     "--grace",
     type=Duration(allow_zero=True),
     default="10s",
@@ -66,7 +74,13 @@ POLL = 0.05
 )
 @working_options
 def command(
-    *, queues: tuple[str | None, ...] | None, concurrency: int, grace: timedelta, host: Host, as_json: bool
+    *,
+    queues: tuple[str | None, ...] | None,
+    concurrency: int,
+    queue_concurrency: tuple[tuple[str, int], ...],
+    grace: timedelta,
+    host: Host,
+    as_json: bool,
 ) -> int:
     """Drive whatever is due: executions whose process died, timers, timeouts, queues.
 
@@ -74,14 +88,29 @@ def command(
     that run end. A second signal stops it at once. What is not over goes on in another worker, or when it is started
     again.
     """
-    return _Work(host, queues=queues, concurrency=concurrency, grace=grace.total_seconds(), as_json=as_json).run()
+    return _Work(
+        host,
+        queues=queues,
+        concurrency=concurrency,
+        queue_concurrency=dict(queue_concurrency),
+        grace=grace.total_seconds(),
+        as_json=as_json,
+    ).run()
 
 
 class _Work:
     def __init__(
-        self, host: Host, *, queues: tuple[str | None, ...] | None, concurrency: int, grace: float, as_json: bool
+        self,
+        host: Host,
+        *,
+        queues: tuple[str | None, ...] | None,
+        concurrency: int,
+        queue_concurrency: Mapping[str, int],
+        grace: float,
+        as_json: bool,
     ) -> None:
         self.host = host
+        self.queue_concurrency = queue_concurrency
         self.queues = queues
         self.concurrency = concurrency
         self.grace = grace
@@ -121,7 +150,12 @@ class _Work:
         )
         async with opened(store, self.host.store, creates=True), runtime:
             runtime.subscribe(self._hear, events=ENDS)
-            self.worker = df.Worker(runtime, queues=self.queues, concurrency=self.concurrency)
+            self.worker = df.Worker(
+                runtime,
+                queues=self.queues,
+                concurrency=self.concurrency,
+                queue_concurrency=self.queue_concurrency,
+            )
             self.working = asyncio.get_running_loop().create_task(self.worker.run())
             with self._signals():
                 self._serving(services, gates, runtime)
@@ -146,6 +180,7 @@ class _Work:
             f"workflows {', '.join(sorted(runtime.workflows)) or 'those that are stored'}",
             f"queues {'all' if queues is None else ', '.join(queues)}",
             f"at most {self.concurrency} at once",
+            *(f"{most} of {queue}" for queue, most in self.queue_concurrency.items()),
         ]
         self._about(
             "worker.started",

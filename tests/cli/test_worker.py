@@ -233,14 +233,15 @@ def test_executions_of_other_queues_are_left_alone(office: Office, cli: Cli) -> 
 def test_for_people_it_says_what_it_serves_and_a_line_for_each_end(office: Office) -> None:
     office.abandoned()
     (office.folder / "go").touch()
-    worker = office.start(sys.executable, "-m", "durable_flow", "worker", "--services", "desk", "--queues", "-,mail")
+    options = ["--services", "desk", "--queues", "-,mail", "--queue-concurrency", "mail=5"]
+    worker = office.start(sys.executable, "-m", "durable_flow", "worker", *options)
     assert worker.inner.stdout is not None
     line = worker.inner.stdout.readline()
     assert line.split()[1:] == ["✔", "completed", "work", "e"]
     worker.signal(signal.SIGTERM)
     out, err = worker.inner.communicate(timeout=60)
     assert (worker.inner.returncode, out) == (0, "")
-    served = "services Desk; workflows those that are stored; queues -, mail; at most 100 at once"
+    served = "services Desk; workflows those that are stored; queues -, mail; at most 100 at once; 5 of mail"
     assert [line for line in err.splitlines() if line != "READY"] == [
         f"working on {STORE}: {served}",
         "stopping",
@@ -280,6 +281,8 @@ def test_when_nobody_reads_any_more_it_stops(office: Office) -> None:
     [
         (["--queues", "mail,,print"], "'mail,,print' are no names of queues: write for example mail,print"),
         (["--concurrency", "0"], "0 is not in the range x>=1"),
+        (["--queue-concurrency", "mail"], "'mail' is no queue with a number from 1: write for example mail=5"),
+        (["--queue-concurrency", "mail=0"], "'mail=0' is no queue"),
         (["--grace", "soon"], "'soon' is not a duration"),
         (["--services", "nowhere"], "there is no module 'nowhere'"),
         (["--workflows", "nowhere.yml"], "there is no file nowhere.yml"),
