@@ -21,6 +21,7 @@ import yaml
 from cronsim import CronSim
 
 import durable_flow as df
+from durable_flow.testing import wait_until
 from tests.examples.test_docs import FILES, ROOT, Block, blocks
 
 WORKERS = ROOT / "docs" / "workers.md"
@@ -120,6 +121,33 @@ def test_the_line_for_cron_runs_the_job_of_the_day(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "completed sent: 7 EUR on " in done.stdout
+
+
+async def test_a_job_that_is_told_to_end_gives_its_lease_back(folder: Path) -> None:
+    day = folder / "2026-03-01.csv"
+    os.mkfifo(day)  # the step that reads it is under way until somebody writes
+    command = (sys.executable, "job.py", "2026-03-01")
+    quiet = asyncio.subprocess.DEVNULL
+    job = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment(folder), stderr=quiet)
+    writer = await asyncio.to_thread(day.open, "w")  # returns when the step has opened it
+    try:
+        job.send_signal(signal.SIGTERM)
+        async with df.open_store(f"sqlite:///{folder}/jobs.db") as jobs:
+
+            async def left() -> bool:
+                found = await jobs.load("report-2026-03-01")
+                return found is not None and (found.status, found.owner) == (df.Status.RUNNING, None)
+
+            await wait_until(left, timeout=60)
+    finally:
+        writer.close()
+    assert await job.wait() != 0
+    day.unlink()
+    day.write_text("7\n")
+    pipe = asyncio.subprocess.PIPE
+    again = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment(folder), stdout=pipe)
+    told, _ = await again.communicate()
+    assert b"completed sent: 7 EUR on 2026-03-01" in told
 
 
 @pytest.fixture
