@@ -407,6 +407,8 @@ class Call:
             return msgspec.json.decode(bytes(data), type=kind)
         except msgspec.ValidationError as error:
             detail, _, place = str(error).partition(" - at ")
+            if "unknown field" in detail and not place:
+                detail += f" (there are: {', '.join(kind.__struct_fields__)})"
             pointer = POINTED.sub("/", place.strip("`").removeprefix("$")).replace("]", "")
             fault = Fault(detail=detail, pointer=f"#{pointer}" if place else None)
             raise Refused(422, "invalid", detail, errors=[fault]) from None

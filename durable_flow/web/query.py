@@ -35,7 +35,7 @@ class Query:
         for name in self._given:
             if name not in self._known and not ("labels" in self._known and LABEL.fullmatch(name)):
                 known = ", ".join(sorted(self._known)) or "none"
-                raise _wrong(f"there is no parameter {name!r:.100} here (there are: {known})")
+                raise _wrong(f"There is no parameter {name!r:.100} here (there are: {known})")
             many = name in self._known and self._known[name].many
             if not many and len(self._given.getlist(name)) > 1:
                 raise _wrong(f"{name!r:.100} is given several times")
@@ -83,4 +83,4 @@ class Query:
 
 
 def _wrong(detail: str) -> Refused:
-    return Refused(400, "parameter", f"{detail[0].upper()}{detail[1:]}.")
+    return Refused(400, "parameter", f"{detail}.")

@@ -119,6 +119,19 @@ async def test_bad_input_is_told_at_once_and_nothing_is_stored(served: Opened) -
         assert (await http.get("/executions")).json()["executions"] == []
 
 
+async def test_a_slip_in_a_name_is_told_with_the_names_there_are(served: Opened) -> None:
+    async with served() as http:
+        body = await http.post("/workflows/order/executions", json={"inputs": {}})
+        assert body.json()["detail"] == (
+            "Object contains unknown field `inputs` (there are: input, labels, queue, priority)"
+        )
+        query = await http.get("/executions/x/entries?form=3")
+        assert query.status_code == 404  # what is not there has no parameters either
+        execution_id = await started(http)
+        query = await http.get(f"/executions/{execution_id}/entries?form=3")
+        assert query.json()["detail"] == "There is no parameter 'form' here (there are: after, limit)."
+
+
 async def test_a_traceparent_is_passed_on_and_one_that_is_none_is_ignored(store_url: str) -> None:
     api = make(store_url)
     async with serving(api) as url, client(url) as http:
