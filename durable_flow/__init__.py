@@ -47,7 +47,7 @@ from durable_flow.expr.duration import parse_duration
 from durable_flow.expr.reference import Reference, Template
 from durable_flow.expr.schema import Schema
 from durable_flow.expr.transform import Transform
-from durable_flow.extension import Defect, Extension, installed_extensions
+from durable_flow.extension import Defect, Extension, installed_extensions, load_extension
 from durable_flow.limits import Limits
 from durable_flow.migration import Migration
 from durable_flow.model.event import Event
@@ -189,6 +189,7 @@ __all__ = [
     "every_step",
     "installed_extensions",
     "load",
+    "load_extension",
     "open_store",
     "parse_duration",
     "parse",

@@ -170,7 +170,7 @@ def enabled(extensions: Iterable[Extension | str]) -> tuple[Extension, ...]:
     """The extensions, those that are named by their entry points loaded. Raises ConfigError."""
     if isinstance(extensions, str | Extension | Mapping):
         raise ConfigError("extensions is a list of extensions, or of names of installed ones: extensions=[…]")
-    return tuple(_loaded(one) if isinstance(one, str) else _checked(one) for one in extensions)
+    return tuple(load_extension(one) if isinstance(one, str) else _checked(one) for one in extensions)
 
 
 def installed_extensions() -> tuple[str, ...]:
@@ -189,7 +189,8 @@ def _installed() -> dict[str, list[EntryPoint]]:
     return found
 
 
-def _loaded(name: str) -> Extension:
+def load_extension(name: str) -> Extension:
+    """The extension that an installed package brings under this name. Raises ConfigError, which names the package."""
     found = _installed()
     points = found.get(name, [])
     if not points:

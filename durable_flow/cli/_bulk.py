@@ -13,6 +13,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import read
 from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._options import filter_options
@@ -88,7 +89,7 @@ def do_to_all(
     be done to some."""
 
     async def work(opened: df.Store) -> int:
-        async with df.Runtime(opened) as runtime:
+        async with df.Runtime(opened, extensions=extensions_here()) as runtime:
             many = call(runtime)
             found = await many(**matching.filters, **options, dry_run=True)
             if matching.dry_run or not found.matched:

@@ -19,6 +19,7 @@ import msgspec
 import durable_flow as df
 from durable_flow.cli import _render
 from durable_flow.cli._codec import codec_here
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._options import definition_files, places_options, store_option
@@ -249,7 +250,9 @@ class _Drive:
     ) -> tuple[df.ExecutionResult, str, list[_render.Asked]]:
         creates = self.workflow is not None
         store = store_at(self.host.store, codec=self.codec, creates=creates)
-        runtime = df.Runtime(store, workflows=definitions, services=services, gates=gates, secrets=secrets)
+        runtime = df.Runtime(
+            store, workflows=definitions, services=services, gates=gates, secrets=secrets, extensions=extensions_here()
+        )
         progress = _render.progress(quiet=self.host.quiet or self.as_json)
         watch = Watch(progress, self.execution_id)
         try:

@@ -14,6 +14,7 @@ import msgspec
 import durable_flow as df
 from durable_flow.cli import _render
 from durable_flow.cli._codec import codec_here
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._host import EXIT_CODES, MEMORY, opened, store_at
 from durable_flow.cli._options import definition_files
@@ -62,7 +63,10 @@ def rehearse(
 
     async def main() -> tuple[df.ExecutionResult, list[Rehearsed]]:
         at = store_at(url, codec=codec, creates=True)
-        async with opened(at, url, creates=True), df.Runtime(at, workflows=definition_files(others)) as runtime:
+        async with (
+            opened(at, url, creates=True),
+            df.Runtime(at, workflows=definition_files(others), extensions=extensions_here()) as runtime,
+        ):
             runner = runtime.runner(workflow)
             result = await runner.run(
                 given, execution_id=execution_id, labels=labels, trigger="cli", dry_run=True, fixtures=fixtures

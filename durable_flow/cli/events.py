@@ -6,6 +6,7 @@ import click
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import read
 from durable_flow.cli._options import execution_argument, store_option
 from durable_flow.cli._program import command as as_command
@@ -25,7 +26,7 @@ def command(*, execution_id: str, after: str | None, follow: bool, store: str, a
 
     async def work(opened: df.Store) -> int:
         lines = _render.EventLines(as_json=as_json)
-        async with df.Runtime(opened) as runtime:
+        async with df.Runtime(opened, extensions=extensions_here()) as runtime:
             async for event in runtime.events(execution_id, after=after, follow=follow):
                 lines.tell(event)
         return 0

@@ -8,6 +8,7 @@ import click
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._options import definition_file
 from durable_flow.cli._program import command as as_command
 
@@ -16,7 +17,7 @@ from durable_flow.cli._program import command as as_command
 @click.argument("file", type=click.Path(path_type=Path))
 def command(*, file: Path, as_json: bool) -> int:
     """Draw the workflow in FILE as a Mermaid flowchart."""
-    workflow = df.load(definition_file(file))
+    workflow = df.load(definition_file(file), extensions=extensions_here())
     diagram = df.mermaid(workflow)
     if as_json:
         _render.document({"workflow_id": workflow.id, "mermaid": diagram})

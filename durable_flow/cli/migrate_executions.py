@@ -11,6 +11,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import read
 from durable_flow.cli._mistake import Mistake
 from durable_flow.cli._options import Label, definition_file, store_option
@@ -50,7 +51,8 @@ def command(
 
     They are not driven. The exit code is 1 if any must stay with OLD, needs --map, or is being driven.
     """
-    before, after = df.load(definition_file(old)), df.load(definition_file(new))
+    extensions = extensions_here()
+    before, after = (df.load(definition_file(file), extensions=extensions) for file in (old, new))
     if before.id != after.id:
         raise Mistake(f"{old} is workflow {before.id!r} and {new} is workflow {after.id!r}: they must be one")
     statuses = [df.Status.PENDING, df.Status.RUNNING, df.Status.HALTED, *([df.Status.FAILED] if failed else [])]
@@ -58,7 +60,7 @@ def command(
     async def work(opened: df.Store) -> int:
         told: list[tuple[df.Migration, str]] = []
         others = 0
-        async with df.Runtime(opened, workflows=[after]) as runtime:
+        async with df.Runtime(opened, workflows=[after], extensions=extensions) as runtime:
             runner = runtime.runner(after.id)
             async for one in _all(opened, after.id, statuses):
                 if one.definition_hash == before.hash != after.hash:

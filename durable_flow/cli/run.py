@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 import durable_flow as df
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import MEMORY, Host, drive, host_options
 from durable_flow.cli._options import Json, Label, definition_file
 from durable_flow.cli._program import command as as_command
@@ -54,7 +55,7 @@ def command(
     Ends when the workflow has ended or waits for an answer; then it shows the command that answers. With --watch it
     waits for that as well. A dry run needs no services, and keeps nothing unless a store is named with --store.
     """
-    workflow = df.load(definition_file(file))
+    workflow = df.load(definition_file(file), extensions=extensions_here())
     if dry_run:
         source = click.get_current_context().get_parameter_source("store")
         return rehearse(

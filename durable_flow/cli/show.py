@@ -9,6 +9,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import found, read
 from durable_flow.cli._options import execution_argument, store_option
 from durable_flow.cli._program import command as as_command
@@ -54,7 +55,7 @@ def command(
 
 async def _definition(store: df.Store, one: df.Execution) -> tuple[str, dict[str, str]]:
     """The name of the workflow, and the types of its steps by id, from the definition that is pinned."""
-    async with df.Runtime(store) as runtime:
+    async with df.Runtime(store, extensions=extensions_here()) as runtime:
         try:
             workflow = (await runtime.runner_of(one.id)).workflow
         except (df.CorruptState, df.ValidationError):

@@ -12,6 +12,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._options import Json, definition_file, definition_files, places_options
 from durable_flow.cli._program import command as as_command
 from durable_flow.cli._services import load_gates, load_services
@@ -76,8 +77,10 @@ def command(
     Nothing is stored, and waiting takes no time. Services named with --services are really called, again and again; a
     function that makes them gives each case fresh ones. The exit code is 0 if nothing differs, 1 if something does.
     """
-    workflow = df.load(definition_file(file))
-    others = [one for one in map(df.load, definition_files(workflows)) if one.id != workflow.id]
+    extensions = extensions_here()
+    workflow = df.load(definition_file(file), extensions=extensions)
+    known = [df.load(other, extensions=extensions) for other in definition_files(workflows)]
+    others = [one for one in known if one.id != workflow.id]
     expire: dict[str, Move] = dict.fromkeys(expired, Expire())
     tally = _render.tally(quiet=quiet or as_json)
     # What services print is not the report.
@@ -94,6 +97,7 @@ def command(
             most=most,
             ignore=ignore,
             progress=tally.count,
+            extensions=extensions,
         )
     if as_json:
         _render.document({"proven": report.proven, **msgspec.to_builtins(report)})

@@ -10,6 +10,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._options import definition_files
 from durable_flow.cli._program import command as as_command
 
@@ -23,9 +24,10 @@ def command(*, files: tuple[Path, ...], as_json: bool) -> int:
     """
     shown: list[tuple[str, str | None, list[str]]] = []
     document: list[dict[str, Any]] = []
+    extensions = extensions_here()
     for file in definition_files(files):
         try:
-            workflow = df.load(file)
+            workflow = df.load(file, extensions=extensions)
         except df.ValidationError as error:
             shown.append((str(file), None, [str(problem) for problem in error.problems]))
             problems = [_problem(problem) for problem in error.problems]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._host import EXIT_CODES, found, read
 from durable_flow.cli._options import execution_argument, store_option
@@ -22,7 +23,7 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
     hints = Hints.here()
 
     async def work(opened: df.Store) -> int:
-        async with df.Runtime(opened) as runtime:
+        async with df.Runtime(opened, extensions=extensions_here()) as runtime:
             progress = _render.progress(quiet=as_json)
             watch = Watch(progress, execution_id)
             try:

@@ -8,6 +8,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import found, read
 from durable_flow.cli._options import execution_argument, store_option
 from durable_flow.cli._program import command as as_command
@@ -21,7 +22,7 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
 
     async def work(opened: df.Store) -> int:
         one = await found(opened, execution_id)
-        async with df.Runtime(opened) as runtime:
+        async with df.Runtime(opened, extensions=extensions_here()) as runtime:
             places = await (await runtime.runner_of(execution_id)).where(execution_id)
         if as_json:
             about = {"execution_id": execution_id, "status": one.status, "dry_run": one.dry_run}

@@ -6,6 +6,7 @@ import msgspec
 
 import durable_flow as df
 from durable_flow.cli import _render
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._hints import Hints
 from durable_flow.cli._host import read
 from durable_flow.cli._options import execution_argument, store_option
@@ -20,7 +21,7 @@ def command(*, execution_id: str, store: str, as_json: bool) -> int:
     hints = Hints.here()
 
     async def work(opened: df.Store) -> int:
-        async with df.Runtime(opened) as runtime:
+        async with df.Runtime(opened, extensions=extensions_here()) as runtime:
             runner = await runtime.runner_of(execution_id)
             whys = await runner.why(execution_id)
             result = await runner.result(execution_id)

@@ -17,6 +17,7 @@ import click
 import durable_flow as df
 from durable_flow.cli import _render
 from durable_flow.cli._codec import codec_here
+from durable_flow.cli._extensions import extensions_here
 from durable_flow.cli._host import (
     INTERRUPTED,
     TERMINATED,
@@ -146,7 +147,13 @@ class _Work:
     ) -> None:
         store = store_at(self.host.store, codec=codec, creates=True)
         runtime = df.Runtime(
-            store, workflows=definitions, services=services, gates=gates, secrets=secrets, grace=self.grace
+            store,
+            workflows=definitions,
+            services=services,
+            gates=gates,
+            secrets=secrets,
+            grace=self.grace,
+            extensions=extensions_here(),
         )
         async with opened(store, self.host.store, creates=True), runtime:
             runtime.subscribe(self._hear, events=ENDS)

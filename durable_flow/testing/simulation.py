@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from durable_flow import ConfigError, NotAllowed, Store, ValidationError, WorkflowDef, every_step, load
+from durable_flow import ConfigError, Extension, NotAllowed, Store, ValidationError, WorkflowDef, every_step, load
 from durable_flow.testing.clock import START, FakeClock
 from durable_flow.testing.crash import Explorer
 from durable_flow.testing.ground import MEMORY
@@ -185,7 +185,7 @@ def simulate(
         raise ConfigError(f"ignore is a list: ignore=[{ignore!r}]")
     if _in_a_loop():
         raise ConfigError("simulate runs event loops of its own: call it from a plain function, not from an async one")
-    known = [_loaded(one) for one in (workflow, *others)]
+    known = [_loaded(one, options.get("extensions") or ()) for one in (workflow, *others)]
     main = known[0]
     cast = Cast(known, answers or {})
     if missing := sorted(set(cast.needed("workflow")) - {one.id for one in known}):
@@ -233,8 +233,10 @@ def simulate(
     return report
 
 
-def _loaded(source: str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef) -> WorkflowDef:
-    return source if isinstance(source, WorkflowDef) else load(source)
+def _loaded(
+    source: str | os.PathLike[str] | Mapping[str, Any] | WorkflowDef, extensions: Sequence[Extension | str]
+) -> WorkflowDef:
+    return source if isinstance(source, WorkflowDef) else load(source, extensions=extensions)
 
 
 def _made(

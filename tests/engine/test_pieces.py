@@ -12,6 +12,7 @@ import pytest
 import durable_flow as df
 from durable_flow.testing import Reply, Scripted
 from tests.engine.pieces import CREW
+from tests.reference.test_forks import check
 
 Script = Callable[[df.Visit], Awaitable[Any]]
 
@@ -354,3 +355,46 @@ async def test_in_a_dry_run_no_piece_is_done() -> None:
         runner = runtime.runner("play")
         assert (await runner.run(dry_run=True)).completed
         assert (await runner.run(dry_run=True, fixtures={"act": "said"})).output == "said"
+
+
+async def test_the_trail_tells_of_pieces_what_is_stored() -> None:
+    failing = {"lost", "last"}
+
+    async def script(visit: df.Visit) -> str:
+        async def work(piece: df.Visit) -> str:
+            name = piece.path.rpartition("/")[2].partition("(")[0]
+            if name == "flaky" and piece.attempt == 1:
+                raise ConnectionError("once")
+            if name in failing:
+                raise ValueError(name)
+            return name
+
+        quick = df.RetryPolicy(max_attempts=2, initial_interval=0.001)
+        await visit.perform("flaky", work, retry=quick)
+        with pytest.raises(df.StepError):
+            await visit.perform("lost", work, may_fail=True)
+        await asyncio.gather(visit.perform("asked", ask), visit.perform("beside", work))
+        return str(await visit.perform("last", work))
+
+    async def ask(piece: df.Visit) -> str:
+        if piece.attempt == 1:
+            raise df.NonRetryableError("what now?")
+        return "asked"
+
+    document = DOCUMENT % ", retry: {max_attempts: 1, on_exhausted: halt}"
+    async with df.Runtime("sqlite://:memory:", workflows=[document], extensions=[play(script)]) as runtime:
+        runner = runtime.runner("play")
+        result = await runner.run(execution_id="e")
+        for step, response in (("lost(1)", None), ("asked(1)", 1)):
+            assert result.halt is not None
+            assert result.halt.step_id == step
+            await check(runtime, "e")
+            result = await (runner.fail("e") if response is None else runner.resume("e", response=response))
+        assert result.halt is not None
+        assert result.halt.step_id == "last(1)"
+        await check(runtime, "e")
+        assert (await runner.fail("e", reason="enough")).failed
+        await check(runtime, "e")
+        failing.clear()
+        assert (await runner.retry("e")).output == "last"
+        await check(runtime, "e")
