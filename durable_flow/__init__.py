@@ -28,6 +28,7 @@ from durable_flow.errors import (
     DurableFlowError,
     ExecutionNotFound,
     InputError,
+    KeyTaken,
     LeaseLost,
     LimitExceeded,
     MissingExtraError,
@@ -73,6 +74,7 @@ from durable_flow.runners.adapters.store_queue import StoreQueueAdapter
 from durable_flow.runners.adapters.taskiq import TaskiqAdapter
 from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
+from durable_flow.runners.debounce import Debounce
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue, Queue, QueueState
 from durable_flow.runners.stream import StreamRunner
@@ -116,6 +118,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "CorruptState",
+    "Debounce",
     "Defect",
     "Difference",
     "Done",
@@ -136,6 +139,7 @@ __all__ = [
     "InputError",
     "Iteration",
     "KEEP",
+    "KeyTaken",
     "LeaseLost",
     "LimitExceeded",
     "Limits",

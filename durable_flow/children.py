@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -75,7 +76,9 @@ class Children:
             definition = self._engine.find_workflow(workflow_id)
             if definition is None:
                 raise StepError(f"no workflow named {workflow_id!r} is known to this runtime", kind="WorkflowNotFound")
-            child = self._engine.create(
+            limited = definition.concurrency is not None and not run.info.dry_run
+            make = partial(
+                self._engine.create,
                 definition,
                 visit.kept("input"),
                 execution_id=execution_id,
@@ -83,13 +86,26 @@ class Children:
                 parent_wait=visit.wait_id if wait else None,
                 trigger="child",
                 labels={},
+                begins=not limited,
             )
             try:
-                if not wait:
-                    await self._engine.flush(child, release=True)
+                if limited:
+                    entered = await self._engine.admission.enter(make, above=await self._above(run) if wait else ())
+                    if wait and entered != execution_id:
+                        raise StepError(
+                            f"execution {entered!r} holds the concurrency key already, and is not for this step to "
+                            "wait for: return_existing needs wait: false",
+                            kind="KeyTaken",
+                        )
+                    if not wait:
+                        self._engine.spawn(self._engine.nudge(entered))
+                        return entered
+                elif not wait:
+                    await self._engine.flush(make(), release=True)
                     self._engine.spawn(self._engine.nudge(execution_id))
                     return execution_id
-                left = await self._drive_child(run, live, child, deadline)
+                else:
+                    left = await self._drive_child(run, live, make(), deadline)
             except (LeaseLost, AlreadyExists):
                 if not wait:
                     return execution_id
@@ -153,6 +169,14 @@ class Children:
                 )
             await self._engine.waits.park(run, live)
             run.consume(number for number, _ in run.mailbox.pop(visit.wait_id, ()))
+
+    async def _above(self, run: Run) -> list[str]:
+        """The executions that wait for the children of one: itself, and those above it."""
+        found, parent_id = [run.id], run.parent_id if run.info.parent_wait is not None else None
+        while parent_id is not None and (row := await self._engine.store.row(parent_id)) is not None:
+            found.append(row.id)
+            parent_id = row.parent_id if decode_info(row.info, execution_id=row.id).parent_wait is not None else None
+        return found
 
     def _is_child(self, row: Row | None, run: Run) -> None:
         if row is not None and row.parent_id != run.id:

@@ -97,7 +97,7 @@ class Endings:
         consumed = (*consumed, *run.unread())
         messages = () if farewell is None else self._engine.children.farewell(run, None, farewell)
         undoes = bool(run.undo) and _undoes(closing)
-        if not undoes and run.definition.closing is None:
+        if not undoes and (run.definition.closing is None or run.unseated):
             await self._finish(run, closing, consumed=consumed, messages=messages)
             return
         run.change_info(

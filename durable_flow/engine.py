@@ -30,15 +30,18 @@ import msgspec
 from msgspec.structs import replace
 
 from durable_flow import machine
+from durable_flow.admission import Admission
 from durable_flow.answers import sent_at
 from durable_flow.children import Children
 from durable_flow.clock import Clock, StoreTime, SystemClock, Timer, moment
 from durable_flow.context import Fatal, NotBegun, StepVisit, step_error
+from durable_flow.definition.inputs import concurrency_key
 from durable_flow.endings import Endings, may_have_happened
 from durable_flow.errors import (
     ConflictError,
     CorruptState,
     DurableFlowError,
+    KeyTaken,
     LeaseLost,
     LimitExceeded,
     NonRetryableError,
@@ -76,7 +79,18 @@ from durable_flow.pieces import PieceFailed, Pieces
 from durable_flow.rehearsal import unanswered
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import KEEP, Again, ChildEnd, Done, Failed, Outcome, Suspend, every_step
-from durable_flow.stores.base import Busy, Commit, Committed, Landing, New, StepTransaction, Store, Stored
+from durable_flow.stores.base import (
+    Busy,
+    Commit,
+    Committed,
+    Landing,
+    New,
+    Slot,
+    StepTransaction,
+    Store,
+    Stored,
+    line_of,
+)
 from durable_flow.waiting import LINGER, Alarm, Waits, answerable, begins
 
 logger = Journal("durable_flow.engine")
@@ -141,6 +155,7 @@ class Engine:
         clock: Clock,
         ids: Ids,
     ) -> None:
+        self.admission = Admission(self)
         self.children = Children(self)
         self.endings = Endings(self)
         self.waits = Waits(self)
@@ -471,7 +486,7 @@ class Engine:
             self.stop(run, "lease_lost")
             raise Stopped
         self.stop(run, "lease_lost")
-        if isinstance(error, ConflictError) and commit.version == 0:
+        if isinstance(error, ConflictError) and not isinstance(error, KeyTaken) and commit.version == 0:
             raise AlreadyExists(f"execution {run.id!r} exists already")
         raise error
 
@@ -1385,6 +1400,12 @@ class Engine:
         if parent is not None:
             run.parent_id, run.root_id, queue = parent.id, parent.root_id, parent.queue
         run.queue = queue
+        if parent is not None:
+            dry_run = parent.info.dry_run
+        key = None if dry_run else concurrency_key(definition, given, hidden=self.store.sealed)
+        if key is not None and definition.concurrency is not None:
+            run.line = line_of(definition.id, key)
+            run.slot = Slot(key=run.line, limit=definition.concurrency.limit)
         run.new = New(
             workflow_id=definition.id,
             workflow_version=definition.version,
@@ -1398,6 +1419,7 @@ class Engine:
             trigger=trigger,
             queue=queue,
             priority=priority,
+            concurrency_key=key,
         )
         run.info = Info(
             started_at=now,
@@ -1406,7 +1428,7 @@ class Engine:
             parent_wait=parent_wait,
             given=fingerprint,
             traceparent=check_traceparent(traceparent) if parent is None else parent.info.traceparent,
-            dry_run=dry_run if parent is None else parent.info.dry_run,
+            dry_run=dry_run,
             fixtures=dict(fixtures),
         )
         run.change_info(deadline=run.deadline(now))
@@ -1436,10 +1458,12 @@ class Engine:
         finally:
             self.look()
 
-    async def enqueue(self, run: Run) -> None:
-        """Creates an execution that has not begun (see `create`) as one that nobody owns: pending, and due at once. Its
-        time counts from when somebody takes it up. Raises AlreadyExists."""
+    async def enqueue(self, run: Run, *, at: float | None = None) -> None:
+        """Creates an execution that has not begun (see `create`) as one that nobody owns: pending, and due then, or at
+        once. Its time counts from when somebody takes it up. Raises AlreadyExists and KeyTaken."""
         run.status = Status.PENDING
+        run.begins_at = at
+        run.lease_ttl = None
         run.change_info(started_at=None, deadline=None)
         try:
             await self.flush(run, release=True)
@@ -1530,15 +1554,16 @@ class Engine:
         run.leased_at = asked
         if not run.status.over:
             await self.children.look_up(run)
+        run.recoveries = stored.row.recoveries + run.waited_out
         if prepare is not None:
             await prepare(run)
-        run.recoveries = stored.row.recoveries + run.waited_out
+        await self.admission.look(run)
         metadata = {"recoveries": run.recoveries} if run.recoveries else {}
         now = self.clock.now()
-        if run.status is Status.PENDING:
+        if stored.row.status == Status.PENDING:
             run.change_info(started_at=now, deadline=run.deadline(now))
             run.emit(_started(run, now, stored.row.trigger, metadata))
-        elif run.status is Status.RUNNING:
+        elif stored.row.status == Status.RUNNING:
             run.emit(machine.noted(Action.RECOVERED, now=now, status=Status.RUNNING, metadata=metadata or None))
             run.taken_over = run.seq
         return run
@@ -1614,7 +1639,8 @@ class Engine:
         self, execution_id: str, statuses: tuple[Status, ...] = (Status.FAILED,), *, actor: str | None = None
     ) -> Run | None:
         """Takes a failed execution up again, at its innermost failed step; None if it is not failed (any more). Raises
-        ConflictError where a child that failed with it was undone."""
+        ConflictError where a child that failed with it was undone, and KeyTaken where others hold its concurrency
+        key."""
         now = self.clock.now()
         memos: dict[str, dict[str, Any]] = {}
         forgotten: list[str] = []
@@ -1638,15 +1664,16 @@ class Engine:
                         )
                     changes["again"] = row.finished_at
 
-        run = await self.claim(execution_id, statuses, prepare=see_children)
-        if run is None:
-            return None
-        run.forgive()
-        frames = [run.root.record, *run.frames.values()]
-        if (deadline := run.deadline(now)) is not None:
-            run.change_info(deadline=deadline)
-        run.emit(machine.revived(frames, now=now, memos=memos, forgotten=forgotten, actor=actor))
-        return run
+        async def revive(run: Run) -> None:
+            await see_children(run)
+            run.forgive()
+            frames = [run.root.record, *run.frames.values()]
+            if (deadline := run.deadline(now)) is not None:
+                run.change_info(deadline=deadline)
+            run.emit(machine.revived(frames, now=now, memos=memos, forgotten=forgotten, actor=actor))
+            await self.admission.enter_again(run)
+
+        return await self.claim(execution_id, statuses, prepare=revive)
 
     async def migrate(
         self, execution_id: str, definition: WorkflowDef, *, mapping: Mapping[str, str] | None, actor: str | None
@@ -1703,16 +1730,16 @@ class Engine:
                 finished_at=row.finished_at,
                 wake_at=row.wake_at if run.status in (Status.PENDING, Status.FAILED) else _wake_at(run),
             )
-            if not (await self._land(commit)).released:  # it has mail, for which somebody must look at it
+            if not (await self.land(commit)).released:  # it has mail, for which somebody must look at it
                 look = replace(commit, version=commit.version + 1, nonce=self.ids.nonce(), wake_at=self.clock.now())
-                await self._land(
+                await self.land(
                     replace(look, entries=(), frames=(), rewritten=(), definition=None, info=None, release=False)
                 )
             return verdict
         finally:
             await self.store.release(execution_id, owner=self.owner, generation=row.generation)
 
-    async def _land(self, commit: Commit) -> Committed:
+    async def land(self, commit: Commit) -> Committed:
         """A commit of an execution that is not driven."""
         try:
             return await self.store.commit(commit)
@@ -1934,6 +1961,8 @@ def _unrepeatable(error: BaseException) -> bool:
 
 def _wake_at(run: Run) -> float | None:
     """When time alone makes something happen in this execution."""
+    if run.status is Status.PENDING:
+        return run.begins_at
     if not run.delayed and not run.waiting and run.info.deadline is None:
         return None
     times = [] if run.paused is not None else list(run.delayed.values())

@@ -81,6 +81,19 @@ class ConflictError(DurableFlowError):
     """The execution is not in the state the call needs, or somebody else was first. Nothing was changed."""
 
 
+class KeyTaken(ConflictError):
+    """So many executions hold the concurrency key as may, and this one is not to wait for it. Nothing was stored.
+
+    `.key` is the key, `.holders` are the ids of those that hold it, in the order in which they came to do so.
+    """
+
+    def __init__(self, key: str, holders: Sequence[str]) -> None:
+        self.key = key
+        self.holders = list(holders)
+        shown = ", ".join(repr(holder) for holder in self.holders[:5]) + (", …" if len(self.holders) > 5 else "")
+        super().__init__(f"the concurrency key {key!r} is held by {shown}")
+
+
 class NotAllowed(DurableFlowError):
     """This person may not answer this wait. `.by` is who asked, `.wait_id` what they tried to answer."""
 

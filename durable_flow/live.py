@@ -28,7 +28,7 @@ from durable_flow.model.fixture import Fixture, fixture
 from durable_flow.model.frame import PAUSE, Beat, Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
-from durable_flow.stores.base import Commit, New, Stored
+from durable_flow.stores.base import Commit, New, Slot, Stored, line_of
 
 CLOCK = 0
 """The number of a message that no inbox holds: time itself closed the wait."""
@@ -127,15 +127,15 @@ class Run:
     # With so many attributes every instance would have a dict of its own.
     __slots__ = (
         "_bodies", "_closed", "_consumed", "_dropped", "_entries", "_frames", "_info_changed", "_messages", "_opened",
-        "_records", "_rewritten", "_sets", "_steps", "active", "asked", "bar", "cancelled_for", "child_memos",
-        "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending", "entered",
-        "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight", "inflight_commit",
-        "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "lives", "loose_mail",
-        "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused", "queue", "quieting",
-        "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id", "scope", "seq",
-        "signal_ids", "signals", "standing", "status", "stop_actor", "stop_detail", "stop_mail", "stop_reason",
-        "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo", "undone", "unsaved", "updated_at",
-        "version", "visits", "waiting", "woken",
+        "_records", "_rewritten", "_sets", "_steps", "active", "asked", "bar", "begins_at", "cancelled_for",
+        "child_memos", "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending",
+        "entered", "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight",
+        "inflight_commit", "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "line",
+        "lives", "loose_mail", "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused",
+        "queue", "quieting", "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id",
+        "scope", "seq", "signal_ids", "signals", "slot", "standing", "status", "stop_actor", "stop_detail",
+        "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo", "undone",
+        "unsaved", "unseated", "updated_at", "version", "visits", "waiting", "woken",
     )  # fmt: skip
 
     def __init__(self, execution_id: str, definition: WorkflowDef, *, owner: str, generation: int) -> None:
@@ -150,6 +150,10 @@ class Run:
         self.info = Info()
         self.input: Any = None
         self.new: New | None = None
+        self.begins_at: float | None = None
+        self.line: str | None = None
+        self.slot: Slot | None = None
+        self.unseated = False
         self.lease_ttl: float | None = None
         self.leased_at = 0.0
         self.parent_id: str | None = None
@@ -243,6 +247,10 @@ class Run:
         run._info_changed = False
         run.input = decode_value(row.input, execution_id=row.id)
         run.parent_id, run.root_id, run.queue = row.parent_id, row.root_id, row.queue
+        if row.concurrency_key is not None:
+            run.line = line_of(row.workflow_id, row.concurrency_key)
+        else:
+            run.line = run.info.debounced
         run.created_at, run.updated_at = row.created_at, row.updated_at
         run.result_seq = row.result_seq
         run.root.record = decode_frame(row.root, execution_id=row.id)
@@ -516,6 +524,15 @@ class Run:
         self.info = replace(self.info, **changes)
         self._info_changed = True
 
+    @property
+    def key(self) -> str:
+        """The concurrency key; empty where it has none."""
+        return "" if self.line is None else self.line.partition(":")[2]
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Messages that go with the next commit."""
+        self._messages.extend(messages)
+
     def consume(self, numbers: Iterable[int]) -> None:
         """Inbox rows that the next commit takes away without an entry."""
         self._consumed.extend(numbers)
@@ -623,6 +640,10 @@ class Run:
         if self.new is not None:
             more |= {"new": self.new, "lease_ttl": self.lease_ttl}
             self.new = None
+        if self.slot is not None:
+            more["slot"], self.slot = self.slot, None
+        elif self.line is not None and self.status.over:
+            more["frees"] = self.line
         return replace(commit, **more) if more else commit
 
     def _take_more(self) -> dict[str, Any]:

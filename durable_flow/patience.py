@@ -22,6 +22,7 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    InLine,
     QueueRow,
     QueueSetting,
     Row,
@@ -73,6 +74,10 @@ class PatientStore(Store):
         return self.store.alone
 
     @property
+    def sealed(self) -> bool:  # type: ignore[override]
+        return self.store.sealed
+
+    @property
     def versions(self) -> tuple[int, int]:  # type: ignore[override]
         return self.store.versions
 
@@ -94,7 +99,15 @@ class PatientStore(Store):
         future = self.store.commit(commit)
         if commit.release:
             future.add_done_callback(lambda _: self.heard(commit.execution_id))
+        if commit.frees is not None:
+            future.add_done_callback(self._called_up)
         return future
+
+    def _called_up(self, landed: asyncio.Future[Committed]) -> None:
+        """Who holds a key from now on may be followed here, or driven by a worker of this process."""
+        if not landed.cancelled() and landed.exception() is None:
+            for execution_id in landed.result().promoted:
+                self.store.heard(execution_id)
 
     def begin(self, *, hold: float) -> StepTransaction:
         return PatientTransaction(lambda: self.store.begin(hold=hold), self.insist)
@@ -165,6 +178,9 @@ class PatientStore(Store):
 
     async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         return await self.insist(lambda: self.store.queues(names))
+
+    async def line(self, key: str) -> Sequence[InLine]:
+        return await self.insist(lambda: self.store.line(key))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon

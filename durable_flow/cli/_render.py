@@ -544,6 +544,7 @@ def execution(
     name: str,
     nodes: Sequence[Node],
     children: Sequence[df.Execution],
+    waits_for: str | None,
     variables: bool,
     all_steps: bool,
 ) -> None:
@@ -564,6 +565,12 @@ def execution(
         facts.append(("started", f"{_local(begun)} ({_ago(begun)}){took}"))
     if one.dry_run:
         facts.append(("dry run", "nothing of it was done outside"))
+    if waits_for is not None:
+        facts.append(("waits for", plain(waits_for)))
+    if one.wake_at is not None and one.status is df.Status.PENDING:
+        facts.append(("begins", _local(one.wake_at)))
+    if one.concurrency_key is not None:
+        facts.append(("key", plain(one.concurrency_key)))
     if one.labels:
         facts.append(("labels", " ".join(f"{name}={text}" for name, text in one.labels.items())))
     if one.parent_id is not None:

@@ -33,19 +33,29 @@ def command(
         one = await found(opened, execution_id)
         entries = await _entries(opened, execution_id)
         children = await opened.find(parent_id=execution_id)
-        name, types = await _definition(opened, one)
+        name, types, waits_for = await _definition(opened, one)
         nodes = tree(one, entries, types=types)
         if as_json:
             document: dict[str, Any] = {
                 "execution": msgspec.to_builtins(one),
                 "steps": [node.document() for node in nodes],
             }
+            if waits_for is not None:
+                document["waits_for"] = waits_for
             document["children"] = [{"id": child.id, "status": child.status} for child in children]
             if with_entries:
                 document["entries"] = msgspec.to_builtins(entries)
             _render.document(document)
             return 0
-        _render.execution(one, name=name, nodes=nodes, children=children, variables=variables, all_steps=all_steps)
+        _render.execution(
+            one,
+            name=name,
+            nodes=nodes,
+            children=children,
+            waits_for=waits_for,
+            variables=variables,
+            all_steps=all_steps,
+        )
         if with_entries:
             _render.entries(entries)
         return 0
@@ -53,14 +63,19 @@ def command(
     return read(store, work)
 
 
-async def _definition(store: df.Store, one: df.Execution) -> tuple[str, dict[str, str]]:
-    """The name of the workflow, and the types of its steps by id, from the definition that is pinned."""
+async def _definition(store: df.Store, one: df.Execution) -> tuple[str, dict[str, str], str | None]:
+    """The name of the workflow, and the types of its steps by id, from the definition that is pinned; and what an
+    execution waits for that has not begun."""
     async with df.Runtime(store, extensions=extensions_here()) as runtime:
         try:
-            workflow = (await runtime.runner_of(one.id)).workflow
+            runner = await runtime.runner_of(one.id)
         except (df.CorruptState, df.ValidationError):
-            return one.workflow_id, {}
-        return workflow.name, {step.id: step.type.name for step in df.every_step(workflow)}
+            return one.workflow_id, {}, None
+        waits_for = None
+        if one.status is df.Status.PENDING and one.owner is None:
+            waits_for = "; ".join(why.reason for why in await runner.why(one.id))
+        workflow = runner.workflow
+        return workflow.name, {step.id: step.type.name for step in df.every_step(workflow)}, waits_for
 
 
 async def _entries(store: df.Store, execution_id: str) -> list[df.Entry]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
 from durable_flow.errors import InputError, LimitExceeded, OutputError
+from durable_flow.expr.reference import MISSING, to_text
 from durable_flow.expr.schema import check_type, compile_schema
 from durable_flow.limits import Limits
 from durable_flow.model.problem import suggest
@@ -35,6 +37,48 @@ def check_input(workflow: WorkflowDef, given: Any, *, limits: Limits | None = No
     if problems:
         raise InputError(problems)
     return values
+
+
+LONGEST_KEY = 200
+"""A concurrency key of more characters is kept as its hash."""
+
+
+class _Input:
+    """What a concurrency key can read."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def lookup(self, root: str) -> Any:
+        return self.values if root == "input" else MISSING
+
+
+def concurrency_key(workflow: WorkflowDef, values: Mapping[str, Any], *, hidden: bool = False) -> str | None:
+    """The concurrency key of an execution with this checked input; None where its workflow has none.
+
+    It is the hash of what its template says where that is long, has a `secret` input in it, or is to be `hidden`.
+    Raises InputError where what it is to be made of is missing, null or empty.
+    """
+    if workflow.concurrency is None:
+        return None
+    template, scope = workflow.concurrency.key, _Input(values)
+    missing = [reference.text for reference in template.references if reference.resolve(scope) is None]
+    if missing:
+        raise InputError([f"concurrency.key needs {text}, which is missing or null" for text in missing])
+    key = to_text(template.resolve(scope))
+    if not key.strip():
+        raise InputError([f"concurrency.key {template.source!r} is empty"])
+    secret = any(not reference.path or reference.path[0] in workflow.secrets for reference in template.references)
+    return key_text(key, hidden=hidden or (secret and bool(workflow.secrets)), within=workflow.id)
+
+
+def key_text(key: str, *, hidden: bool, within: str) -> str:
+    """A key as it is kept: itself, or its hash."""
+    if not hidden and len(key) <= LONGEST_KEY and key.isprintable():
+        return key
+    return f"sha256:{sha256(f'{within} {key}'.encode()).hexdigest()}"
 
 
 def _normal(given: Mapping[Any, Any], limits: Limits) -> tuple[dict[str, Any], list[str]]:

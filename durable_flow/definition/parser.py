@@ -38,13 +38,14 @@ from durable_flow.definition.reader import (
 )
 from durable_flow.definition.source import Source, compose_source
 from durable_flow.errors import ConfigError, ValidationError
+from durable_flow.expr.reference import ReferenceSyntaxError, compile_template
 from durable_flow.expr.schema import Schema, check_type
 from durable_flow.extension import Extension, Language
 from durable_flow.limits import Limits
 from durable_flow.model.frame import RESERVED_TARGETS
 from durable_flow.model.problem import Problem
 from durable_flow.model.value import type_name
-from durable_flow.model.workflow import Body, InputDef, RetryPolicy, StepDef, WorkflowDef
+from durable_flow.model.workflow import Body, Concurrency, InputDef, RetryPolicy, StepDef, WorkflowDef
 from durable_flow.model.workflow import Position as StepPosition
 from durable_flow.steps import step_types
 from durable_flow.steps.base import Duration, Interval, StepType, TargetName, VariableName, walk
@@ -95,6 +96,14 @@ class InputKeys(msgspec.Struct, frozen=True, kw_only=True):
     secret: bool = False
 
 
+class ConcurrencyKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of `concurrency`."""
+
+    key: Annotated[str, msgspec.Meta(pattern=r"[\s\S]*\S[\s\S]*", description="a text such as $input.customer_id")]
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 1
+    on_conflict: Literal["queue", "reject", "cancel_running", "return_existing"] = "queue"
+
+
 class DocumentKeys(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of a document."""
 
@@ -112,6 +121,7 @@ class DocumentKeys(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, InputKeys] = {}
     steps: Body
     on_error: TargetName | None = None
+    concurrency: ConcurrencyKeys | None = None
     finally_: Body | None = msgspec.field(name="finally", default=None)
     fixtures: dict[str, Any] = {}
 
@@ -313,6 +323,7 @@ class _Parser(Reader):
                 inputs=inputs,
                 on_error=_text(values.get("on_error")),
                 body=body,
+                concurrency=self._concurrency(tree, values.get("concurrency")),
                 finally_=values.get("finally_"),
                 fixtures=values.get("fixtures") or {},
                 extras=extras,
@@ -329,6 +340,16 @@ class _Parser(Reader):
             nodes=self._nodes,
             vague=frozenset(self._vague),
         )
+
+    def _concurrency(self, tree: MappingNode, keys: ConcurrencyKeys | None) -> Concurrency | None:
+        if keys is None or type(keys.key) is not str:
+            return None
+        try:
+            key = compile_template(keys.key)
+        except ReferenceSyntaxError as error:
+            self.problem(locate(tree.items["concurrency"], ["key"]), str(error), key="concurrency.key")
+            return None
+        return Concurrency(key=key, limit=keys.limit, on_conflict=keys.on_conflict)
 
     # -- extensions ----------------------------------------------------------------------------------------------------
 

@@ -97,6 +97,8 @@ class _Validator:
     def run(self) -> Findings:
         flow = self._flow
         self._handler()
+        if self._steps is None:
+            self._concurrency()
         for node in flow.nodes:
             self._targets(node)
             self._place(node)
@@ -165,6 +167,20 @@ class _Validator:
         at = self._places.document("on_error")
         message, hint = self._unknown(target, self._flow.top)
         self._problem(None, at, message, key="on_error", hint=hint)
+
+    def _concurrency(self) -> None:
+        limited = self._workflow.concurrency
+        for reference in () if limited is None else limited.key.references:
+            at, key = self._places.document("concurrency", "key"), "concurrency.key"
+            if reference.root != "input":
+                message = f"{reference.text} cannot be read here: it is resolved before an execution is there"
+                self._problem(None, at, message, key=key, hint="only $input can")
+                continue
+            name = reference.path[0] if reference.path else ""
+            near = self._near_input(name) if name and name not in self._inputs else None
+            if near is not None:
+                hint = f"did you mean {near!r}?"
+                self._problem(None, at, f"there is no input {name!r}", key=key, hint=hint)
 
     def _targets(self, node: FlowNode) -> None:
         step = node.step

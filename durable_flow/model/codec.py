@@ -47,7 +47,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     own `on_error` was entered. `began_as` is the hash of the definition that an execution had before it was migrated.
     `fixtures` are those that a dry run was given beside its document's.
     `parent_wait` is the wait of the parent that this execution's end answers, `given` the SHA-256 of the input as it
-    was given, before defaults. `compensated`: steps were undone, so it cannot go on. `traceparent` is what it was
+    was given, before defaults. `compensated`: steps were undone, so it cannot go on. `debounced` is the line of those
+    that would have been this execution, had they come before it began. `traceparent` is what it was
     started with, or the execution at the top.
     """
 
@@ -66,6 +67,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     given: str = ""
     closing: Closing | None = None
     compensated: bool = False
+    debounced: str | None = None
     traceparent: str | None = None
 
 

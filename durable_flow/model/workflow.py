@@ -13,6 +13,7 @@ from durable_flow.model.codec import encode
 from durable_flow.model.frame import FINISHED
 
 if TYPE_CHECKING:
+    from durable_flow.expr.reference import Template
     from durable_flow.steps.base import StepType
 
 
@@ -52,6 +53,15 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retry_on: tuple[str, ...] = ()
     no_retry_on: tuple[str, ...] = ()
     halts: bool = False
+
+
+class Concurrency(msgspec.Struct, frozen=True, kw_only=True):
+    """How many executions with one `key` may be under way at once, and what becomes of one more: `queue`, `reject`,
+    `cancel_running` or `return_existing`."""
+
+    key: Template
+    limit: int = 1
+    on_conflict: str = "queue"
 
 
 class StepDef(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +122,7 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     fixtures: Mapping[str, Any] = {}
     inputs: tuple[InputDef, ...] = ()
     on_error: str | None = None
+    concurrency: Concurrency | None = None
     source: str = "<mapping>"
     extras: Mapping[str, Any] = {}
 

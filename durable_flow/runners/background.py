@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from durable_flow.answers import GIVEN, Answer, person, remark
@@ -16,6 +18,7 @@ from durable_flow.model.execution import ChildWait, ExecutionResult, Status
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.adapters.base import Adapter
 from durable_flow.runners.correspondence import Correspondent
+from durable_flow.runners.debounce import Debounce, beginning, debounced
 from durable_flow.runners.signals import message_of
 from durable_flow.stores.base import Row, check_id, waits_of
 
@@ -72,6 +75,9 @@ class BackgroundRunner(Correspondent):
         traceparent: str | None = None,
         dry_run: bool = False,
         fixtures: Mapping[str, Any] | None = None,
+        delay: float | str | None = None,
+        start_at: datetime | None = None,
+        debounce: Debounce | None = None,
     ) -> str:
         """Stores an execution as `pending`, for a worker of `queue` to begin it; its id. The `timeout` of the workflow
         counts from when it begins. Of those that wait in the queues of a worker, the one with the least `priority` (1
@@ -81,16 +87,36 @@ class BackgroundRunner(Correspondent):
         With an `execution_id` starting is idempotent, as with `Runner.run`, whose errors it raises: InputError (nothing
         is stored), ConflictError if the id belongs to another workflow or another input. `dry_run` and `fixtures` are
         those of `Runner.run`, too.
+
+        It begins at once, or after `delay` (seconds, or a duration such as `15m`), or at `start_at`. With `debounce`
+        several calls with one key become one execution, which begins with the last input when no further one has come
+        for a while; each call gives its id. What is to begin later can be cancelled, and keeps signals until then.
+
+        Where the workflow limits its `concurrency`, the execution begins when it is its turn. Raises KeyTaken where it
+        is rejected; where the one that is there is to be returned, that one's id is. Such an execution cannot be told
+        to begin later.
         """
         engine = self._engine
         given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
         played = self._rehearsal(dry_run, fixtures)
+        chosen = execution_id is not None
         execution_id = engine.ids.execution() if execution_id is None else check_id(execution_id)
         if type(priority) is not int or not 1 <= priority <= LEAST_URGENT:
             raise ValidationError(
                 [f"priority is a number from 1 (most urgent) to {LEAST_URGENT}, not {priority!r:.100}"]
             )
-        run = engine.create(
+        at = beginning(engine, delay=delay, start_at=start_at, debounce=debounce)
+        limited = self.workflow.concurrency is not None and not dry_run
+        if at is not None and limited:
+            raise ValidationError(
+                [f"workflow {self.workflow.id!r} limits its concurrency: what it starts cannot be told to begin later"]
+            )
+        if debounce is not None and chosen:
+            raise ValidationError(["a debounced execution has no execution_id of its own: its key is what names it"])
+        if debounce is not None and dry_run:
+            raise ValidationError(["a dry run is not debounced"])
+        make = partial(
+            engine.create,
             self.workflow,
             given,
             execution_id=execution_id,
@@ -105,7 +131,12 @@ class BackgroundRunner(Correspondent):
             begins=False,
         )
         try:
-            await engine.enqueue(run)
+            if debounce is not None:
+                execution_id = await debounced(engine, debounce, make)
+            elif limited:
+                execution_id = await engine.admission.enter(make, tell=self._hurry)
+            else:
+                await engine.enqueue(make(), at=at)
         except AlreadyExists:
             pass
         else:
@@ -152,11 +183,8 @@ class BackgroundRunner(Correspondent):
     async def cancel(self, execution_id: str, *, reason: str | None = None, by: str | None = None) -> None:
         """Tells an execution to end, wherever it runs, and its children. One that is pending is ended here and now,
         also where its queue is paused. ConflictError if it is over already."""
-        row = await self._cancel(execution_id, reason=reason, by=by)
-        if row.status == Status.PENDING:
-            with suppress(LeaseLost, LeftToOthers):  # somebody has begun it, or has what its last steps need
-                await self._engine.nudge(execution_id)
-        await self._look_after(execution_id)
+        await self._cancel(execution_id, reason=reason, by=by)
+        await self._hurry(execution_id)
 
     async def pause(self, execution_id: str, *, by: str | None = None, reason: str | None = None) -> None:
         """Pauses an execution, as `Runner.pause` does, with its errors."""
@@ -215,6 +243,14 @@ class BackgroundRunner(Correspondent):
             return UNKNOWN
 
     # -- how ---------------------------------------------------------------------------------------------------------
+
+    async def _hurry(self, execution_id: str) -> None:
+        """An execution was told to end: one that is pending ends here."""
+        row = await self._engine.store.row(execution_id)
+        if row is not None and row.status == Status.PENDING:
+            with suppress(LeaseLost, LeftToOthers):  # somebody has begun it, or has what its last steps need
+                await self._engine.nudge(execution_id)
+        await self._look_after(execution_id)
 
     async def _look_after(self, execution_id: str) -> None:
         row = await self._engine.store.row(execution_id)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,13 +36,13 @@ from durable_flow.model.execution import (
     Status,
     UncertainWait,
 )
-from durable_flow.model.frame import FrameState
+from durable_flow.model.frame import FrameState, Message
 from durable_flow.model.trace import check_traceparent
 from durable_flow.model.workflow import WorkflowDef
 from durable_flow.position import ChainLink, Where, places_behind, places_of
 from durable_flow.runners.correspondence import Correspondent, check_labels, halt_of
 from durable_flow.runners.signals import message_of
-from durable_flow.stores.base import Row, check_id, execution_of, masked, masks_of, waits_of
+from durable_flow.stores.base import NEVER, Row, check_id, execution_of, line_of, masked, masks_of, waits_of
 
 CHUNK = 1000
 """Entries that are read at once."""
@@ -97,6 +98,10 @@ class Runner(Correspondent):
         With `dry_run` nothing is done outside: no service is called, no gate asked, no secret fetched, nobody and
         nothing is waited for; so it stays, whoever drives the execution on. `fixtures` stand in for what steps would
         get, by step id or path, before those of the document; ValidationError tells what is wrong with them.
+
+        Where the workflow limits its `concurrency`, the execution may have to wait for its turn: it is pending then,
+        and begins here, or in a worker, as soon as it is its turn. Raises KeyTaken where it is rejected, and goes on as
+        a repeated call would with the one that is there where that is to be returned.
         """
         engine = self._engine
         given, fingerprint = self._checked(input, labels=labels, queue=queue, traceparent=traceparent)
@@ -107,7 +112,9 @@ class Runner(Correspondent):
             await local.created.wait()  # only then it is known whether it is the one with this id
             local = engine.runs.get(execution_id)
         if local is None:
-            run = engine.create(
+            limited = self.workflow.concurrency is not None and not dry_run
+            make = partial(
+                engine.create,
                 self.workflow,
                 given,
                 execution_id=execution_id,
@@ -118,9 +125,12 @@ class Runner(Correspondent):
                 traceparent=traceparent,
                 dry_run=dry_run,
                 fixtures=played,
+                begins=not limited,
             )
             try:
-                return await self._drive(run)
+                if limited:
+                    return await self._follow(await engine.admission.enter(make))
+                return await self._drive(make())
             except AlreadyExists:
                 pass
         await self._started_with(fingerprint, execution_id, dry_run=dry_run, fixtures=played)
@@ -249,6 +259,8 @@ class Runner(Correspondent):
             if run is not None:
                 return await self._drive(run)
             row = await self._row(execution_id)
+            if row.status == Status.PENDING and row.owner is None:
+                return await self._result(execution_id)  # its time has not come
             if not Status(row.status).over and (row.owner is not None or row.status != Status.HALTED):
                 raise ConflictError(f"execution {execution_id!r} is being driven by {row.owner or 'this process'}")
         return await self._result(execution_id)
@@ -428,8 +440,10 @@ class Runner(Correspondent):
         new = await engine.store.row(execution_id) is None
         while (local := engine.runs.get(execution_id)) is not None and not local.version:
             await local.created.wait()
+        limited = self.workflow.concurrency is not None
         if new and local is None:
-            run = engine.create(
+            make = partial(
+                engine.create,
                 self.workflow,
                 given,
                 execution_id=execution_id,
@@ -437,10 +451,14 @@ class Runner(Correspondent):
                 labels=labels or {},
                 queue=queue,
                 fingerprint=fingerprint,
+                begins=not limited,
                 traceparent=traceparent,
             )
-            run.keep_signal(CLOCK, message)
             try:
+                if limited:
+                    return await self._enter_with(make, message)
+                run = make()
+                run.keep_signal(CLOCK, message)
                 return await self._drive(run)
             except AlreadyExists:
                 pass
@@ -448,6 +466,20 @@ class Runner(Correspondent):
         await self._send(message)
         await self._nudge(execution_id)
         return await self._result(execution_id)
+
+    async def _enter_with(self, make: Callable[[], Run], message: Message) -> ExecutionResult:
+        """Starts an execution that has a signal in its inbox; one that is there in its place is sent it."""
+
+        def make_with_signal() -> Run:
+            run = make()
+            run.send((message,))
+            return run
+
+        entered = await self._engine.admission.enter(make_with_signal)
+        if entered != message.execution_id:
+            await self._send(msgspec.structs.replace(message, execution_id=entered))
+            await self._nudge(entered)
+        return await self._follow(entered)
 
     async def signal_where(
         self, labels: Mapping[str, str], name: str, payload: Any = None, *, by: str | None = None
@@ -499,6 +531,20 @@ class Runner(Correspondent):
                 action = "retry it" if status is Status.FAILED else "nothing: it is over"
             return [Why(execution_id=execution_id, status=status, reason=f"it is {status}{error}", unblock=action)]
         found: list[Why] = []
+        if status is Status.PENDING and row.owner is None and row.wake_at is not None and row.wake_at > now:
+            reason, unblock = await self._why_not_yet(row)
+            since = moment(row.created_at)
+            deadline = None if row.wake_at == NEVER else moment(row.wake_at)
+            return [
+                Why(
+                    execution_id=execution_id,
+                    status=status,
+                    reason=reason,
+                    unblock=unblock,
+                    since=since,
+                    deadline=deadline,
+                )
+            ]
         for wait in await self._open_waits(row, masks=masks_of(row)):
             reason, unblock = _why(wait)
             found.append(
@@ -557,6 +603,20 @@ class Runner(Correspondent):
                 )
             )
         return found
+
+    async def _why_not_yet(self, row: Row) -> tuple[str, str]:
+        """What a pending execution waits for that nobody may begin yet."""
+        if row.wake_at != NEVER or row.concurrency_key is None:
+            return "the time when it is to begin", "nothing to do: a worker begins it then"
+        line = await self._engine.store.line(line_of(row.workflow_id, row.concurrency_key))
+        holders = [one.execution_id for one in line if one.holds]
+        waiting = [one.execution_id for one in line if not one.holds]
+        before = waiting.index(row.id) if row.id in waiting else 0
+        names = ", ".join(repr(name) for name in holders[:5]) + (", …" if len(holders) > 5 else "")
+        many = len(holders) > 1
+        held = f"execution{'s' if many else ''} {names}, which hold{'' if many else 's'} key {row.concurrency_key!r}"
+        others = "" if not before else f" (and {before} before it wait{'s' if before == 1 else ''} for that, too)"
+        return f"{held}{others}", f"nothing to do: it begins when {'one of them' if many else 'that one'} has ended"
 
     async def where(self, execution_id: str) -> list[Where]:
         """The innermost places at which an execution stands, as of its last commit, down through the children it waits
@@ -710,7 +770,8 @@ class Runner(Correspondent):
                     continue
                 run = await engine.claim(execution_id)
                 if run is None:
-                    await changed(None)
+                    later = status is Status.PENDING and engine.clock.now() < (row.wake_at or 0) < NEVER
+                    await changed(row.wake_at if later else None)
                     continue
                 try:
                     await engine.execute(run)

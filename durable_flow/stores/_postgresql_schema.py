@@ -20,6 +20,7 @@ settings that keep a plan that was made while the tables were empty from reading
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 ROW = """h.n, h.id, h.workflow_id, f.workflow_version, f.definition_hash, h.status, h.version, h.generation, h.nonce,
@@ -553,7 +554,7 @@ BEGIN
 END $body$;
 """
 
-CLAIMS = """
+_CLAIMS = """
 CREATE FUNCTION {s}.claims(
     _wait boolean, _now double precision, _id text[], _owner text[], _ttl double precision[], _statuses text[]
 ) RETURNS SETOF {s}.stored LANGUAGE plpgsql AS $body$
@@ -577,7 +578,7 @@ BEGIN
         _met[_r.c] := _r.n;
     END LOOP;
     FOR _r IN
-        SELECT g.*, h.n, h.status, l.owner AS holder, l.until
+        SELECT g.*, h.n, h.status, {early}l.owner AS holder, l.until
         FROM unnest(_id, _owner, _statuses) WITH ORDINALITY AS g (id, owner, statuses, c)
         JOIN {s}.heads h ON h.id = g.id LEFT JOIN {s}.leases l ON l.n = h.n
     LOOP
@@ -585,7 +586,7 @@ BEGIN
             _row := NULL;
             _row.id := _r.id;
             RETURN NEXT _row;
-        ELSIF _r.status = ANY (string_to_array(_r.statuses, ',')) AND (_r.holder IS NULL OR _r.until <= _now) THEN
+        ELSIF _r.status = ANY (string_to_array(_r.statuses, ',')) AND (_r.holder IS NULL OR _r.until <= _now){ripe} THEN
             _n[_r.c] := _r.n;
             _late[_r.c] := (_r.holder <> _r.owner AND _r.status = 'running')::integer;
         ELSE
@@ -607,6 +608,8 @@ BEGIN
     RETURN QUERY SELECT x.* FROM {s}.stored x WHERE x.n = ANY (_n);
 END $body$;
 """
+
+CLAIMS = _CLAIMS.replace("{early}", "").replace("{ripe}", "")
 
 DUE = """
 CREATE FUNCTION {s}.takes(
@@ -1190,11 +1193,172 @@ BEGIN
 END $body$;
 """
 
+_PARAMETERS = COMMITS.partition("(")[2].partition("    -- 1: written")[0]
+_NAMES = [
+    name for name, _ in re.findall(r"(_\w+) (boolean|double precision|\w+\[\]|double precision\[\])", _PARAMETERS)
+]
+
+LINES = (
+    """
+CREATE TABLE {s}.line (
+    place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key text COLLATE "C" NOT NULL,
+    n bigint NOT NULL UNIQUE,
+    id text COLLATE "C" NOT NULL,
+    most integer NOT NULL,
+    held boolean NOT NULL
+);
+CREATE INDEX line_by_key ON {s}.line (key, place);
+
+CREATE FUNCTION {s}.lock_line(_key text, _ids text[]) RETURNS void LANGUAGE plpgsql AS $body$
+-- From here on nobody else changes the line of this key. Rows that may have to be changed because of it are locked with
+-- those of `_ids`, in the order of their ids, so that nobody waits for us who has what we wait for.
+BEGIN
+    PERFORM pg_advisory_xact_lock({line_lock}, hashtext('{s}:' || _key));
+    PERFORM 1 FROM {s}.heads h WHERE h.id = ANY (
+        _ids || ARRAY(SELECT l.id FROM {s}.line l WHERE l.key = _key AND NOT l.held ORDER BY l.place LIMIT {called}))
+    ORDER BY h.id FOR NO KEY UPDATE;
+END $body$;
+
+CREATE FUNCTION {s}.leave_line(_now double precision, _key text, _id text) RETURNS text[] LANGUAGE plpgsql AS $body$
+-- An execution leaves a line that is locked. Those who are next hold its key, and are due: who they are.
+DECLARE
+    _holding bigint;
+    _promoted text[] := ARRAY[]::text[];
+    _r record;
+BEGIN
+    _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    DELETE FROM {s}.line l WHERE l.key = _key AND l.id = _id;
+    SELECT count(*) INTO _holding FROM {s}.line l WHERE l.key = _key AND l.held;
+    FOR _r IN
+        SELECT l.n, l.id, l.most FROM {s}.line l
+        WHERE l.key = _key AND NOT l.held ORDER BY l.place LIMIT {called}
+    LOOP
+        EXIT WHEN _holding >= _r.most;
+        _holding := _holding + 1;
+        UPDATE {s}.line l SET held = true WHERE l.n = _r.n;
+        UPDATE {s}.heads h SET wake_at = _now WHERE h.n = _r.n AND h.wake_at > _now;
+        _promoted := _promoted || _r.id;
+    END LOOP;
+    RETURN _promoted;
+END $body$;
+
+CREATE FUNCTION {s}.commit_in_line(
+    _slot text, _most integer, _waits boolean, _known text[], _until_begun boolean, _frees text,
+    {parameters}
+    -- 0: let in as far as its line goes, 1: it is there already, 2: `_holders` hold the key; `_outcome` and `_holder`
+    -- are those of `commits`.
+    OUT _refused integer, OUT _holders text[], OUT _promoted text[], OUT _outcome integer[], OUT _holder text[]
+) LANGUAGE plpgsql AS $body$
+-- One commit of an execution that joins or leaves a line.
+DECLARE
+    _held boolean := true;
+    _others text[];
+    _gone bigint[];
+BEGIN
+    _refused := 0;
+    PERFORM {s}.lock_line(coalesce(_slot, _frees), _id || _to);
+    IF _slot IS NOT NULL THEN
+        PERFORM 1 FROM {s}.heads h WHERE h.id = _id[1];
+        IF FOUND AND cardinality(_workflow) > 0 THEN
+            _refused := 1;
+            RETURN;
+        END IF;
+        _gone := ARRAY(
+            SELECT l.n FROM {s}.line l JOIN {s}.heads h ON h.n = l.n LEFT JOIN {s}.leases x ON x.n = l.n
+            WHERE l.key = _slot AND _until_begun AND (h.status <> 'pending' OR x.owner IS NOT NULL));
+        SELECT array_agg(l.id ORDER BY l.place), array_agg(l.id ORDER BY l.place) FILTER (WHERE l.held)
+        INTO _others, _holders FROM {s}.line l WHERE l.key = _slot AND l.n <> ALL (_gone);
+        _held := coalesce(cardinality(_holders), 0) = coalesce(cardinality(_others), 0)
+            AND coalesce(cardinality(_others), 0) < _most;
+        IF NOT (_held OR _waits) OR NOT coalesce(_others <@ _known, true) THEN
+            _refused := 2;
+            RETURN;
+        END IF;
+        IF NOT _held THEN
+            _wake := ARRAY['Infinity'::double precision];
+        END IF;
+    END IF;
+    SELECT c._outcome, c._holder INTO _outcome, _holder FROM {s}.commits({names}) c;
+    IF _outcome[1] < 0 THEN
+        RETURN;
+    END IF;
+    IF _slot IS NOT NULL THEN
+        DELETE FROM {s}.line l WHERE l.n = ANY (_gone);
+        INSERT INTO {s}.line (key, n, id, most, held)
+        SELECT _slot, h.n, h.id, _most, _held FROM {s}.heads h WHERE h.id = _id[1];
+    END IF;
+    IF _frees IS NOT NULL THEN
+        _promoted := {s}.leave_line(_now, _frees, _id[1]);
+    END IF;
+END $body$;
+
+CREATE FUNCTION {s}.remove_in_line(
+    _now double precision, _id text, OUT _removed boolean, OUT _holder text, OUT _promoted text[]
+) LANGUAGE plpgsql AS $body$
+-- Removes an execution, and lets those who are next in its line hold its key.
+DECLARE
+    _key text;
+BEGIN
+    SELECT l.key INTO _key FROM {s}.line l JOIN {s}.heads h ON h.n = l.n WHERE h.id = _id;
+    IF _key IS NOT NULL THEN
+        PERFORM {s}.lock_line(_key, ARRAY[_id]);
+    END IF;
+    SELECT r._removed, r._holder INTO _removed, _holder FROM {s}.remove(_now, _id) r;
+    IF _key IS NOT NULL AND _removed AND _holder IS NULL THEN
+        _promoted := {s}.leave_line(_now, _key, _id);
+    END IF;
+END $body$;
+
+CREATE FUNCTION {s}.line_of(_key text) RETURNS TABLE (execution_id text, holds boolean)
+STABLE LANGUAGE plpgsql AS $body$
+BEGIN
+    RETURN QUERY SELECT l.id, l.held FROM {s}.line l WHERE l.key = _key ORDER BY l.place;
+END $body$;
+
+CREATE OR REPLACE FUNCTION {s}.summon(_now double precision, _n bigint) RETURNS void LANGUAGE plpgsql AS $body$
+-- An execution whose row is locked has got a message: unless somebody drives it, it is due from now on. What is pending
+-- begins at its time, unless it is to end before.
+BEGIN
+    UPDATE {s}.heads h SET wake_at = _now
+    WHERE h.n = _n AND coalesce(h.wake_at > _now, true)
+        AND (h.status <> 'pending' OR EXISTS (SELECT 1 FROM {s}.inbox i WHERE i.n = _n AND i.key = 'cancel'))
+        AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = _n AND l.owner IS NOT NULL);
+END $body$;
+
+DROP FUNCTION {s}.redefine(integer[], integer[], text[], text[], text[], bytea[]);
+CREATE FUNCTION {s}.restate(
+    _outcome integer[], _c integer[], _id text[], _hash text[], _version text[], _body bytea[], _input bytea[]
+) RETURNS integer LANGUAGE plpgsql AS $body$
+-- Gives executions another definition, or another input, in the statement that called `commits` for them: those of
+-- `_outcome` that were written, whose rows are locked.
+BEGIN
+    INSERT INTO {s}.definitions
+    SELECT g.hash, g.body FROM unnest(_c, _hash, _body) AS g (c, hash, body)
+    WHERE _outcome[g.c] >= 0 AND g.hash IS NOT NULL ORDER BY g.hash COLLATE "C" ON CONFLICT (hash) DO NOTHING;
+    UPDATE {s}.facts f SET definition_hash = coalesce(g.hash, f.definition_hash),
+        workflow_version = coalesce(g.version, f.workflow_version), input = coalesce(g.input, f.input)
+    FROM unnest(_c, _id, _hash, _version, _input) AS g (c, id, hash, version, input) JOIN {s}.heads h ON h.id = g.id
+    WHERE _outcome[g.c] >= 0 AND f.n = h.n;
+    RETURN cardinality(_c);
+END $body$;
+""".replace("{parameters}", _PARAMETERS.strip())
+    .replace("{names}", ", ".join(_NAMES))
+    .replace("{line_lock}", str(0x6C696E65))
+    .replace("{called}", "100")
+) + (
+    _CLAIMS.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+    .replace("{early}", "h.status = 'pending' AND h.wake_at > _now AS early, ")
+    .replace("{ripe}", "\n            AND NOT coalesce(_r.early, false)")
+)
+"""Since version 5: keys that so many executions may hold, and what is pending begins at its time."""
+
 MIGRATIONS: Sequence[str] = (
     "".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),
     HOLDS,
     REDEFINE,
     QUEUES + DUE,
+    LINES,
 )
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 

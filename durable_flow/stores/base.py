@@ -18,6 +18,12 @@ The rules a store must keep, in words:
 * *Nothing is left lying.* An execution that is not over is *due* when somebody must look at it: with an owner when the
   lease runs out, without one at its `wake_at` (halted), at its `wake_at` or at once (pending), at once (running).
   `take` finds those that are due by an index.
+* *What is pending begins at its time.* One whose `wake_at` is still to come is neither taken nor claimed, and of all
+  messages only one of kind `cancel` makes it due.
+* *A key is held by so many.* What `slot` says is judged and done in the commit that says it: of the executions in the
+  line of a key at most so many hold it as the limit of each that was let in says, the others wait, pending, with a
+  `wake_at` of `NEVER`, in the order in which they came. Whoever holds it keeps it until a commit that `frees` it, or
+  until it is removed; in the same transaction those who are next hold it, and are due.
 * *A held queue begins nothing.* While a queue is held back, `take` takes no pending execution of it; what began goes
   on.
 * *Limits say how much begins.* An execution is *under way* when it is not over, somebody owns it or it is running, it
@@ -39,6 +45,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -59,6 +66,9 @@ from durable_flow.model.trace import check_traceparent
 from durable_flow.model.value import normalise
 
 STATUSES = frozenset(status.value for status in Status)
+
+NEVER = math.inf
+"""The `wake_at` of a pending execution that waits until it holds its key."""
 
 Blob = str | bytes
 """Encoded user data: JSON text, or bytes where a codec encrypts it."""
@@ -82,6 +92,27 @@ class New(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_key: str | None = None
 
 
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in the line of a `key`, of whom `limit` may hold it at once. Where that many do, or others wait already,
+    the execution waits for its turn if `waits`, else its commit is refused with KeyTaken.
+
+    With `known` it is refused as well where anybody is in that line who is not among these. With `until_begun` only
+    those count who are pending and whom nobody has taken up: others leave the line."""
+
+    key: str
+    limit: int = 1
+    waits: bool = False
+    known: Sequence[str] | None = None
+    until_begun: bool = False
+
+
+class InLine(msgspec.Struct, frozen=True):
+    """An execution in the line of a key, and whether it `holds` it (else it waits for that)."""
+
+    execution_id: str
+    holds: bool
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """One or more transitions of one execution, encoded.
 
@@ -95,7 +126,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     get another body. `consumed` are ids of inbox rows. `messages` go to other executions' inboxes; one that `append`
     would not accept is skipped. With `new`, `lease_ttl` gives the created row its first lease, of so many seconds by
     the store's time; None: nobody owns it. `definition`, which does not come with `new`, is another one that the
-    execution has from now on, as (hash, version, document); those it had before stay as long as it does.
+    execution has from now on, as (hash, version, document); those it had before stay as long as it does. `input`,
+    which does not come with `new`, is another input that it has from now on.
+
+    `slot` is what the execution needs to be let in: with `new`, or where one that was over goes on. If it has to wait,
+    it is written with a `wake_at` of `NEVER`. `frees` is the key of the line that the execution leaves.
     """
 
     execution_id: str
@@ -125,12 +160,17 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl: float | None = None
     new: New | None = None
     definition: tuple[str, str, Blob] | None = None
+    input: Blob | None = None
+    slot: Slot | None = None
+    frees: str | None = None
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What a commit left behind. `released` is False where `release` was asked and the inbox holds unread messages."""
+    """What a commit left behind. `released` is False where `release` was asked and the inbox holds unread messages.
+    `promoted` are executions that hold their key from now on, and are due."""
 
     released: bool = False
+    promoted: Sequence[str] = ()
 
 
 class Landing(asyncio.Future[Committed]):
@@ -326,6 +366,9 @@ class Store(ABC):
     says must be read from the store. Where a store is `alone`, no other process can reach the data: nobody needs to
     look whether something happened there unheard.
 
+    *Secrecy.* Where a store is `sealed`, what users gave is not to be readable in it: keys, which it compares, are
+    given to it as hashes.
+
     *Versions.* `versions` is set by `open`, before it raises because of them: the version of the stored schema as it
     was found (0: there was none), and the one of this release, which it has once the store is open. A store whose
     schema has no versions leaves it at (0, 0).
@@ -334,6 +377,7 @@ class Store(ABC):
     clock: Clock = SystemClock()
     wakes: bool = False
     alone: bool = False
+    sealed: bool = False
     versions: tuple[int, int] = (0, 0)
 
     # -- the contract -------------------------------------------------------------------------------------------------
@@ -354,8 +398,9 @@ class Store(ABC):
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         """Starts to write; commits of concurrent executions share one transaction.
 
-        The future raises LeaseLost (fenced), ConflictError (the row to create exists already) or StoreUnavailable (the
-        outcome is unknown: read the row's nonce). Cancelling who waits for it does not cancel the write.
+        The future raises LeaseLost (fenced), ConflictError (the row to create exists already; KeyTaken: its key is
+        held by others) or StoreUnavailable (the outcome is unknown: read the row's nonce). Cancelling who waits for it
+        does not cancel the write.
         """
 
     def begin(self, *, hold: float) -> StepTransaction:
@@ -380,7 +425,8 @@ class Store(ABC):
         self, execution_id: str, *, owner: str, ttl: float, statuses: Collection[str]
     ) -> Stored | Busy | None:
         """Takes the lease for `ttl` seconds if it is free or expired and the row has one of `statuses`; None: no such
-        row. Where a previous owner let its lease expire, `recoveries` goes up; every commit sets it back to 0. Closes
+        row. A pending one whose time has not come is not to be had. Where a previous owner let its lease expire,
+        `recoveries` goes up; every commit sets it back to 0. Closes
         waits whose time is up."""
 
     @abstractmethod
@@ -425,6 +471,10 @@ class Store(ABC):
     async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         """These queues, or all of which something is set or in which something is pending or under way; without a name
         first, then by name."""
+
+    @abstractmethod
+    async def line(self, key: str) -> Sequence[InLine]:
+        """Who is in the line of a key, in the order in which they came."""
 
     @abstractmethod
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
@@ -664,6 +714,9 @@ class Store(ABC):
             ],
             release=True,
             lease_ttl=0.0,
+            frees=line_of(held.row.workflow_id, held.row.concurrency_key)
+            if held is not None and held.row.concurrency_key is not None and execution.status.over
+            else None,
             new=None
             if held is not None
             else New(
@@ -755,6 +808,11 @@ class Store(ABC):
                 return total
 
 
+def line_of(workflow_id: str, concurrency_key: str) -> str:
+    """The key of the line of those executions of a workflow that have the same concurrency key."""
+    return f"{workflow_id}:{concurrency_key}"
+
+
 def cursor_of(created_at: float, execution_id: str) -> str:
     """The cursor of a page whose last row was created then and has this id."""
     return base64.urlsafe_b64encode(msgspec.json.encode([created_at, execution_id])).decode().rstrip("=")
@@ -829,7 +887,7 @@ def execution_of(row: Row, *, ctx: dict[str, Any] | None = None) -> Execution:
         owner=row.owner,
         lease_until=_moment(row.lease_until),
         generation=row.generation,
-        wake_at=_moment(row.wake_at),
+        wake_at=None if row.wake_at == NEVER else _moment(row.wake_at),
         created_at=_moment(row.created_at),
         updated_at=_moment(row.updated_at),
         started_at=_moment(info.started_at),

@@ -38,6 +38,7 @@ from durable_flow.errors import (
     ConfigError,
     ConflictError,
     DurableFlowError,
+    KeyTaken,
     LeaseLost,
     MissingExtraError,
     SchemaTooNew,
@@ -52,12 +53,14 @@ from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores import _postgresql_schema as ddl
 from durable_flow.stores.base import (
+    NEVER,
     Appended,
     Blob,
     Busy,
     Commit,
     Committed,
     Filter,
+    InLine,
     Landing,
     QueueRow,
     QueueSetting,
@@ -907,14 +910,16 @@ def _arguments(commits: Sequence[Commit], known: Collection[str]) -> Iterator[Se
 WIDTH = 2 + len(list(_arguments((), ())))
 
 
-def _redefinitions(commits: Sequence[Commit]) -> Sequence[Sequence[Any]]:
-    """The parameters of `redefine` behind the first."""
-    rows = [
-        (c, commit.execution_id, commit.definition[0], commit.definition[1], pack(commit.definition[2]))
-        for c, commit in enumerate(commits, 1)
-        if commit.definition is not None
-    ]
-    return _columns(rows, 5)
+def _restatements(commits: Sequence[Commit]) -> Sequence[Sequence[Any]]:
+    """The parameters of `restate` behind the first."""
+    rows = []
+    for c, commit in enumerate(commits, 1):
+        if commit.definition is not None or commit.input is not None:
+            digest, version, document = commit.definition or (None, None, None)
+            body = None if document is None else pack(document)
+            given = None if commit.input is None else pack(commit.input)
+            rows.append((c, commit.execution_id, digest, version, body, given))
+    return _columns(rows, 6)
 
 
 def _row(values: Sequence[Any]) -> Row:
@@ -1102,6 +1107,7 @@ class PostgresStore(Store):
         self._commits = Kind(self._write_commits)
         self._appends = Kind(self._write_messages)
         self._claims = Kind(self._write_claims)
+        self._lined = Kind(self._write_in_line, most=1)
         self._takes: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._single: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
         self._reads: Kind[tuple[Work[Any], float]] = Kind(self._do, most=1)
@@ -1117,11 +1123,13 @@ class PostgresStore(Store):
         self._s = s
         marks = ", ".join(f"${i}" for i in range(1, WIDTH + 1))
         self._commits_sql = f"SELECT * FROM {s}.commits({marks})"
-        more = ", ".join(f"${WIDTH + number}" for number in range(1, 6))
-        self._redefining_sql = (
+        more = ", ".join(f"${WIDTH + number}" for number in range(1, 7))
+        self._restating_sql = (
             f"WITH done AS MATERIALIZED (SELECT * FROM {s}.commits({marks})) "
-            f"SELECT d._outcome, d._holder, {s}.redefine(d._outcome, {more}) FROM done d"
+            f"SELECT d._outcome, d._holder, {s}.restate(d._outcome, {more}) FROM done d"
         )
+        lined = ", ".join(f"${i}" for i in range(1, WIDTH + 7))
+        self._line_sql = f"SELECT * FROM {s}.commit_in_line({lined})"
         self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7, $8)"
         self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5, $6)"
 
@@ -1168,7 +1176,7 @@ class PostgresStore(Store):
         writers, readers = self._sizes
         self._process = os.getpid()
         patient = Crew("durable_flow patient", 1, door, self._name, self._patient)
-        kinds = (self._commits, self._appends, self._claims, self._takes)
+        kinds = (self._commits, self._appends, self._claims, self._takes, self._lined)
         self._crews = Crews(
             Crew("durable_flow writer", writers, door, self._name, kinds, patient),
             patient,
@@ -1296,7 +1304,8 @@ class PostgresStore(Store):
         weight = 0
         for _, body in commit.entries:
             weight += len(body)
-        return self._crew().writers.submit(self._commits, commit, commit.execution_id, weight)
+        kind = self._commits if commit.slot is None and commit.frees is None else self._lined
+        return self._crew().writers.submit(kind, commit, commit.execution_id, weight)
 
     async def _write_commits(self, session: Session, commits: list[Commit], wait: bool) -> Sequence[object]:
         order = range(len(commits))
@@ -1306,9 +1315,9 @@ class PostgresStore(Store):
         arguments = list(_arguments(commits, self._known))
         now = self._now()
         sql = self._commits_sql
-        if any(commit.definition is not None for commit in commits):
-            sql = self._redefining_sql
-            arguments += _redefinitions(commits)
+        if any(commit.definition is not None or commit.input is not None for commit in commits):
+            sql = self._restating_sql
+            arguments += _restatements(commits)
         try:
             codes, holders, *_ = await session.run(lambda connection: connection.fetchrow(sql, wait, now, *arguments))
         except BaseException:
@@ -1329,6 +1338,30 @@ class PostgresStore(Store):
                 holder = holders[c]
                 outcomes[i] = LeaseLost(commit.execution_id, owner=holder if holder != commit.owner else None)
         return outcomes
+
+    async def _write_in_line(self, session: Session, commits: list[Commit], wait: bool) -> Sequence[object]:
+        """A commit of an execution that joins the line of a key, or leaves it: by itself, while the line is locked."""
+        (commit,) = commits
+        slot, new = commit.slot, commit.new
+        wanted: Sequence[Any] = (None,) * 5
+        if slot is not None:
+            known = None if slot.known is None else list(slot.known)
+            wanted = (slot.key, slot.limit, slot.waits, known, slot.until_begun)
+        arguments = (*wanted, commit.frees, True, self._now(), *_arguments(commits, ()))
+        refused, holders, promoted, outcome, lost_to = await session.run(
+            lambda connection: connection.fetchrow(self._line_sql, *arguments)
+        )
+        if slot is not None and refused == 2:
+            return [KeyTaken(slot.key, holders or [])]
+        if refused or (new is not None and outcome[0] < 0):
+            return [ConflictError(f"there is already an execution {commit.execution_id!r} in this store")]
+        if outcome[0] < 0:
+            return [LeaseLost(commit.execution_id, owner=lost_to[0] if lost_to[0] != commit.owner else None)]
+        self._tell(commit)
+        for name in promoted or ():
+            if self._wire is not None:
+                self._wire.tell(name)
+        return [Committed(released=outcome[0] == 1, promoted=promoted or ())]
 
     def begin(self, *, hold: float) -> StepTransaction:
         self._crew()
@@ -1429,7 +1462,7 @@ class PostgresStore(Store):
     ) -> float | None:
         sql = f"SELECT {self._s}.next_due($1, $2, $3, $4, $5)"
         ((seconds,),) = await self._read(sql, self._now(), _queues(queues), list(without), *_room(room or {}))
-        return None if seconds is None else float(seconds)
+        return None if seconds is None or seconds == NEVER else float(seconds)
 
     async def _do(self, session: Session, works: list[tuple[Work[Any], float]], wait: bool) -> Sequence[object]:
         ((work, patience),) = works
@@ -1475,6 +1508,9 @@ class PostgresStore(Store):
                 found[name[1:] if name else None] = row
         return found
 
+    async def line(self, key: str) -> Sequence[InLine]:
+        return [InLine(*found) for found in await self._read(f"SELECT * FROM {self._s}.line_of($1)", key)]
+
     async def present(self) -> float:
         if (fixed := self._now()) is not None:
             return fixed
@@ -1490,11 +1526,15 @@ class PostgresStore(Store):
             self._wire.tell(execution_id)
 
     async def remove(self, execution_id: str) -> bool:
-        removed, holder = await self._write(
-            f"SELECT * FROM {self._s}.remove($1, $2)", self._now(), execution_id, patience=6
+        removed, holder, promoted = await self._write(
+            f"SELECT * FROM {self._s}.remove_in_line($1, $2)", self._now(), execution_id, patience=6
         )
         if holder is not None:
             raise ConflictError(f"execution {execution_id!r} cannot be deleted: {holder} is driving it")
+        for name in promoted or ():
+            self.heard(name)
+            if self._wire is not None:
+                self._wire.tell(name)
         return bool(removed)
 
     async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:

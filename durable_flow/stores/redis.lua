@@ -16,7 +16,8 @@
 --                     q "priority hash queue" (a dot before the name of a queue, nothing for none); where it has them:
 --                     e end, p "1" if it is a child, k wake_at, o owner, l end of the lease, u last number of its inbox, c "version
 --                     recoveries" (as long as it is at that version there were so many), r "[hash, version]" of the
---                     definition it has instead of that in f, b the hashes of those it had before (msgpack list);
+--                     definition it has instead of that in f, b the hashes of those it had before (msgpack list),
+--                     j the input it has instead of that in f, y "limit 1 key" of the line it is in (1: it holds it);
 --                     F<path> a frame, V<path>\0<name> a variable
 --   n:<id>            the frames and variables below a path (sorted set, all of score 0): path, or path\0name
 --   e:<id>            entries (list): number n is at n - 1
@@ -33,6 +34,8 @@
 --   hold, declared, decided  what is set of queues (hashes)
 --   way:<queue>       what is under way in a queue (set; the queue as in q)
 --   rate:<queue>      what began lately in a queue with a rate, by when (sorted set): "generation id"
+--   line:<key>        who holds a key or waits for it (sorted set), by when they came
+--   places            how many were ever in any line
 --   definitions, uses documents by hash, and how many executions have them (hashes)
 
 local call, unpack_message, pack_message = redis.call, cmsgpack.unpack, cmsgpack.pack
@@ -43,6 +46,7 @@ local OWNER, MAIL, ENDED, BY = prefix .. 'owner:', prefix .. 'mail', prefix .. '
 local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
 local BEGUN, PENDING, EXEMPT = prefix .. 'begun', prefix .. 'pending', prefix .. 'exempt'
 local HOLD, WAY, RATE = prefix .. 'hold', prefix .. 'way:', prefix .. 'rate:'
+local LINE, PLACES, NEVER = prefix .. 'line:', prefix .. 'places', 'inf'
 local OVER = {completed = true, failed = true, cancelled = true}
 local LISTS = {running = {BEGUN}, halted = {BEGUN}, pending = {PENDING, EXEMPT}}
 local heard, anything_heard = {}, false
@@ -164,10 +168,11 @@ local function schedule(id, old_status)
   end
 end
 
--- Something came for an execution: unless somebody drives it, it is due from now on.
-local function summon(id)
+-- Something came for an execution: unless somebody drives it, it is due from now on; but what is pending begins at its
+-- time, and only has to end sooner.
+local function summon(id, kind)
   local row = call('HMGET', X .. id, 's', 'o', 'k')
-  if not row[2] and not (row[3] and tonumber(row[3]) <= now()) then
+  if not row[2] and not (row[3] and tonumber(row[3]) <= now()) and (row[1] ~= 'pending' or kind == 'cancel') then
     call('HSET', X .. id, 'k', exact(now()))
     schedule(id, row[1])
   end
@@ -242,7 +247,7 @@ local function append(job)
   end
   local outcome = put(id, job[3], job[4], job[5], job[6], job[7])
   if outcome == 'accepted' and not row[2] then
-    summon(id)
+    summon(id, job[3])
   end
   return {outcome, row[2], row[3]}
 end
@@ -282,6 +287,98 @@ local function drop(id, paths)
       end
     end
   end
+end
+
+-- Who is in a line: {id, whether it holds the key, its limit}, in the order in which they came.
+local function line_of(key)
+  local line = {}
+  for i, id in ipairs(call('ZRANGE', LINE .. key, 0, -1)) do
+    local most, held = string.match(call('HGET', X .. id, 'y'), '^(%d+) (%d)')
+    line[i] = {id, held == '1', tonumber(most)}
+  end
+  return line
+end
+
+local function stand(id, key, most, held)
+  call('HSET', X .. id, 'y', string.format('%d', most) .. ' ' .. (held and '1 ' or '0 ') .. key)
+end
+
+-- Whether an execution may hold a key at once, and who leaves the line for it; or nothing, and who holds it.
+local function let_in(slot)
+  local key, most, waits, known, until_begun = unpack(slot)
+  local line, left, others, holders = line_of(key), {}, {}, {}
+  for i = 1, known and #known or 0 do
+    others[known[i]] = true
+  end
+  local waiting, strange = false, false
+  for _, place in ipairs(line) do
+    local id, row = place[1], until_begun and call('HMGET', X .. place[1], 's', 'o')
+    if row and (row[1] ~= 'pending' or row[2]) then
+      left[#left + 1] = id
+    else
+      if place[2] then
+        holders[#holders + 1] = id
+      else
+        waiting = true
+      end
+      strange = strange or known and not others[id]
+    end
+  end
+  local free = #holders < most and not waiting
+  if strange or not (free or waits) then
+    return nil, holders
+  end
+  return free, left
+end
+
+local function join(id, slot, held, left)
+  for _, other in ipairs(left) do
+    call('ZREM', LINE .. slot[1], other)
+    call('HDEL', X .. other, 'y')
+  end
+  stand(id, slot[1], slot[2], held)
+  call('ZADD', LINE .. slot[1], call('INCR', PLACES), id)
+end
+
+-- An execution leaves the line it is in: those who are next hold its key, and are due. Who they are.
+local function leave_line(id)
+  local place, promoted, holding = call('HGET', X .. id, 'y'), {}, 0
+  if not place then
+    return promoted
+  end
+  local key = string.match(place, '^%d+ %d (.*)$')
+  call('ZREM', LINE .. key, id)
+  call('HDEL', X .. id, 'y')
+  local line = line_of(key)
+  for _, other in ipairs(line) do
+    holding = holding + (other[2] and 1 or 0)
+  end
+  for _, other in ipairs(line) do
+    if not other[2] then
+      if holding >= other[3] then
+        break
+      end
+      holding = holding + 1
+      stand(other[1], key, other[3], true)
+      local row = call('HMGET', X .. other[1], 's', 'k')
+      if row[2] and tonumber(row[2]) > now() then
+        call('HSET', X .. other[1], 'k', exact(now()))
+        schedule(other[1], row[1])
+      end
+      promoted[#promoted + 1] = other[1]
+      hear(other[1])
+    end
+  end
+  return promoted
+end
+
+local function line(job)
+  local found = {}
+  for _, place in ipairs(line_of(job[2])) do
+    found[#found + 1] = place[1]
+    found[#found + 1] = place[2] and 1 or 0
+  end
+  return {'line', found}
 end
 
 -- The parts of a commit that most commits do not have.
@@ -357,7 +454,7 @@ local function finish(id, status, parts, release, old_status, moved)
     for _, message in ipairs(parts.messages) do
       local found = call('HGET', X .. message[1], 's')
       if found and not OVER[found] and put(unpack(message)) == 'accepted' then
-        summon(message[1])
+        summon(message[1], message[2])
       end
     end
   end
@@ -374,7 +471,7 @@ local function finish(id, status, parts, release, old_status, moved)
   if moved then
     schedule(id, old_status)
   end
-  return {released and 'released' or 'kept'}
+  return {released and 'released' or 'kept', parts and parts.frees and leave_line(id) or {}}
 end
 
 -- Gives an execution another definition. What is due is kept by definition, so it leaves the set it is in.
@@ -399,9 +496,22 @@ local function commit(job)
   if tonumber(row[1]) ~= job[4] or tonumber(row[2]) ~= job[3] then
     return {'lost', call('HGET', key, 'o')}
   end
+  local slot, held, left = parts and parts.slot, true, nil
+  if slot then
+    held, left = let_in(slot)
+    if held == nil then
+      return {'taken', left}
+    end
+    if not held then
+      wake_at = NEVER
+    end
+  end
   local next, last = enter(id, job[8], job[9])
   if not next then
     return {'order', last}
+  end
+  if slot then
+    join(id, slot, held, left)
   end
   local old, old_end = row[3], row[4]
   if status ~= old then
@@ -448,9 +558,23 @@ local function create(job)
   if call('EXISTS', key) == 1 then
     return {'exists'}
   end
+  local slot, wake_at = job[12] and job[12].slot, job[13] and exact(job[13])
+  local held, left = true, nil
+  if slot then
+    held, left = let_in(slot)
+    if held == nil then
+      return {'taken', left}
+    end
+    if not held then
+      wake_at = NEVER
+    end
+  end
   local next, last = enter(id, job[8], job[9])
   if not next then
     return {'order', last}
+  end
+  if slot then
+    join(id, slot, held, left)
   end
   created_at = exact(created_at)
   call('HSET', key, 'g', job[3], 's', status, 'f', facts, 'd', hash, 't', created_at, 'x', pack_message(indexes),
@@ -458,8 +582,8 @@ local function create(job)
   if child then
     call('HSET', key, 'p', '1')
   end
-  if job[13] then
-    call('HSET', key, 'k', exact(job[13]))
+  if wake_at then
+    call('HSET', key, 'k', wake_at)
   end
   if call('HINCRBY', USES, hash, 1) == 1 then
     call('HSET', DEFINITIONS, hash, definition)
@@ -481,7 +605,7 @@ end
 
 -- reading --------------------------------------------------------------------------------------------------------------
 
-local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'f', 'k', 'r'}
+local FIELDS = {'v', 'g', 's', 'e', 'o', 'l', 'c', 'h', 'i', 'f', 'k', 'r', 'j'}
 
 local function whole(id, values)
   local result = tonumber(string.match(values[8], '^(%d*):'))
@@ -645,16 +769,16 @@ end
 
 local function claim(job)
   local id, statuses = job[2], job[5]
-  local found = call('HMGET', X .. id, 's', 'o', 'l')
+  local found = call('HMGET', X .. id, 's', 'o', 'l', 'k')
   local status, holder, ends = found[1], found[2], found[3]
   if not status then
     return {'none'}
   end
-  local wanted = false
+  local early, wanted = status == 'pending' and found[4] and tonumber(found[4]) > now(), false
   for i = 1, #statuses do
     wanted = wanted or statuses[i] == status
   end
-  if not wanted or (holder and tonumber(ends) > now()) then
+  if not wanted or early or (holder and tonumber(ends) > now()) then
     return {'busy', status, holder, ends}
   end
   return grant(id, job[3], job[4])
@@ -822,7 +946,7 @@ local function next_due(job)
       end
     end
   end
-  return {'due', least and exact(least - now()) or false}
+  return {'due', least and least < math.huge and exact(least - now()) or false}
 end
 
 local function set_queue(job)
@@ -920,6 +1044,7 @@ end
 -- deleting -------------------------------------------------------------------------------------------------------------
 
 local function delete(id)
+  local promoted = leave_line(id)
   local found = call('HMGET', X .. id, 's', 'o', 'd', 'x', 'q', 'b')
   local status, owner, q = found[1], found[2], found[5]
   local hashes = found[6] and unpack_message(found[6]) or {}
@@ -940,6 +1065,7 @@ local function delete(id)
     end
   end
   call('UNLINK', X .. id, N .. id, E .. id, W .. id, A .. id, I .. id, M .. id)
+  return promoted
 end
 
 local function held(id)
@@ -956,8 +1082,7 @@ local function remove(job)
   if owner then
     return {'held', owner}
   end
-  delete(id)
-  return {'done'}
+  return {'done', delete(id)}
 end
 
 local function purge(job)
@@ -1100,7 +1225,7 @@ end
 
 -- the schema -----------------------------------------------------------------------------------------------------------
 
-local SCHEMA = 2
+local SCHEMA = 3
 
 -- What version 1 kept otherwise: holds under another name, what is pending in one list, and nothing of what is under way.
 local function migrate()
@@ -1125,7 +1250,7 @@ end
 local function schema(job)
   local found, allowed = call('GET', prefix .. 'schema'), job[2]
   if allowed and (not found or tonumber(found) < SCHEMA) then
-    if found then
+    if found and tonumber(found) < 2 then
       migrate()
     end
     call('SET', prefix .. 'schema', SCHEMA)
@@ -1140,7 +1265,7 @@ local VERBS = {
   commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
   purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
   definition = definition, search = search, schema = schema, take = take, next_due = next_due,
-  set_queue = set_queue, queues = queues, present = present,
+  set_queue = set_queue, queues = queues, present = present, line = line,
 }
 local answers = {}
 local version = call('GET', prefix .. 'schema')

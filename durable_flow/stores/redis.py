@@ -35,6 +35,7 @@ from durable_flow.errors import (
     ConfigError,
     ConflictError,
     DurableFlowError,
+    KeyTaken,
     LeaseLost,
     MissingExtraError,
     SchemaTooNew,
@@ -52,6 +53,7 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    InLine,
     Landing,
     New,
     QueueRow,
@@ -209,8 +211,8 @@ def _conditions(filter: Filter) -> list[str]:
 
 def _row(values: Sequence[Any]) -> Row:
     (
-        version, generation, status, ended, owner, lease, recovered, head, info, facts, wake_at, redefined, result,
-        waits, name,
+        version, generation, status, ended, owner, lease, recovered, head, info, facts, wake_at, redefined, changed,
+        result, waits, name,
     ) = values  # fmt: skip
     nonce, seq, result_seq, current_step, updated_at, root = decode(head.partition(b":")[2])
     at, _, recoveries = (recovered or b"").partition(b" ")
@@ -235,7 +237,7 @@ def _row(values: Sequence[Any]) -> Row:
         lease_until=_float(lease),
         wake_at=_float(wake_at),
         recoveries=int(recoveries) if at == version else 0,
-        input=given,
+        input=given if changed is None else _blob(changed),
         root=root,
         info="" if info is None else _blob(info),
         result_seq=result_seq,
@@ -305,6 +307,8 @@ def _committing(commit: Commit) -> list[Any]:
     fields: list[Any] = ["v", commit.version + 1, "h", _raw(shown + head)]
     if commit.info is not None:
         fields += ("i", _packed(commit.info))
+    if commit.input is not None:
+        fields += ("j", _packed(commit.input))
     parts: dict[str, Any] = {}
     below: list[str] = []
     gone: list[str] = []
@@ -346,6 +350,11 @@ def _committing(commit: Commit) -> list[Any]:
         parts["consumed"] = commit.consumed
     if commit.messages:
         parts["messages"] = [_told(message, body) for message, body in commit.messages]
+    if (slot := commit.slot) is not None:
+        known = False if slot.known is None else slot.known
+        parts["slot"] = slot.key, slot.limit, slot.waits, known, slot.until_begun
+    if commit.frees is not None:
+        parts["frees"] = True
     first = 0
     entries: list[str | msgspec.Raw] = []
     if commit.entries:
@@ -392,10 +401,12 @@ RELEASED, KEPT = Committed(released=True), Committed(released=False)
 
 def _committed(commit: Commit, answer: Sequence[Any]) -> Committed:
     match answer:
-        case [b"kept"]:
-            return KEPT
-        case [b"released"]:
-            return RELEASED
+        case [word, []] if word in (b"kept", b"released"):
+            return RELEASED if word == b"released" else KEPT
+        case [word, promoted] if word in (b"kept", b"released"):
+            return Committed(word == b"released", [name.decode() for name in promoted])
+        case [b"taken", holders] if commit.slot is not None:
+            raise KeyTaken(commit.slot.key, [name.decode() for name in holders])
         case [b"lost", owner]:
             holder = _text(owner)
             raise LeaseLost(commit.execution_id, owner=None if holder == commit.owner else holder)
@@ -1082,6 +1093,12 @@ class RedisStore(Store):
 
         return await self._read(("queues", _queues(names)), read)
 
+    async def line(self, key: str) -> Sequence[InLine]:
+        def read(answer: Sequence[Any]) -> list[InLine]:
+            return [InLine(name.decode(), bool(held)) for name, held in _pairs(answer[1])]
+
+        return await self._read(("line", key), read)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         def read(answer: Sequence[Any]) -> dict[str, int]:
             return {name.decode(): int(generation) for name, generation in _pairs(answer[1])}
@@ -1096,7 +1113,11 @@ class RedisStore(Store):
             if answer[0] == b"held":
                 owner = answer[1].decode()
                 raise ConflictError(f"execution {execution_id!r} cannot be deleted: {owner} is driving it")
-            return bool(answer[0] == b"done")
+            if answer[0] != b"done":
+                return False
+            for name in answer[1]:
+                self.heard(name.decode())
+            return True
 
         return await self._write(lambda: ("remove", execution_id), read)
 

@@ -30,6 +30,7 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    InLine,
     New,
     QueueRow,
     QueueSetting,
@@ -45,6 +46,8 @@ TEXT, BYTES = b"t", b"b"
 
 class SealedStore(Store):
     """A store around `store`. Nothing but this should use the inner one meanwhile, apart from `remove` and the like."""
+
+    sealed = True
 
     def __init__(self, store: Store, codec: Codec) -> None:
         if not isinstance(codec, Codec):
@@ -91,6 +94,9 @@ class SealedStore(Store):
 
     async def close(self) -> None:
         await self.store.close()
+
+    async def line(self, key: str) -> Sequence[InLine]:
+        return await self.store.line(key)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)
@@ -139,6 +145,7 @@ class SealedStore(Store):
             ],
             new=None if commit.new is None else self._new(commit.new, name),
             definition=None if commit.definition is None else self._definition(*commit.definition),
+            input=None if commit.input is None else seal(commit.input, name, "input"),
         )
 
     def _definition(self, digest: str, version: str, document: Blob) -> tuple[str, str, Blob]:

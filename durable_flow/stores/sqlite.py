@@ -38,6 +38,7 @@ from durable_flow.errors import (
     ConfigError,
     ConflictError,
     DurableFlowError,
+    KeyTaken,
     LeaseLost,
     SchemaTooNew,
     StepError,
@@ -48,6 +49,7 @@ from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
 from durable_flow.model.frame import Message
 from durable_flow.stores.base import (
+    NEVER,
     UNLIMITED,
     Appended,
     Blob,
@@ -55,12 +57,14 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    InLine,
     Landing,
     New,
     QueueLimits,
     QueueRow,
     QueueSetting,
     Row,
+    Slot,
     StepTransaction,
     Store,
     Stored,
@@ -188,6 +192,17 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         f"CREATE INDEX executions_under_way ON executions (queue) WHERE {UNDER_WAY}",
         f"CREATE INDEX executions_exempt ON executions (queue, priority, {DUE}) WHERE {EXEMPT}",
     ),
+    (
+        """CREATE TABLE line (
+            place INTEGER PRIMARY KEY AUTOINCREMENT,
+            key TEXT NOT NULL,
+            n INTEGER NOT NULL,
+            most INTEGER NOT NULL,
+            held INTEGER NOT NULL
+        )""",
+        "CREATE INDEX line_by_key ON line (key, place)",
+        "CREATE INDEX line_by_execution ON line (n)",
+    ),
 )
 """The n-th item leads from schema version n to n + 1 (`PRAGMA user_version`)."""
 
@@ -253,11 +268,12 @@ ENDED = """SELECT n FROM executions INDEXED BY executions_by_end
     WHERE status = ? AND finished_at < ? AND (owner IS NULL OR lease_until <= ?) ORDER BY finished_at LIMIT ?"""
 
 LEASE = "SELECT n, status, owner, lease_until FROM executions WHERE id = ?"
+EARLY = "SELECT 1 FROM executions WHERE n = ? AND status = 'pending' AND wake_at > ?"
 RENEW = "UPDATE executions SET lease_until = ? WHERE owner = ? RETURNING id, generation"
 RELEASE = "UPDATE executions SET owner = NULL, lease_until = NULL WHERE id = ? AND owner = ? AND generation = ?"
 SUMMON = "UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1) WHERE n = ?2"
 SUMMON_READER = """UPDATE executions SET wake_at = min(coalesce(wake_at, ?1), ?1) WHERE id = ?2 AND finished_at IS NULL
-    AND EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
+    AND status <> 'pending' AND EXISTS (SELECT 1 FROM inbox WHERE inbox.n = executions.n)"""
 CLOSE_LATE = f"UPDATE waits SET remaining = {LATE} WHERE n = ? AND remaining > 0 AND deadline <= ?"
 FIND_LATE = f"SELECT wait_id FROM waits WHERE n = ? AND remaining = {LATE} ORDER BY seq, wait_id"
 TAKE_BEGUN = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_due
@@ -301,8 +317,15 @@ TAKE_BACK_BEGIN = """DELETE FROM begins WHERE (queue, n) =
 COUNT_BEGINS = "SELECT count(*) FROM begins WHERE queue = ? AND at + ? > ?"
 LAST_BEGIN = """SELECT at + ?2 FROM begins WHERE queue = ?1 AND at + ?2 > ?3 ORDER BY at DESC
     LIMIT 1 OFFSET ?4"""
+LINE = """SELECT l.n, l.held, l.most, e.id, e.status, e.owner FROM line l JOIN executions e ON e.n = l.n
+    WHERE l.key = ? ORDER BY l.place"""
+JOIN_LINE = "INSERT INTO line (key, n, most, held) VALUES (?, ?, ?, ?)"
+LEAVE_LINE = "DELETE FROM line WHERE n = ?"
+PROMOTE = "UPDATE line SET held = 1 WHERE n = ?"
+CALL_UP = "UPDATE executions SET wake_at = min(wake_at, ?) WHERE n = ?"
+REINPUT = "UPDATE facts SET input = ? WHERE n = ?"
 
-PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers")
+PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers", "line")
 """Every table with rows that belong to an execution."""
 
 UNAVAILABLE = frozenset({
@@ -348,7 +371,14 @@ class Connection:
 
     def commit(self, commit: Commit) -> Committed:
         execute = self.cursor.execute
+        held = True if commit.slot is None else self._let_in(commit, commit.slot)
+        if not held:
+            commit = msgspec.structs.replace(commit, wake_at=NEVER)
         n = self._advance(commit) if commit.new is None else self._create(commit, commit.new)
+        if (slot := commit.slot) is not None:
+            execute(JOIN_LINE, (slot.key, n, slot.limit, held))
+        if commit.input is not None:
+            execute(REINPUT, (commit.input, n))
         if commit.info is not None:
             execute(SET_INFO, (n, commit.info))
         if commit.definition is not None:
@@ -385,10 +415,58 @@ class Connection:
             execute(CONSUME, (inbox_id, n))
         for message, body in commit.messages:
             self.append(message, body)
+        promoted = () if commit.frees is None else self._leave_line(commit.frees, n)
+        released = False
         if commit.release:
             execute(GIVE_BACK, (n,))
-            return RELEASED if self.cursor.rowcount else KEPT
-        return KEPT
+            released = bool(self.cursor.rowcount)
+        if promoted:
+            return Committed(released, promoted)
+        return RELEASED if released else KEPT
+
+    def _let_in(self, commit: Commit, slot: Slot) -> bool:
+        """Whether an execution holds the key at once, or has to wait. Nothing that can be refused has been written."""
+        execute, name = self.cursor.execute, commit.execution_id
+        if commit.new is not None and self._number(name) is not None:
+            raise ConflictError(f"there is already an execution {name!r} in this store")
+        line = execute(LINE, (slot.key,)).fetchall()
+        if slot.until_begun:
+            begun = [n for n, _, _, _, status, owner in line if status != "pending" or owner is not None]
+            line = [found for found in line if found[0] not in begun]
+        else:
+            begun = []
+        holders = [held_by for _, held, _, held_by, _, _ in line if held]
+        free = len(holders) == len(line) < slot.limit
+        known = slot.known is None or {found[3] for found in line} <= set(slot.known)
+        if not known or not (free or slot.waits):
+            raise KeyTaken(slot.key, holders)
+        if commit.new is None:
+            found = execute("SELECT generation, version FROM executions WHERE id = ?", (name,)).fetchone()
+            if found != (commit.generation, commit.version):
+                raise LeaseLost(name)
+        self.cursor.executemany(LEAVE_LINE, [(n,) for n in begun])
+        return free
+
+    def _leave_line(self, key: str, n: int) -> Sequence[str]:
+        """Who holds the key now that this execution does not."""
+        execute = self.cursor.execute
+        execute(LEAVE_LINE, (n,))
+        line = execute(LINE, (key,)).fetchall()
+        holding = sum(held for _, held, *_ in line)
+        promoted = []
+        for waiting, held, most, name, _, _ in line:
+            if held:
+                continue
+            if holding >= most:
+                break
+            holding += 1
+            execute(PROMOTE, (waiting,))
+            execute(CALL_UP, (self.now(), waiting))
+            promoted.append(name)
+        return promoted
+
+    def line(self, key: str) -> Sequence[InLine]:
+        return [InLine(name, bool(held)) for _, held, _, name, _, _ in self.cursor.execute(LINE, (key,))]
 
     def _create(self, commit: Commit, new: New) -> int:
         execute, name = self.cursor.execute, commit.execution_id
@@ -447,7 +525,7 @@ class Connection:
             return Appended(outcome="unknown")
         n, status, owner, lease_until = row
         outcome = "closed" if Status(status).over else self._put(n, message, body)
-        if owner is None and outcome == "accepted":
+        if owner is None and outcome == "accepted" and (status != "pending" or message.kind == "cancel"):
             self.cursor.execute(SUMMON, (self.now(), n))
         return Appended(outcome=outcome, owner=owner, lease_until=lease_until)
 
@@ -483,7 +561,8 @@ class Connection:
             return None
         n, status, holder, until = found
         now = self.now()
-        if status not in statuses or (holder is not None and until > now):
+        early = status == "pending" and self.cursor.execute(EARLY, (n, now)).fetchone() is not None
+        if status not in statuses or early or (holder is not None and until > now):
             return Busy(status=status, owner=holder, lease_until=until)
         return self._claim(n, execution_id, owner, ttl, expired=holder not in (None, owner) and status == "running")
 
@@ -562,7 +641,7 @@ class Connection:
                     firsts = self._firsts(name, f"AND {FRESH} {condition}", values)
                     times += [(max(due, at),) for _, due in firsts]
         known = [time for (time,) in times if time is not None]
-        return min(known) - self.now() if known else None
+        return min(known) - self.now() if known and min(known) < NEVER else None
 
     def _states(
         self, queues: Collection[str | None] | None, room: Mapping[str, int]
@@ -637,15 +716,18 @@ class Connection:
             self.cursor.execute(SUMMON_READER, (self.now(), execution_id))
             self.cursor.execute(TAKE_BACK_BEGIN, (execution_id,))
 
-    def remove(self, execution_id: str) -> bool:
+    def remove(self, execution_id: str) -> tuple[bool, Sequence[str]]:
+        """Whether there was one, and who holds its key now."""
         found = self.cursor.execute(LEASE, (execution_id,)).fetchone()
         if found is None:
-            return False
+            return False, ()
         n, _, owner, until = found
         if owner is not None and until > self.now():
             raise ConflictError(f"execution {execution_id!r} cannot be deleted: {owner} is driving it")
+        keys = self.cursor.execute("SELECT key FROM line WHERE n = ?", (n,)).fetchall()
+        promoted = [name for (key,) in keys for name in self._leave_line(key, n)]
         self._delete([n])
-        return True
+        return True, promoted
 
     def purge(self, before: float, statuses: Collection[str], limit: int) -> int:
         numbers: list[int] = []
@@ -1646,6 +1728,9 @@ class SqliteStore(Store):
     async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         return await self._read(Connection.queues, names)
 
+    async def line(self, key: str) -> Sequence[InLine]:
+        return await self._read(Connection.line, key)
+
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._write(Connection.renew, owner, ttl)
 
@@ -1653,7 +1738,10 @@ class SqliteStore(Store):
         await self._write(Connection.release, execution_id, owner, generation)
 
     async def remove(self, execution_id: str) -> bool:
-        return await self._write(Connection.remove, execution_id)
+        removed, promoted = await self._write(Connection.remove, execution_id)
+        for name in promoted:
+            self.heard(name)
+        return removed
 
     async def purge_rows(self, *, before: float, statuses: Collection[str], limit: int) -> int:
         return await self._write(Connection.purge, before, statuses, limit)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Commit,
         Committed,
         Filter,
+        InLine,
         QueueRow,
         QueueSetting,
         Row,
@@ -333,6 +334,9 @@ class WatchedStore(Store):
 
     async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         return await self._pass("queues", "", lambda: self.inner.queues(names))
+
+    async def line(self, key: str) -> Sequence[InLine]:
+        return await self._pass("line", key, lambda: self.inner.line(key))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._pass("renew", "", lambda: self.inner.renew(owner, ttl=ttl))

@@ -233,3 +233,28 @@ def test_purge_wants_to_know_a_unit(cli: Cli, number: str) -> None:
     assert done.code == 2
     assert f"'{number}' has no unit: write for example {number}d, or {number}s" in done.err
     assert cli("show", "h").code == 0
+
+
+ONE_AT_A_TIME = """
+id: one
+name: One
+concurrency: {key: $input.customer}
+steps:
+  - {id: ask, type: halt, reason: Well?}
+"""
+
+
+def test_show_and_why_say_what_an_execution_waits_for_that_has_not_begun(cli: Cli, folder: Path) -> None:
+    (folder / "one.yml").write_text(ONE_AT_A_TIME)
+    assert cli("run", "one.yml", "--id", "first", "--input", '{"customer": "c-7"}').code == 3
+
+    async def start() -> None:
+        async with df.Runtime(f"sqlite:///{folder}/durable_flow.db", workflows=[folder / "one.yml"]) as runtime:
+            await runtime.background("one").run({"customer": "c-7"}, execution_id="second")
+
+    asyncio.run(start())
+    reason = "execution 'first', which holds key 'c-7'"
+    assert reason in " ".join(cli("show", "second").out.split())
+    assert reason in " ".join(cli("why", "second").out.split())
+    assert cli("show", "second", "--json").document["waits_for"] == reason
+    assert "waits_for" not in cli("show", "first", "--json").document

@@ -45,15 +45,20 @@ def test_a_version_is_1_0_unless_said_otherwise() -> None:
     assert parse(steps("{id: a, type: end}")).version == "1.0"
 
 
-@pytest.mark.parametrize(
-    "more",
-    ["schedules: [{cron: '0 8 * * *'}]\n", "concurrency: {key: $input.customer, limit: 1}\n"],
-    ids=["schedules", "concurrency"],
-)
-def test_what_is_not_in_the_language_yet_is_refused(more: str) -> None:
-    key = more.partition(":")[0]
-    with pytest.raises(ValidationError, match=f"unknown key '{key}'"):
-        parse(steps("{id: a, type: end}", more=more))
+def test_what_is_not_in_the_language_yet_is_refused() -> None:
+    with pytest.raises(ValidationError, match="unknown key 'schedules'"):
+        parse(steps("{id: a, type: end}", more="schedules: [{cron: '0 8 * * *'}]\n"))
+
+
+def test_concurrency_is_parsed() -> None:
+    found = parse(steps("{id: a, type: end}", more="concurrency: {key: $input.customer}\n")).concurrency
+    assert found is not None
+    assert (found.key.source, found.limit, found.on_conflict) == ("$input.customer", 1, "queue")
+    more = "concurrency: {key: all, limit: 3, on_conflict: reject}\n"
+    found = parse(steps("{id: a, type: end}", more=more)).concurrency
+    assert found is not None
+    assert (found.limit, found.on_conflict) == (3, "reject")
+    assert parse(steps("{id: a, type: end}")).concurrency is None
 
 
 def test_the_words_of_yaml_1_1_are_text() -> None:

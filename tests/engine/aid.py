@@ -21,6 +21,7 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    InLine,
     QueueRow,
     QueueSetting,
     Row,
@@ -218,6 +219,9 @@ class Wire(Store):
 
     async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         return await self._alive("queues").queues(names)
+
+    async def line(self, key: str) -> Sequence[InLine]:
+        return await self._alive("line").line(key)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._alive("renew").renew(owner, ttl=ttl)

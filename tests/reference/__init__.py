@@ -463,6 +463,13 @@ SCENARIOS = (
             "": [Unpause(by="ann"), Unpause(by="ann")],
         },
     ),
+    Scenario(
+        name="w40",
+        workflow=workflow("w40_turns"),
+        others=[workflow("w40_turn")],
+        services=children,
+        input={"of": "c-7"},
+    ),
     Scenario(name="w30", workflow=workflow("w30_saga"), services=agency, input={"cities": ["Rome", "Oslo"]}),
     Scenario(
         name="w31",

@@ -366,6 +366,28 @@ class HoldsAnew(SqliteStore):
         return await super().set_queue(queue, setting, value)
 
 
+class LetsEverybodyIn(SqliteStore):
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return super().commit(replace(commit, slot=None))
+
+
+class OvertakesWhoWaits(SqliteStore):
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        if commit.slot is not None and not commit.slot.waits:
+            commit = replace(commit, slot=replace(commit.slot, key=f"{commit.slot.key}'"))
+        return super().commit(commit)
+
+
+class ForgetsWhoIsNext(SqliteStore):
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return super().commit(replace(commit, frees=None))
+
+
+class KnowsEverybody(SqliteStore):
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return super().commit(commit if commit.slot is None else replace(commit, slot=replace(commit.slot, known=None)))
+
+
 class RemovesWhatIsDriven(SqliteStore):
     async def remove(self, execution_id: str) -> bool:
         row = await self.row(execution_id)
@@ -423,6 +445,10 @@ MISTAKES: dict[type[SqliteStore], str] = {
     KeepsTheRateOfWhatDidNotBegin: "what_was_given_back_before_it_began_is_not_counted_by_the_rate",
     DeclaresOverDecisions: "what_was_decided_counts_more_than_what_was_declared",
     SaysThatFullQueuesAreDue: "of_a_full_queue_nothing_is_due_before_something_happens",
+    LetsEverybodyIn: "so_many_hold_a_key_as_may_and_the_others_wait",
+    OvertakesWhoWaits: "nobody_overtakes_who_waits",
+    ForgetsWhoIsNext: "the_end_of_one_lets_the_next_one_in_the_order_in_which_they_came",
+    KnowsEverybody: "who_says_whom_it_knows_is_refused_where_there_are_others",
     RemovesWhatIsDriven: "a_driven_execution_is_not_removed",
     PurgesEverything: "purging_keeps_other_statuses",
     PurgesWithoutLimit: "purging_stops_at_its_limit",

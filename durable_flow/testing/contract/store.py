@@ -19,6 +19,7 @@ from durable_flow.testing.contract.holding import Holding
 from durable_flow.testing.contract.inbox import Inboxes
 from durable_flow.testing.contract.leases import Leases
 from durable_flow.testing.contract.limiting import Limiting
+from durable_flow.testing.contract.lines import Lines
 from durable_flow.testing.contract.opening import Opening
 from durable_flow.testing.contract.processes import Processes
 from durable_flow.testing.contract.running import Running
@@ -37,6 +38,7 @@ class StoreContract(
     DueWork,
     Holding,
     Limiting,
+    Lines,
     Inboxes,
     Waits,
     Searching,
