@@ -1199,7 +1199,8 @@ _NAMES = [
 ]
 
 LINES = (
-    """
+    (
+        """
 CREATE TABLE {s}.line (
     place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     key text COLLATE "C" NOT NULL,
@@ -1214,7 +1215,7 @@ CREATE FUNCTION {s}.lock_line(_key text, _ids text[]) RETURNS void LANGUAGE plpg
 -- From here on nobody else changes the line of this key. Rows that may have to be changed because of it are locked with
 -- those of `_ids`, in the order of their ids, so that nobody waits for us who has what we wait for.
 BEGIN
-    PERFORM pg_advisory_xact_lock({line_lock}, hashtext('{s}:' || _key));
+    PERFORM pg_advisory_xact_lock({line_lock}, hashtext({schema} || ':' || _key));
     PERFORM 1 FROM {s}.heads h WHERE h.id = ANY (
         _ids || ARRAY(SELECT l.id FROM {s}.line l WHERE l.key = _key AND NOT l.held ORDER BY l.place LIMIT {called}))
     ORDER BY h.id FOR NO KEY UPDATE;
@@ -1343,13 +1344,20 @@ BEGIN
     RETURN cardinality(_c);
 END $body$;
 """.replace("{parameters}", _PARAMETERS.strip())
-    .replace("{names}", ", ".join(_NAMES))
-    .replace("{line_lock}", str(0x6C696E65))
-    .replace("{called}", "100")
-) + (
-    _CLAIMS.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
-    .replace("{early}", "h.status = 'pending' AND h.wake_at > _now AS early, ")
-    .replace("{ripe}", "\n            AND NOT coalesce(_r.early, false)")
+        .replace("{names}", ", ".join(_NAMES))
+        .replace("{line_lock}", str(0x6C696E65))
+        .replace("{called}", "100")
+    )
+    + (
+        _CLAIMS.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+        .replace("{early}", "h.status = 'pending' AND h.wake_at > _now AS early, ")
+        .replace("{ripe}", "\n            AND NOT coalesce(_r.early, false)")
+    )
+    + (
+        ERASE.partition("CREATE FUNCTION {s}.remove(")[0]
+        .replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+        .replace("DELETE FROM {s}.heads", "DELETE FROM {s}.line WHERE n = ANY (_n);\n    DELETE FROM {s}.heads")
+    )
 )
 """Since version 5: keys that so many executions may hold, and what is pending begins at its time."""
 

@@ -299,12 +299,12 @@ async def test_a_store_of_the_first_version_is_brought_up_to_date(
     await client.hdel(f"{prefix}x:child", "p")
     await client.set(f"{prefix}schema", 1)
 
-    with pytest.raises(StoreError, match="schema 1, this release needs 2"):
+    with pytest.raises(StoreError, match="schema 1, this release needs 3"):
         await RedisStore(redis_url, prefix=redis_prefix, auto_migrate=False).open()
     store = RedisStore(redis_url, prefix=redis_prefix)
     store.clock = clock
     async with store:
-        assert store.versions == (1, 2)
+        assert store.versions == (1, 3)
         assert await store.queues() == {"mail": QueueRow(hold="{}", pending=1, under_way=2)}
         await store.set_queue("mail", "hold", None)
         await store.set_queue("mail", "declared", "[2,null,1.0]")
@@ -322,7 +322,7 @@ async def test_a_store_that_a_later_release_has_migrated_meanwhile_is_left_alone
     for call in (store.take("me", ttl=30, limit=1), store.row("e"), create(store, "other")):
         with pytest.raises(StoreError, match="later release"):
             await call
-    await client.set(f"{{{redis_prefix}}}:schema", 2)
+    await client.set(f"{{{redis_prefix}}}:schema", 3)
     assert await store.row("other") is None
 
 

@@ -23,7 +23,7 @@ import pytest
 
 from durable_flow.errors import ConfigError, LeaseLost, SchemaTooNew, StoreError, StoreUnavailable
 from durable_flow.stores import sqlite
-from durable_flow.stores.base import Filter, QueueRow
+from durable_flow.stores.base import Filter, QueueRow, Slot
 from durable_flow.stores.sqlite import Connection, SqliteStore
 from tests.stores.build import (
     ANY,
@@ -200,9 +200,9 @@ async def test_without_auto_migrate_an_old_schema_is_an_error(path: Path, monkey
     async with SqliteStore(path):
         pass
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
-    with pytest.raises(StoreError, match=r"schema version 3, .* needs 4: run `durable-flow migrate`"):
+    with pytest.raises(StoreError, match=r"schema version 4, .* needs 5: run `durable-flow migrate`"):
         await SqliteStore(path, auto_migrate=False).open()
-    assert look(path, "PRAGMA user_version") == [(3,)]
+    assert look(path, "PRAGMA user_version") == [(4,)]
 
 
 async def test_without_auto_migrate_a_current_schema_opens(path: Path) -> None:
@@ -219,7 +219,7 @@ async def test_a_migration_keeps_what_is_there(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE later (x)",)))
     async with SqliteStore(path) as store:
         assert await stored(store) == before
-    assert look(path, "PRAGMA user_version") == [(4,)]
+    assert look(path, "PRAGMA user_version") == [(5,)]
 
 
 HOLDS = sqlite.MIGRATIONS[1]
@@ -252,7 +252,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, broken))
     with pytest.raises(StoreError, match="already exists"):
         await SqliteStore(path).open()
-    assert look(path, "PRAGMA user_version") == [(3,)]
+    assert look(path, "PRAGMA user_version") == [(4,)]
     assert look(path, "SELECT name FROM sqlite_schema WHERE name = 'later'") == []
 
 
@@ -689,6 +689,7 @@ async def everything(store: SqliteStore, name: str, **changes: Any) -> None:
         frames=[("f", 1, "{}")],
         sets=[("", "x", 1)],
         opened=[opening(f"{name}/w", 3)],
+        slot=Slot(key="w:k", limit=10),
         **changes,
     )
     await store.append(message("v", execution_id=name, wait_id=f"{name}/w", takes=1), "{}")
