@@ -14,9 +14,11 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    Mark,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     Stored,
 )
 
@@ -65,6 +67,14 @@ class NullStore(Store):
 
     async def queues(self, names: Collection[str | None] | None = None) -> Mapping[str | None, QueueRow]:
         return {}
+
+    async def mark(self, mark: Mark) -> bool:
+        return False
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        return 0.0, []
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return {}

@@ -77,6 +77,7 @@ from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.debounce import Debounce
 from durable_flow.runners.direct import Runner, Why
 from durable_flow.runners.queues import PausedQueue, Queue, QueueState
+from durable_flow.runners.schedules import Schedule, ScheduledTick
 from durable_flow.runners.stream import StreamRunner
 from durable_flow.runners.worker import Worker, WorkerHealth
 from durable_flow.runtime import Runtime
@@ -159,6 +160,8 @@ __all__ = [
     "RetryPolicy",
     "Runner",
     "Runtime",
+    "Schedule",
+    "ScheduledTick",
     "Schema",
     "SchemaTooNew",
     "Status",

@@ -299,12 +299,13 @@ class Engine:
             look()
 
     @contextmanager
-    def follow(self, execution_id: str) -> Iterator[Callable[..., Awaitable[None]]]:
-        """Gives a function that returns when something may have happened to the execution since it was called last,
+    def follow(self, *execution_ids: str) -> Iterator[Callable[..., Awaitable[None]]]:
+        """Gives a function that returns when something may have happened to the executions since it was called last,
         or after `at_most` so many seconds; if it is told `until` when nothing but time goes by there, it looks less and
         less often."""
         changed = asyncio.Event()
-        self._followed.setdefault(execution_id, set()).add(changed)
+        for execution_id in execution_ids:
+            self._followed.setdefault(execution_id, set()).add(changed)
 
         async def look_again(until: float | None = None, *, at_most: float | None = None) -> None:
             seconds = self.poll if at_most is None else min(self.poll, at_most)
@@ -324,10 +325,11 @@ class Engine:
         try:
             yield look_again
         finally:
-            followers = self._followed[execution_id]
-            followers.discard(changed)
-            if not followers:
-                del self._followed[execution_id]
+            for execution_id in execution_ids:
+                followers = self._followed.get(execution_id, set())
+                followers.discard(changed)
+                if not followers:
+                    self._followed.pop(execution_id, None)
 
     async def _idle(self) -> None:
         """Returns when there is something to hold a lease of: a process that drives nothing asks the store nothing."""
@@ -1460,7 +1462,8 @@ class Engine:
 
     async def enqueue(self, run: Run, *, at: float | None = None) -> None:
         """Creates an execution that has not begun (see `create`) as one that nobody owns: pending, and due then, or at
-        once. Its time counts from when somebody takes it up. Raises AlreadyExists and KeyTaken."""
+        once. Its time counts from when somebody takes it up. Raises AlreadyExists, KeyTaken, and
+        LeaseLost where its mark does not apply."""
         run.status = Status.PENDING
         run.begins_at = at
         run.lease_ttl = None
@@ -1468,6 +1471,8 @@ class Engine:
         try:
             await self.flush(run, release=True)
         except Stopped:  # of several that share a commit, only one is told why it failed
+            if run.mark is not None:
+                raise LeaseLost(run.id) from None
             raise AlreadyExists(f"execution {run.id!r} exists already") from None
 
     async def establish(self, run: Run) -> Run:

@@ -28,7 +28,7 @@ from durable_flow.model.fixture import Fixture, fixture
 from durable_flow.model.frame import PAUSE, Beat, Frame, FrameState, Message, Record, Transition
 from durable_flow.model.mask import secret_texts
 from durable_flow.model.workflow import Body, WorkflowDef
-from durable_flow.stores.base import Commit, New, Slot, Stored, line_of
+from durable_flow.stores.base import Commit, Mark, New, Slot, Stored, line_of
 
 CLOCK = 0
 """The number of a message that no inbox holds: time itself closed the wait."""
@@ -131,9 +131,9 @@ class Run:
         "child_memos", "created", "created_at", "cut_by", "definition", "delayed", "draining", "durable", "ending",
         "entered", "farewells", "finished_at", "frames", "free", "generation", "history", "id", "inflight",
         "inflight_commit", "inflight_records", "info", "inherited", "input", "kept", "lease_ttl", "leased_at", "line",
-        "lives", "loose_mail", "mailbox", "masks", "new", "over", "overdue", "owner", "parent_id", "parked", "paused",
-        "queue", "quieting", "read_mail", "recoveries", "released", "releasing", "result_seq", "root", "root_id",
-        "scope", "seq", "signal_ids", "signals", "slot", "standing", "status", "stop_actor", "stop_detail",
+        "lives", "loose_mail", "mailbox", "mark", "masks", "new", "over", "overdue", "owner", "parent_id", "parked",
+        "paused", "queue", "quieting", "read_mail", "recoveries", "released", "releasing", "result_seq", "root",
+        "root_id", "scope", "seq", "signal_ids", "signals", "slot", "standing", "status", "stop_actor", "stop_detail",
         "stop_mail", "stop_reason", "stored_records", "stored_sets", "sweep", "taken_over", "task", "undo", "undone",
         "unsaved", "unseated", "updated_at", "version", "visits", "waiting", "woken",
     )  # fmt: skip
@@ -211,6 +211,7 @@ class Run:
         self.recoveries = 0
         self.taken_over = 0
         self.inflight_commit: Commit | None = None
+        self.mark: Mark | None = None
         self.kept: dict[str, dict[str, Any]] = {}
         self.loose_mail: list[tuple[int, Message]] = []
         self.waiting: dict[str, AnyWait] = {}
@@ -638,7 +639,7 @@ class Run:
         if release:
             more["release"] = True
         if self.new is not None:
-            more |= {"new": self.new, "lease_ttl": self.lease_ttl}
+            more |= {"new": self.new, "lease_ttl": self.lease_ttl, "mark": self.mark}
             self.new = None
         if self.slot is not None:
             more["slot"], self.slot = self.slot, None

@@ -23,9 +23,11 @@ from durable_flow.stores.base import (
     Committed,
     Filter,
     InLine,
+    Mark,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     StepTransaction,
     Store,
     Stored,
@@ -181,6 +183,26 @@ class PatientStore(Store):
 
     async def line(self, key: str) -> Sequence[InLine]:
         return await self.insist(lambda: self.store.line(key))
+
+    async def mark(self, mark: Mark) -> bool:
+        async def again() -> bool:
+            return await self._has_mark(mark) or await self.store.mark(mark) or await self._has_mark(mark)
+
+        changed = await self.insist(lambda: self.store.mark(mark), again)
+        self.heard("")
+        return changed
+
+    async def _has_mark(self, mark: Mark) -> bool:
+        """Whether a mark of which nobody knows what became of it landed. What deletes leaves no trace: of that it is
+        enough that the record is gone."""
+        _, rows = await self.store.schedules(workflows=[mark.workflow_id])
+        found = next((row.nonce for row in rows if row.id == mark.schedule_id), None)
+        return found == (None if mark.body is None else mark.nonce)
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        return await self.insist(lambda: self.store.schedules(workflows=workflows, limit=limit))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self.store.renew(owner, ttl=ttl)  # the heart beats again soon

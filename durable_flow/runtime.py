@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -27,7 +28,7 @@ from durable_flow.model.event import EVENT_TYPES, Event
 from durable_flow.model.execution import Status
 from durable_flow.model.problem import suggest
 from durable_flow.model.workflow import WorkflowDef
-from durable_flow.runners import bulk
+from durable_flow.runners import bulk, schedules
 from durable_flow.runners import queues as queueing
 from durable_flow.runners.adapters.base import Adapter
 from durable_flow.runners.adapters.store_queue import StoreQueueAdapter
@@ -35,6 +36,7 @@ from durable_flow.runners.background import BackgroundRunner
 from durable_flow.runners.bulk import BulkReport
 from durable_flow.runners.direct import Runner
 from durable_flow.runners.queues import PausedQueue, Queue, QueueState
+from durable_flow.runners.schedules import Schedule
 from durable_flow.runners.stream import StreamRunner, followed
 from durable_flow.services import Gates, Services
 from durable_flow.steps.base import every_step
@@ -328,6 +330,37 @@ class Runtime:
         one first, then by name."""
         return await queueing.states(self.engine)
 
+    async def schedules(self, *, workflow_id: str | None = None) -> list[Schedule]:
+        """The schedules that workers have made known (of one workflow), by id: when they tick next, whether they are
+        paused, and what happened last."""
+        return await schedules.listed(self.engine, workflow_id)
+
+    async def pause_schedule(self, schedule_id: str, *, by: str | None = None, reason: str | None = None) -> bool:
+        """Lets no tick of a schedule start anything until `unpause_schedule`; a tick that waited is given up, and those
+        that come meanwhile are not made up for. What goes on goes on. False if it was paused already: who came first
+        counts. Raises ValidationError where there is no such schedule."""
+        return await schedules.pause(self.engine, schedule_id, by=by, reason=reason)
+
+    async def unpause_schedule(self, schedule_id: str) -> bool:
+        """Lets a schedule go on with its next tick. False if it was not paused."""
+        return await schedules.unpause(self.engine, schedule_id)
+
+    async def trigger_schedule(
+        self, schedule_id: str, *, overlap: str | None = None, execution_id: str | None = None
+    ) -> str:
+        """Has a worker start what a schedule says now, also where it is paused; the id of the execution. `overlap` is
+        what to do instead of what the schedule says about others of it that go on. With an `execution_id` asking again
+        changes nothing."""
+        return await schedules.trigger(self.engine, schedule_id, overlap=overlap, execution_id=execution_id)
+
+    async def backfill_schedule(
+        self, schedule_id: str, *, start: datetime, end: datetime, overlap: str | None = None
+    ) -> int:
+        """Has workers start the ticks from `start` to `end`, both included, whose executions are not there; how many
+        ticks there are. They run one after the other, unless `overlap` says something else. Times need a zone, and are
+        not in the future."""
+        return await schedules.backfill(self.engine, schedule_id, start=start, end=end, overlap=overlap)
+
     def subscribe(
         self, handler: Callable[[Event], object], *, events: Iterable[str] | None = None
     ) -> Callable[[], None]:
@@ -417,6 +450,8 @@ class Runtime:
         self._check_language(workflow)
         self._workflows[workflow.id] = workflow
         self._pinned[workflow.hash] = workflow
+        if self._opened and known is None and workflow.schedules:
+            self.engine.heard("")
 
     def _check_language(self, workflow: WorkflowDef) -> None:
         """A definition that was read with other extensions could be started here, and not be taken up again."""

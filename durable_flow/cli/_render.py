@@ -815,6 +815,56 @@ def queues(found: Sequence[df.QueueState]) -> None:
             console.print(Text(f"  paused{by}{since}{why}"), soft_wrap=True)
 
 
+def schedules(found: Sequence[df.Schedule]) -> None:
+    """The schedules, and when each ticks next."""
+    console = _console()
+    if not found:
+        console.print(Text("no schedule is known: a worker makes those of its workflows known", style="dim"))
+    for one in found:
+        console.print(
+            Text.assemble(_schedule_mark(one), " ", (plain(one.id), "bold"), f"  {_timing(one)}"), soft_wrap=True
+        )
+
+
+def schedule(one: df.Schedule) -> None:
+    """One schedule, and what happened last."""
+    console = _console()
+    console.print(Text.assemble(_schedule_mark(one), " ", (plain(one.id), "bold")), soft_wrap=True)
+    facts: list[tuple[str, Any]] = [
+        ("about", one.description),
+        ("ticks", _timing(one)),
+        ("paused", " ".join(filter(None, (one.paused_by and f"by {one.paused_by}", one.paused_reason)))),
+        ("next", ", ".join(_local(time) for time in one.next)),
+        ("overlap", one.overlap),
+        ("catch up", str(one.catch_up)),
+        ("going on", ", ".join(one.active)),
+        ("waiting", "" if one.waiting is None else _local(one.waiting)),
+        ("requests", str(one.requests or "")),
+        ("error", one.error),
+    ]
+    _facts(console, [(name, plain(fact)) for name, fact in facts if fact])
+    for tick in one.recent:
+        until = "" if tick.last is None else f" to {_local(tick.last)}"
+        told = tick.error or tick.execution_id or ""
+        mark = _mark("completed" if tick.outcome == "started" else "failed" if tick.error else "pending")
+        console.print(
+            Text.assemble(mark, f" {_local(tick.time)}{until}  {tick.outcome}  {plain(told)}"), soft_wrap=True
+        )
+
+
+def _schedule_mark(one: df.Schedule) -> Text:
+    return _mark("failed" if one.error else "halted" if one.paused else "running")
+
+
+def _timing(one: df.Schedule) -> str:
+    if one.error:
+        return plain(one.error)
+    when = f"every {span(one.every)}" if one.every is not None else f"{plain(one.cron)} {plain(one.timezone)}"
+    if one.paused:
+        return f"{when}  paused{f' by {plain(one.paused_by)}' if one.paused_by else ''}"
+    return f"{when}  next {_local(one.next[0])}" if one.next else f"{when}  is over"
+
+
 # -- a simulation ------------------------------------------------------------------------------------------------------
 
 

@@ -38,20 +38,23 @@ from durable_flow.definition.reader import (
 )
 from durable_flow.definition.source import Source, compose_source
 from durable_flow.errors import ConfigError, ValidationError
-from durable_flow.expr.reference import ReferenceSyntaxError, compile_template
+from durable_flow.expr.reference import ReferenceSyntaxError, Template, compile_template
 from durable_flow.expr.schema import Schema, check_type
 from durable_flow.extension import Extension, Language
 from durable_flow.limits import Limits
 from durable_flow.model.frame import RESERVED_TARGETS
 from durable_flow.model.problem import Problem
 from durable_flow.model.value import type_name
-from durable_flow.model.workflow import Body, Concurrency, InputDef, RetryPolicy, StepDef, WorkflowDef
+from durable_flow.model.workflow import Body, Concurrency, InputDef, RetryPolicy, ScheduleDef, StepDef, WorkflowDef
 from durable_flow.model.workflow import Position as StepPosition
 from durable_flow.steps import step_types
 from durable_flow.steps.base import Duration, Interval, StepType, TargetName, VariableName, walk
 
 MAX_PROBLEMS = 1_000
 """A document with more problems than this is answered with the first so many."""
+
+
+PRINTABLE = msgspec.Meta(pattern=r"[^\x00-\x1f\x7f]{1,255}", description="1 to 255 printable characters")
 
 
 class RetryKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +107,29 @@ class ConcurrencyKeys(msgspec.Struct, frozen=True, kw_only=True):
     on_conflict: Literal["queue", "reject", "cancel_running", "return_existing"] = "queue"
 
 
+class ScheduleKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of one of the `schedules`."""
+
+    id: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=STEP_ID, description="the id of a schedule: a letter or _, then letters, digits, _ and -, up to 128"
+        ),
+    ] = "default"
+    cron: str | None = None
+    every: Annotated[Duration, msgspec.Meta(ge=1)] | None = None
+    timezone: str = "UTC"
+    start: str | None = None
+    end: str | None = None
+    input: Template | None = None
+    overlap: Literal["skip", "buffer_one", "allow_all", "cancel_other"] = "skip"
+    catch_up: Literal["all", "latest", "none"] | Annotated[Duration, msgspec.Meta(ge=10)] = "latest"
+    queue: Annotated[str, PRINTABLE] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+    labels: dict[str, Annotated[str, PRINTABLE]] = {}
+    description: str = ""
+
+
 class DocumentKeys(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of a document."""
 
@@ -119,6 +145,7 @@ class DocumentKeys(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     timeout: Duration | None = None
     inputs: dict[str, InputKeys] = {}
+    schedules: list[ScheduleKeys] = []
     steps: Body
     on_error: TargetName | None = None
     concurrency: ConcurrencyKeys | None = None
@@ -308,6 +335,7 @@ class _Parser(Reader):
         values = read_fields(self, tree, fields)
         extras = self._extras(tree, values)
         inputs = self._inputs(tree, values.get("inputs") or {})
+        schedules = self._schedules(tree, values.get("schedules") or [])
         body = values.get("steps")
         workflow = None
         if body is not None:
@@ -321,6 +349,7 @@ class _Parser(Reader):
                 description=values.get("description", ""),
                 timeout=_seconds(values.get("timeout")),
                 inputs=inputs,
+                schedules=schedules,
                 on_error=_text(values.get("on_error")),
                 body=body,
                 concurrency=self._concurrency(tree, values.get("concurrency")),
@@ -410,6 +439,32 @@ class _Parser(Reader):
             schema=None if keys.schema is None else keys.schema.source,
             secret=keys.secret,
         )
+
+    # -- schedules -----------------------------------------------------------------------------------------------------
+
+    def _schedules(self, tree: MappingNode, declared: Sequence[ScheduleKeys]) -> tuple[ScheduleDef, ...]:
+        found: list[ScheduleDef] = []
+        for index, keys in enumerate(declared):
+            if any(keys.id == other.id for other in found):
+                at = locate(tree, ["schedules", index, "id"])
+                self.problem(at, f"duplicate id {keys.id!r}: give each schedule its own", key=f"schedules[{index}]")
+            made = ScheduleDef(
+                id=keys.id,
+                cron=keys.cron,
+                every=_seconds(keys.every),
+                timezone=keys.timezone,
+                start=keys.start,
+                end=keys.end,
+                input=keys.input,
+                overlap=keys.overlap,
+                catch_up=keys.catch_up if isinstance(keys.catch_up, str) else float(keys.catch_up),
+                queue=keys.queue,
+                priority=keys.priority,
+                labels=keys.labels,
+                description=keys.description,
+            )
+            found.append(made)
+        return tuple(found)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from durable_flow.definition.flow import EVERYTHING, LAST_ERROR, OUTCOME, Flow, 
 from durable_flow.definition.flow import Node as FlowNode
 from durable_flow.definition.parser import Draft
 from durable_flow.definition.reader import ROOTS, SchemaForm, fields_of, holds, key_path, locate
+from durable_flow.definition.schedules import schedule_problems
 from durable_flow.expr.condition import Condition
 from durable_flow.expr.reference import (
     Reference,
@@ -57,6 +58,9 @@ def examine(workflow: WorkflowDef, *, limits: Limits | None = None, draft: Draft
         after = _Validator(rest, limits or Limits(), draft, elsewhere=workflow.body, steps=steps).run()
         found = Findings(problems=found.problems + after.problems, warnings=found.warnings + after.warnings)
     found.problems += _wrong_fixtures(workflow, _Places(draft))
+    if workflow.schedules:
+        tree, file = (None, workflow.source) if draft is None else (draft.tree, draft.file)
+        found.problems += schedule_problems(workflow, tree, file, limits=limits or Limits())
     return found
 
 

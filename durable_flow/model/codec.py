@@ -9,6 +9,7 @@ import msgspec
 from durable_flow.errors import CorruptState
 from durable_flow.model.execution import AnyWait, ErrorInfo, Status
 from durable_flow.model.frame import Frame, Hold, Message, Record
+from durable_flow.model.schedule import ScheduleState
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ _frame = msgspec.json.Decoder(Frame)
 _info = msgspec.json.Decoder(Info)
 _message = msgspec.json.Decoder(Message)
 _hold = msgspec.json.Decoder(Hold)
+_schedule = msgspec.json.Decoder(ScheduleState)
 _wait: msgspec.json.Decoder[AnyWait] = msgspec.json.Decoder(AnyWait)
 _any = msgspec.json.Decoder()
 
@@ -111,6 +113,10 @@ def decode_message(blob: str | bytes, *, execution_id: str) -> Message:
 
 def decode_hold(blob: str | bytes, *, execution_id: str) -> Hold:
     return _decode(_hold, blob, execution_id, "who paused it")
+
+
+def decode_schedule(blob: str | bytes, *, schedule_id: str) -> ScheduleState:
+    return _decode(_schedule, blob, schedule_id, "the state of the schedule")
 
 
 def decode_wait(blob: str | bytes, *, execution_id: str) -> AnyWait:

@@ -105,6 +105,34 @@ class Body:
         return len(self.steps)
 
 
+class ScheduleDef(msgspec.Struct, frozen=True, kw_only=True):
+    """When an execution is to start by itself, as the document says; one of `cron` and `every` (seconds) is set.
+
+    `timezone`, `start` and `end` are as written. `input` is a template. `overlap` is what to do while an execution of
+    this schedule goes on; `catch_up` which ticks are made up for that came while no worker ran: all, latest, none, or
+    those of the last so many seconds.
+    """
+
+    id: str
+    cron: str | None = None
+    every: float | None = None
+    timezone: str = "UTC"
+    start: str | None = None
+    end: str | None = None
+    input: Any = None
+    overlap: str = "skip"
+    catch_up: str | float = "latest"
+    queue: str | None = None
+    priority: int = 5
+    labels: Mapping[str, str] = {}
+    description: str = ""
+
+    @property
+    def timing(self) -> str:
+        """What it says about when, as text."""
+        return encode([self.cron, self.every, self.timezone, self.start, self.end])
+
+
 class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A definition, ready to run. `document` is what was written, as plain data, `text` its JSON; `hash` is the SHA-256
     of its canonical JSON form and names it in the store. `fixtures` are for dry runs only, `extras` has what stands
@@ -121,6 +149,7 @@ class WorkflowDef(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     finally_: Body | None = None
     fixtures: Mapping[str, Any] = {}
     inputs: tuple[InputDef, ...] = ()
+    schedules: tuple[ScheduleDef, ...] = ()
     on_error: str | None = None
     concurrency: Concurrency | None = None
     source: str = "<mapping>"

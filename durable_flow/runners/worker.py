@@ -1,4 +1,4 @@
-"""`Worker`: drives what is due: timers, expired leases, answers nobody acted on, queued executions."""
+"""`Worker`: drives what is due: timers, expired leases, answers nobody acted on, queued executions; and schedules."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from durable_flow.errors import ConfigError, ConflictError, DurableFlowError, Le
 from durable_flow.journal import Journal
 from durable_flow.live import Run
 from durable_flow.model.workflow import WorkflowDef
+from durable_flow.runners.schedules import Scheduler
 
 logger = Journal("durable_flow.worker")
 
@@ -45,6 +46,9 @@ class Host(Protocol):
     @property
     def grace(self) -> float: ...
 
+    @property
+    def workflows(self) -> Mapping[str, WorkflowDef]: ...
+
 
 class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker of this process is. `running`: it has begun and neither returned nor been stopped. `active` is how
@@ -67,8 +71,9 @@ class Worker:
 
     That is: executions whose process died, timers and timeouts, answers and ends of children that nobody acted on, and
     pending executions of `queues` (all of them by default; None among them stands for those without a queue), the most
-    urgent first. `concurrency` is how many it drives at once, `queue_concurrency` how many of a queue, by its name: no
-    more of that begin here, whatever the limits of the queue allow. Any number of workers may share a store.
+    urgent first. It also starts what the `schedules` of the runtime's workflows say. `concurrency` is how many it
+    drives at once, `queue_concurrency` how many of a queue, by its name: no more of that begin here, whatever the
+    limits of the queue allow. Any number of workers may share a store.
 
     What a worker cannot drive it leaves to others: definitions that need a service, a workflow or a step type that its
     runtime does not have.
@@ -109,6 +114,7 @@ class Worker:
         self.queue_concurrency = dict(queue_concurrency or {})
         self._engine = runtime.engine
         self._grace = runtime.grace
+        self._scheduler = Scheduler(runtime.engine, runtime.workflows)
         self._stopping = False
         self._running = False
         self._runs: dict[str, Run] = {}
@@ -151,16 +157,24 @@ class Worker:
         self._engine.watchers.append(self._wake.set)
         try:
             async with anyio.create_task_group() as tasks:
+                scheduling = anyio.CancelScope()
+                tasks.start_soon(self._schedule, scheduling)
                 try:
                     await self._work(tasks)
+                    scheduling.cancel()  # nothing more is started
                     await self._drain(self._grace)
                 finally:
+                    scheduling.cancel()
                     with anyio.CancelScope(shield=True):
                         await self._drain(0.0)
         finally:
             self._engine.watchers.remove(self._wake.set)
             self._running = False
             self._looking_since = None
+
+    async def _schedule(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            await self._scheduler.run()
 
     async def _work(self, tasks: anyio.abc.TaskGroup) -> None:
         engine = self._engine

@@ -1361,12 +1361,93 @@ END $body$;
 )
 """Since version 5: keys that so many executions may hold, and what is pending begins at its time."""
 
+SCHEDULES = """
+CREATE TABLE {s}.schedules (
+    id text COLLATE "C" PRIMARY KEY,
+    workflow_id text COLLATE "C" NOT NULL,
+    nonce text NOT NULL,
+    due double precision,
+    awaits text COLLATE "C",
+    definition_hash text COLLATE "C" NOT NULL,
+    body bytea NOT NULL
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX schedules_by_due ON {s}.schedules (workflow_id, due);
+CREATE INDEX schedules_by_wait ON {s}.schedules (workflow_id) WHERE awaits IS NOT NULL;
+
+CREATE FUNCTION {s}.schedules_of(
+    _now double precision, _workflows text[], _limit bigint, OUT _present double precision,
+    OUT _id text[], OUT _workflow text[], OUT _nonce text[], OUT _due double precision[], OUT _awaits text[],
+    OUT _hash text[], OUT _body bytea[]
+) STABLE LANGUAGE plpgsql AS $body$
+-- The records of schedules, soonest first; due at once where what they await is over.
+DECLARE
+    _name text;
+    _r record;
+BEGIN
+    _present := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
+    IF _workflows IS NULL THEN
+        _workflows := ARRAY(SELECT DISTINCT x.workflow_id FROM {s}.schedules x);
+    END IF;
+    FOR _r IN
+        SELECT x.*, found.over
+        FROM unnest(_workflows) AS w (name) CROSS JOIN LATERAL (
+            (SELECT y.id, false AS over FROM {s}.schedules y
+                WHERE y.workflow_id = w.name AND (_limit IS NULL OR y.due IS NOT NULL) ORDER BY y.due LIMIT _limit)
+            UNION ALL
+            SELECT y.id, true FROM {s}.schedules y LEFT JOIN {s}.heads h ON h.id = y.awaits
+            WHERE y.workflow_id = w.name AND y.awaits IS NOT NULL AND (h.id IS NULL OR h.finished_at IS NOT NULL)
+        ) found JOIN {s}.schedules x ON x.id = found.id
+    LOOP
+        _id := _id || _r.id;
+        _workflow := _workflow || _r.workflow_id;
+        _nonce := _nonce || _r.nonce;
+        _due := _due || CASE WHEN _r.over THEN 0 ELSE _r.due END;
+        _awaits := _awaits || _r.awaits;
+        _hash := _hash || _r.definition_hash;
+        _body := _body || ARRAY[_r.body];
+    END LOOP;
+END $body$;
+
+CREATE FUNCTION {s}.marks(
+    _expected text[], _id text[], _workflow text[], _nonce text[], _due double precision[], _awaits text[],
+    _hash text[], _definition bytea[], _body bytea[]
+) RETURNS SETOF text LANGUAGE plpgsql AS $body$
+-- Changes records of schedules that have the nonces that are expected; the ids of those.
+DECLARE
+    _r record;
+BEGIN
+    FOR _r IN
+        SELECT g.* FROM unnest(_expected, _id, _workflow, _nonce, _due, _awaits, _hash, _definition, _body)
+            AS g (expected, id, workflow, nonce, due, awaits, hash, definition, body) ORDER BY g.id COLLATE "C"
+    LOOP
+        IF _r.body IS NULL THEN
+            DELETE FROM {s}.schedules x WHERE x.id = _r.id AND x.nonce = _r.expected;
+        ELSIF _r.expected IS NULL THEN
+            INSERT INTO {s}.schedules VALUES (_r.id, _r.workflow, _r.nonce, _r.due, _r.awaits, _r.hash, _r.body)
+            ON CONFLICT (id) DO NOTHING;
+        ELSE
+            UPDATE {s}.schedules x SET workflow_id = _r.workflow, nonce = _r.nonce, due = _r.due, awaits = _r.awaits,
+                definition_hash = _r.hash, body = _r.body
+            WHERE x.id = _r.id AND x.nonce = _r.expected;
+        END IF;
+        IF FOUND THEN
+            IF _r.definition IS NOT NULL THEN
+                INSERT INTO {s}.definitions VALUES (_r.hash, _r.definition) ON CONFLICT (hash) DO NOTHING;
+            END IF;
+            RETURN NEXT _r.id;
+        END IF;
+    END LOOP;
+END $body$;
+"""
+"""Since version 6: schedules. Whoever locks both locks these rows first, in the order of their ids."""
+
 MIGRATIONS: Sequence[str] = (
     "".join((TABLES, READS, DELIVER, COMMITS, APPENDS, CLAIMS, LEASES, ERASE, VIEW)),
     HOLDS,
     REDEFINE,
     QUEUES + DUE,
     LINES,
+    SCHEDULES,
 )
 """The n-th item leads from schema version n to n + 1 (kept in the table `schema_version`)."""
 

@@ -36,6 +36,9 @@ The rules a store must keep, in words:
 * *No lost wake-up.* A commit with `release` gives the lease back only if the inbox is empty apart from what it
   consumes; otherwise it keeps it and says so. So a message is always seen: by the owner, or by an appender who finds
   no owner and claims.
+* *A tick counts once.* The record of a schedule changes only through a `Mark`, which applies only if the record has
+  exactly the nonce it expects; a commit that carries one applies only together with it. Whoever deletes and makes a
+  record again gives it a nonce nobody had before.
 * *Ordered.* Messages of one execution are read in the order they were appended; entries in the order of `seq`;
   `search` newest first.
 """
@@ -113,6 +116,38 @@ class InLine(msgspec.Struct, frozen=True):
     holds: bool
 
 
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """A change to the record of a schedule: it applies only if that has the nonce `expected` (None: there must be no
+    record), and has `nonce` afterwards. Without a body the record is deleted.
+
+    `due` is when somebody must look at it, in epoch seconds (None: nobody need); `awaits` is an execution after whose
+    end, or deletion, somebody must look at once. As long as the record has `definition_hash`, the document under it is
+    kept; `definition` is that document, where it may not be there yet.
+    """
+
+    schedule_id: str
+    workflow_id: str
+    expected: str | None
+    nonce: str
+    due: float | None = None
+    awaits: str | None = None
+    definition_hash: str = ""
+    definition: Blob | None = None
+    body: Blob | None = None
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of a schedule as its last `Mark` left it. Where the execution it awaits is over, `due` is 0."""
+
+    id: str
+    workflow_id: str
+    nonce: str
+    due: float | None
+    awaits: str | None
+    definition_hash: str
+    body: Blob
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """One or more transitions of one execution, encoded.
 
@@ -131,6 +166,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
     `slot` is what the execution needs to be let in: with `new`, or where one that was over goes on. If it has to wait,
     it is written with a `wake_at` of `NEVER`. `frees` is the key of the line that the execution leaves.
+    With a `mark`, which only comes with `new` and expects a nonce, the execution is created only if that applies, and
+    the other way round.
     """
 
     execution_id: str
@@ -163,6 +200,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     input: Blob | None = None
     slot: Slot | None = None
     frees: str | None = None
+    mark: Mark | None = None
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -398,9 +436,9 @@ class Store(ABC):
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         """Starts to write; commits of concurrent executions share one transaction.
 
-        The future raises LeaseLost (fenced), ConflictError (the row to create exists already; KeyTaken: its key is
-        held by others) or StoreUnavailable (the outcome is unknown: read the row's nonce). Cancelling who waits for it
-        does not cancel the write.
+        The future raises LeaseLost (fenced, or its mark does not apply), ConflictError (the row to create exists
+        already; KeyTaken: its key is held by others) or StoreUnavailable (the outcome is unknown: read the row's
+        nonce). Cancelling who waits for it does not cancel the write.
         """
 
     def begin(self, *, hold: float) -> StepTransaction:
@@ -475,6 +513,18 @@ class Store(ABC):
     @abstractmethod
     async def line(self, key: str) -> Sequence[InLine]:
         """Who is in the line of a key, in the order in which they came."""
+
+    @abstractmethod
+    async def mark(self, mark: Mark) -> bool:
+        """Changes the record of a schedule; False where the mark does not apply. It is a hint for others (with an empty
+        text) where somebody must look at the record by some time."""
+
+    @abstractmethod
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        """The store's time, and the records of schedules (of these workflows), those first that are due soonest. With a
+        `limit` those that are never due are left out."""
 
     @abstractmethod
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
@@ -829,6 +879,26 @@ def position_of(cursor: str) -> tuple[float, str]:
         return msgspec.json.decode(raw, type=tuple[float, str])
     except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError) as error:
         raise ValidationError([f"cursor {cursor!r} does not come from a page of this store"]) from error
+
+
+def schedule_row(
+    name: str, workflow_id: str, nonce: str, due: float | None, awaits: str | None, definition_hash: str, body: Blob
+) -> ScheduleRow:
+    """A `ScheduleRow` from its columns."""
+    return ScheduleRow(
+        id=name,
+        workflow_id=workflow_id,
+        nonce=nonce,
+        due=due,
+        awaits=awaits,
+        definition_hash=definition_hash,
+        body=body,
+    )
+
+
+def soonest(row: ScheduleRow) -> tuple[float, str]:
+    """The key by which records of schedules are sorted."""
+    return math.inf if row.due is None else row.due, row.id
 
 
 def check_id(execution_id: object) -> str:

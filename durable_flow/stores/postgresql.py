@@ -26,7 +26,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -62,14 +62,18 @@ from durable_flow.stores.base import (
     Filter,
     InLine,
     Landing,
+    Mark,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     StepTransaction,
     Store,
     Stored,
     cursor_of,
     position_of,
+    schedule_row,
+    soonest,
 )
 
 try:
@@ -125,6 +129,9 @@ RETRIED = (pg.SerializationError, pg.DeadlockDetectedError)
 
 UNDONE = (*RETRIED, pg.LockNotAvailableError)
 """Errors that one member may have brought upon all: nothing is written, and the connection is in good order."""
+
+REFUSED = -3
+"""The outcome of a commit whose mark does not apply."""
 
 LOCKED = "locked"
 """The outcome of a job whose row somebody else has locked."""
@@ -922,6 +929,14 @@ def _restatements(commits: Sequence[Commit]) -> Sequence[Sequence[Any]]:
     return _columns(rows, 6)
 
 
+def _facts(mark: Mark) -> tuple[Any, ...]:
+    """The parameters of `marks` for one."""
+    return (
+        mark.expected, mark.schedule_id, mark.workflow_id, mark.nonce, mark.due, mark.awaits, mark.definition_hash,
+        None if mark.definition is None else pack(mark.definition), None if mark.body is None else pack(mark.body),
+    )  # fmt: skip
+
+
 def _row(values: Sequence[Any]) -> Row:
     """From the columns of `ROW`."""
     (
@@ -1130,6 +1145,7 @@ class PostgresStore(Store):
         )
         lined = ", ".join(f"${i}" for i in range(1, WIDTH + 7))
         self._line_sql = f"SELECT * FROM {s}.commit_in_line({lined})"
+        self._marks_sql = f"SELECT * FROM {s}.marks($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         self._appends_sql = f"SELECT * FROM {s}.appends($1, $2, $3, $4, $5, $6, $7, $8)"
         self._claims_sql = f"SELECT * FROM {s}.claims($1, $2, $3, $4, $5, $6)"
 
@@ -1318,8 +1334,11 @@ class PostgresStore(Store):
         if any(commit.definition is not None or commit.input is not None for commit in commits):
             sql = self._restating_sql
             arguments += _restatements(commits)
+        work: Work[Any] = lambda connection: connection.fetchrow(sql, wait, now, *arguments)  # noqa: E731
+        if any(commit.mark is not None for commit in commits):
+            work = lambda connection: self._commit_marked(connection, commits, wait)  # noqa: E731
         try:
-            codes, holders, *_ = await session.run(lambda connection: connection.fetchrow(sql, wait, now, *arguments))
+            codes, holders, *_ = await session.run(work)
         except BaseException:
             self._known.clear()  # the next connection may lead to a server that lost what this one had
             raise
@@ -1332,6 +1351,8 @@ class PostgresStore(Store):
                 self._tell(commit)
             elif code == -2:
                 outcomes[i] = LOCKED
+            elif code == REFUSED:
+                outcomes[i] = LeaseLost(commit.execution_id)
             elif commit.new is not None:
                 outcomes[i] = ConflictError(f"there is already an execution {commit.execution_id!r} in this store")
             else:
@@ -1348,9 +1369,13 @@ class PostgresStore(Store):
             known = None if slot.known is None else list(slot.known)
             wanted = (slot.key, slot.limit, slot.waits, known, slot.until_begun)
         arguments = (*wanted, commit.frees, True, self._now(), *_arguments(commits, ()))
-        refused, holders, promoted, outcome, lost_to = await session.run(
-            lambda connection: connection.fetchrow(self._line_sql, *arguments)
-        )
+        work: Work[Any] = lambda connection: connection.fetchrow(self._line_sql, *arguments)  # noqa: E731
+        if (mark := commit.mark) is not None:
+            work = partial(self._marked, mark, work, lambda found: not found[0] and found[3][0] >= 0)
+        written = await session.run(work)
+        if written is None:
+            return [LeaseLost(commit.execution_id)]
+        refused, holders, promoted, outcome, lost_to = written
         if slot is not None and refused == 2:
             return [KeyTaken(slot.key, holders or [])]
         if refused or (new is not None and outcome[0] < 0):
@@ -1362,6 +1387,47 @@ class PostgresStore(Store):
             if self._wire is not None:
                 self._wire.tell(name)
         return [Committed(released=outcome[0] == 1, promoted=promoted or ())]
+
+    async def _marked(self, mark: Mark, work: Work[Any], landed: Callable[[Any], bool], connection: Connection) -> Any:
+        """What `work` gives, and the mark, if that applies and the work `landed`; None where it does not apply."""
+        async with nullcontext() if self._door.shared else connection.transaction():
+            lock = f"SELECT nonce FROM {self._s}.schedules WHERE id = $1 FOR UPDATE"
+            if mark.expected is None or await connection.fetchval(lock, mark.schedule_id) != mark.expected:
+                return None
+            found = await work(connection)
+            if landed(found):
+                await connection.fetch(self._marks_sql, *([fact] for fact in _facts(mark)))
+        return found
+
+    async def _commit_marked(
+        self, connection: Connection, commits: list[Commit], wait: bool
+    ) -> tuple[Sequence[int], Sequence[str | None]]:
+        """What `commits` gives, where some are to be written only together with their marks."""
+        async with nullcontext() if self._door.shared else connection.transaction():
+            names = [commit.mark.schedule_id for commit in commits if commit.mark is not None]
+            lock = f"SELECT id, nonce FROM {self._s}.schedules WHERE id = ANY($1) ORDER BY id FOR UPDATE"
+            nonces: dict[str, str] = dict(await connection.fetch(lock, names))
+            codes = [REFUSED] * len(commits)
+            holders: list[str | None] = [None] * len(commits)
+            passing = []
+            for c, commit in enumerate(commits):
+                if (mark := commit.mark) is None:
+                    passing.append(c)
+                elif mark.expected is not None and nonces.get(mark.schedule_id) == mark.expected:
+                    del nonces[mark.schedule_id]  # it is the last one here to which this applies
+                    passing.append(c)
+            if passing:
+                written = [commits[c] for c in passing]
+                arguments, sql = list(_arguments(written, self._known)), self._commits_sql
+                if any(commit.definition is not None or commit.input is not None for commit in written):
+                    arguments, sql = [*arguments, *_restatements(written)], self._restating_sql
+                outcomes, owners, *_ = await connection.fetchrow(sql, wait, self._now(), *arguments)
+                for c, code, owner in zip(passing, outcomes, owners or [None] * len(passing), strict=True):
+                    codes[c], holders[c] = code, owner
+            marks = [commit.mark for commit, code in zip(commits, codes, strict=True) if commit.mark and code >= 0]
+            if marks:
+                await connection.fetch(self._marks_sql, *_columns([_facts(mark) for mark in marks], 9))
+        return codes, holders
 
     def begin(self, *, hold: float) -> StepTransaction:
         self._crew()
@@ -1510,6 +1576,27 @@ class PostgresStore(Store):
 
     async def line(self, key: str) -> Sequence[InLine]:
         return [InLine(*found) for found in await self._read(f"SELECT * FROM {self._s}.line_of($1)", key)]
+
+    async def mark(self, mark: Mark) -> bool:
+        found = await self._write(self._marks_sql, *([fact] for fact in _facts(mark)))
+        if found is not None and self._wire is not None:
+            self._wire.tell("")
+        return found is not None
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        sql = f"SELECT * FROM {self._s}.schedules_of($1, $2, $3)"
+        names = None if workflows is None else list(workflows)
+        ((present, *columns),) = await self._read(sql, self._now(), names, limit)
+        found: dict[str, ScheduleRow] = {}
+        for name, workflow_id, nonce, due, awaits, digest, body in zip(
+            *(column or () for column in columns), strict=True
+        ):
+            row = schedule_row(name, workflow_id, nonce, due, awaits, digest, unpack(body))
+            if row.id not in found or row.due == 0:
+                found[row.id] = row
+        return float(present), sorted(found.values(), key=soonest)[:limit]
 
     async def present(self) -> float:
         if (fixed := self._now()) is not None:

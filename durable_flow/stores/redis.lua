@@ -36,7 +36,12 @@
 --   rate:<queue>      what began lately in a queue with a rate, by when (sorted set): "generation id"
 --   line:<key>        who holds a key or waits for it (sorted set), by when they came
 --   places            how many were ever in any line
---   definitions, uses documents by hash, and how many executions have them (hashes)
+--   t:<id>            the record of a schedule (hash): w workflow, n nonce, h definition's hash, b body, and where it has
+--                     them d due, a what it awaits
+--   ticks:<workflow>  the records of schedules of a workflow, by when they are due (sorted set; +inf: never)
+--   awaiting:<workflow>  those that await something (set)
+--   ticking           the workflows that have records of schedules (set)
+--   definitions, uses documents by hash, and how many executions and schedules have them (hashes)
 
 local call, unpack_message, pack_message = redis.call, cmsgpack.unpack, cmsgpack.pack
 local prefix, sender = KEYS[1], ARGV[2]
@@ -47,6 +52,7 @@ local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
 local BEGUN, PENDING, EXEMPT = prefix .. 'begun', prefix .. 'pending', prefix .. 'exempt'
 local HOLD, WAY, RATE = prefix .. 'hold', prefix .. 'way:', prefix .. 'rate:'
 local LINE, PLACES, NEVER = prefix .. 'line:', prefix .. 'places', 'inf'
+local T, TICKS, AWAITING, TICKING = prefix .. 't:', prefix .. 'ticks:', prefix .. 'awaiting:', prefix .. 'ticking'
 local OVER = {completed = true, failed = true, cancelled = true}
 local LISTS = {running = {BEGUN}, halted = {BEGUN}, pending = {PENDING, EXEMPT}}
 local heard, anything_heard = {}, false
@@ -488,6 +494,90 @@ local function redefine(id, status, hash, definition, told)
   end
 end
 
+-- schedules ------------------------------------------------------------------------------------------------------------
+
+local function use(hash, definition)
+  if call('HINCRBY', USES, hash, 1) == 1 and definition then
+    call('HSET', DEFINITIONS, hash, definition)
+  end
+end
+
+local function unuse(hash)
+  if call('HINCRBY', USES, hash, -1) == 0 then
+    call('HDEL', USES, hash)
+    call('HDEL', DEFINITIONS, hash)
+  end
+end
+
+local function applies(mark)
+  return call('HGET', T .. mark[1], 'n') == mark[3]
+end
+
+local function put_mark(mark)
+  local id, workflow, _, nonce, due, awaits, hash, definition, body = unpack(mark)
+  local old = call('HMGET', T .. id, 'w', 'h')
+  if body and old[2] ~= hash then
+    use(hash, definition)
+  end
+  if old[1] then
+    call('ZREM', TICKS .. old[1], id)
+    call('SREM', AWAITING .. old[1], id)
+    if old[2] ~= hash or not body then
+      unuse(old[2])
+    end
+    call('DEL', T .. id)
+  end
+  if body then
+    call('HSET', T .. id, 'w', workflow, 'n', nonce, 'h', hash, 'b', body)
+    if due then
+      call('HSET', T .. id, 'd', exact(due))
+    end
+    call('ZADD', TICKS .. workflow, due and exact(due) or '+inf', id)
+    if awaits then
+      call('HSET', T .. id, 'a', awaits)
+      call('SADD', AWAITING .. workflow, id)
+    end
+    call('SADD', TICKING, workflow)
+  end
+  if old[1] and call('EXISTS', TICKS .. old[1]) == 0 then
+    call('SREM', TICKING, old[1])
+  end
+end
+
+local function mark(job)
+  if not applies(job[2]) then
+    return {'mark', 0}
+  end
+  put_mark(job[2])
+  hear('')
+  return {'mark', 1}
+end
+
+local function schedules(job)
+  local workflows, limit = job[2] or call('SMEMBERS', TICKING), job[3]
+  local found, seen = {}, {}
+  local function add(id, due)
+    if not seen[id] then
+      seen[id] = true
+      local row = call('HMGET', T .. id, 'w', 'n', 'd', 'a', 'h', 'b')
+      found[#found + 1] = {id, row[1], row[2], due or row[3], row[4], row[5], row[6]}
+    end
+  end
+  for _, workflow in ipairs(workflows) do
+    for _, id in ipairs(call('SMEMBERS', AWAITING .. workflow)) do
+      local status = call('HGET', X .. call('HGET', T .. id, 'a'), 's')
+      if not status or OVER[status] then
+        add(id, '0')
+      end
+    end
+    local ends = limit and '(+inf' or '+inf'
+    for _, id in ipairs(call('ZRANGEBYSCORE', TICKS .. workflow, '-inf', ends, 'LIMIT', 0, limit or -1)) do
+      add(id)
+    end
+  end
+  return {'schedules', exact(now()), found}
+end
+
 local function commit(job)
   local id, status, ended, fields, parts = job[2], job[5], job[6], job[10], job[12]
   local wake_at = job[13] and exact(job[13])
@@ -553,8 +643,11 @@ end
 
 local function create(job)
   local id, status, ended = job[2], job[5], job[6]
-  local facts, hash, definition, created_at, indexes, owner, ttl, q, child = unpack(job[14])
+  local facts, hash, definition, created_at, indexes, owner, ttl, q, child, tick = unpack(job[14])
   local key = X .. id
+  if tick and not applies(tick) then
+    return {'lost', false}
+  end
   if call('EXISTS', key) == 1 then
     return {'exists'}
   end
@@ -600,6 +693,9 @@ local function create(job)
     hear(id)
   end
   write(id, job[10], job[11], job[12])
+  if tick then
+    put_mark(tick)
+  end
   return finish(id, status, job[12], job[7], status, true)
 end
 
@@ -1059,10 +1155,7 @@ local function delete(id)
     call('SREM', OWNER .. owner, id)
   end
   for _, hash in ipairs(hashes) do
-    if call('HINCRBY', USES, hash, -1) == 0 then
-      call('HDEL', USES, hash)
-      call('HDEL', DEFINITIONS, hash)
-    end
+    unuse(hash)
   end
   call('UNLINK', X .. id, N .. id, E .. id, W .. id, A .. id, I .. id, M .. id)
   return promoted
@@ -1265,7 +1358,8 @@ local VERBS = {
   commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
   purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
   definition = definition, search = search, schema = schema, take = take, next_due = next_due,
-  set_queue = set_queue, queues = queues, present = present, line = line,
+  set_queue = set_queue, queues = queues, present = present, line = line, mark = mark,
+  schedules = schedules,
 }
 local answers = {}
 local version = call('GET', prefix .. 'schema')

@@ -55,14 +55,18 @@ from durable_flow.stores.base import (
     Filter,
     InLine,
     Landing,
+    Mark,
     New,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     Store,
     Stored,
     cursor_of,
     position_of,
+    schedule_row,
+    soonest,
 )
 
 try:
@@ -379,11 +383,22 @@ def _committing(commit: Commit) -> list[Any]:
             False if commit.owner is None else commit.owner,
             False if commit.lease_ttl is None else float(commit.lease_ttl),
             f"{new.priority} {new.definition_hash} {_queue(new.queue)}", new.parent_id is not None,
+            False if commit.mark is None else _marking(commit.mark),
         ))  # fmt: skip
     elif commit.definition is not None:
         digest, version, document = commit.definition
         job.append((digest, _packed(document), _raw(encode((digest, version)))))
     return job
+
+
+def _marking(mark: Mark) -> tuple[Any, ...]:
+    """A mark as the script takes it."""
+    return (
+        mark.schedule_id, mark.workflow_id, False if mark.expected is None else mark.expected, mark.nonce,
+        False if mark.due is None else float(mark.due), False if mark.awaits is None else mark.awaits,
+        mark.definition_hash, False if mark.definition is None else _packed(mark.definition),
+        False if mark.body is None else _packed(mark.body),
+    )  # fmt: skip
 
 
 def _check_path(path: str) -> None:
@@ -1098,6 +1113,25 @@ class RedisStore(Store):
             return [InLine(name.decode(), bool(held)) for name, held in _pairs(answer[1])]
 
         return await self._read(("line", key), read)
+
+    async def mark(self, mark: Mark) -> bool:
+        return await self._write(lambda: ("mark", _marking(mark)), lambda answer: bool(answer[1]))
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        def read(answer: Sequence[Any]) -> tuple[float, list[ScheduleRow]]:
+            rows = [
+                schedule_row(
+                    name.decode(), workflow.decode(), nonce.decode(), _float(due), _text(awaits), digest.decode(),
+                    _blob(body),
+                )
+                for name, workflow, nonce, due, awaits, digest, body in answer[2]
+            ]  # fmt: skip
+            return float(answer[1]), sorted(rows, key=soonest)[:limit]
+
+        names = False if workflows is None else list(workflows)
+        return await self._read(("schedules", names, False if limit is None else limit), read)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         def read(answer: Sequence[Any]) -> dict[str, int]:

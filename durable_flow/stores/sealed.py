@@ -31,10 +31,12 @@ from durable_flow.stores.base import (
     Committed,
     Filter,
     InLine,
+    Mark,
     New,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     StepTransaction,
     Store,
     Stored,
@@ -146,6 +148,15 @@ class SealedStore(Store):
             new=None if commit.new is None else self._new(commit.new, name),
             definition=None if commit.definition is None else self._definition(*commit.definition),
             input=None if commit.input is None else seal(commit.input, name, "input"),
+            mark=None if commit.mark is None else self._mark(commit.mark),
+        )
+
+    def _mark(self, mark: Mark) -> Mark:
+        document = mark.definition
+        return replace(
+            mark,
+            body=None if mark.body is None else self._seal(mark.body, mark.schedule_id, "schedule"),
+            definition=None if document is None else self._seal(document, mark.definition_hash, "definition"),
         )
 
     def _definition(self, digest: str, version: str, document: Blob) -> tuple[str, str, Blob]:
@@ -223,6 +234,15 @@ class SealedStore(Store):
             queue: row if row.hold is None else replace(row, hold=self._open(row.hold, queue or "", "hold"))
             for queue, row in (await self.store.queues(names)).items()
         }
+
+    async def mark(self, mark: Mark) -> bool:
+        return await self.store.mark(self._mark(mark))
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        now, rows = await self.store.schedules(workflows=workflows, limit=limit)
+        return now, [replace(row, body=self._open(row.body, row.id, "schedule")) for row in rows]
 
     async def inbox(self, execution_id: str) -> Sequence[tuple[int, Blob]]:
         return self._messages(execution_id, await self.store.inbox(execution_id))

@@ -59,17 +59,21 @@ from durable_flow.stores.base import (
     Filter,
     InLine,
     Landing,
+    Mark,
     New,
     QueueLimits,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     Slot,
     StepTransaction,
     Store,
     Stored,
     cursor_of,
     position_of,
+    schedule_row,
+    soonest,
 )
 
 if sys.platform != "win32":
@@ -203,6 +207,19 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX line_by_key ON line (key, place)",
         "CREATE INDEX line_by_execution ON line (n)",
     ),
+    (
+        """CREATE TABLE schedules (
+            id TEXT PRIMARY KEY,
+            workflow_id TEXT NOT NULL,
+            nonce TEXT NOT NULL,
+            due REAL,
+            awaits TEXT,
+            definition_hash TEXT NOT NULL,
+            body BLOB NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX schedules_by_due ON schedules (workflow_id, due)",
+        "CREATE INDEX schedules_by_wait ON schedules (workflow_id, awaits) WHERE awaits IS NOT NULL",
+    ),
 )
 """The n-th item leads from schema version n to n + 1 (`PRAGMA user_version`)."""
 
@@ -325,6 +342,14 @@ PROMOTE = "UPDATE line SET held = 1 WHERE n = ?"
 CALL_UP = "UPDATE executions SET wake_at = min(wake_at, ?) WHERE n = ?"
 REINPUT = "UPDATE facts SET input = ? WHERE n = ?"
 
+MARKED = "SELECT nonce FROM schedules WHERE id = ?"
+SET_SCHEDULE = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?)"
+DROP_SCHEDULE = "DELETE FROM schedules WHERE id = ?"
+SCHEDULES = "SELECT id, workflow_id, nonce, due, awaits, definition_hash, body FROM schedules"
+SCHEDULES_DUE = f"{SCHEDULES} WHERE workflow_id = ? AND due IS NOT NULL ORDER BY due LIMIT ?"
+SCHEDULES_WAITING = f"""{SCHEDULES} WHERE workflow_id = ? AND awaits IS NOT NULL AND NOT EXISTS
+    (SELECT 1 FROM executions e WHERE e.id = schedules.awaits AND e.finished_at IS NULL) LIMIT ?"""
+
 PARTS = ("facts", "info", "labels", "entries", "frames", "variables", "inbox", "waits", "answers", "line")
 """Every table with rows that belong to an execution."""
 
@@ -371,6 +396,8 @@ class Connection:
 
     def commit(self, commit: Commit) -> Committed:
         execute = self.cursor.execute
+        if commit.mark is not None and not self._applies(commit.mark):
+            raise LeaseLost(commit.execution_id)
         held = True if commit.slot is None else self._let_in(commit, commit.slot)
         if not held:
             commit = msgspec.structs.replace(commit, wake_at=NEVER)
@@ -496,6 +523,8 @@ class Connection:
             execute(CREATE_DEFINITION, (new.definition_hash, new.definition))
             if len(self.definitions) < 10_000:
                 self.definitions.add(new.definition_hash)
+        if commit.mark is not None:
+            self.mark(commit.mark)
         return n
 
     def _advance(self, commit: Commit) -> int:
@@ -707,6 +736,23 @@ class Connection:
             self.cursor.execute(SET_HOLD if setting == "hold" else SET_LIMITS.format(setting), (name, value))
         return bool(self.cursor.rowcount)
 
+    def _applies(self, mark: Mark) -> bool:
+        found = self.cursor.execute(MARKED, (mark.schedule_id,)).fetchone()
+        return mark.expected == (None if found is None else found[0])
+
+    def mark(self, mark: Mark) -> bool:
+        execute, name = self.cursor.execute, mark.schedule_id
+        if not self._applies(mark):
+            return False
+        if mark.body is None:
+            execute(DROP_SCHEDULE, (name,))
+            return True
+        facts = (name, mark.workflow_id, mark.nonce, mark.due, mark.awaits, mark.definition_hash, mark.body)
+        execute(SET_SCHEDULE, facts)
+        if mark.definition is not None:
+            execute(CREATE_DEFINITION, (mark.definition_hash, mark.definition))
+        return True
+
     def renew(self, owner: str, ttl: float) -> Mapping[str, int]:
         return dict(self.cursor.execute(RENEW, (self.now() + ttl, owner)))
 
@@ -847,6 +893,20 @@ class Connection:
             if names is not None or row != QueueRow():
                 found[name[1:] if name else None] = row
         return found
+
+    def schedules(self, workflows: Collection[str] | None, limit: int | None) -> tuple[float, Sequence[ScheduleRow]]:
+        execute, most = self.cursor.execute, -1 if limit is None else limit
+        found: dict[str, Sequence[Any]] = {}
+        if workflows is None:
+            workflows = [name for (name,) in execute("SELECT DISTINCT workflow_id FROM schedules")]
+        for name in workflows:
+            if limit is None:
+                found |= {row[0]: row for row in execute(f"{SCHEDULES} WHERE workflow_id = ?", (name,))}
+            else:
+                found |= {row[0]: row for row in execute(SCHEDULES_DUE, (name, most))}
+            found |= {row[0]: (*row[:3], 0.0, *row[4:]) for row in execute(SCHEDULES_WAITING, (name, most))}
+        rows = sorted((schedule_row(*row) for row in found.values()), key=soonest)
+        return self.now(), rows[:limit]
 
     def definition(self, definition_hash: str) -> Blob | None:
         found = self.cursor.execute("SELECT body FROM definitions WHERE hash = ?", (definition_hash,)).fetchone()
@@ -1730,6 +1790,14 @@ class SqliteStore(Store):
 
     async def line(self, key: str) -> Sequence[InLine]:
         return await self._read(Connection.line, key)
+
+    async def mark(self, mark: Mark) -> bool:
+        return await self._write(Connection.mark, mark)
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        return await self._read(Connection.schedules, workflows, limit)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._write(Connection.renew, owner, ttl)

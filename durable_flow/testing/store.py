@@ -26,9 +26,11 @@ if TYPE_CHECKING:
         Committed,
         Filter,
         InLine,
+        Mark,
         QueueRow,
         QueueSetting,
         Row,
+        ScheduleRow,
         Stored,
     )
 
@@ -337,6 +339,14 @@ class WatchedStore(Store):
 
     async def line(self, key: str) -> Sequence[InLine]:
         return await self._pass("line", key, lambda: self.inner.line(key))
+
+    async def mark(self, mark: Mark) -> bool:
+        return await self._pass("mark", mark.schedule_id, lambda: self.inner.mark(mark))
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        return await self._pass("schedules", "", lambda: self.inner.schedules(workflows=workflows, limit=limit))
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._pass("renew", "", lambda: self.inner.renew(owner, ttl=ttl))

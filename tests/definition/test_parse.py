@@ -45,11 +45,6 @@ def test_a_version_is_1_0_unless_said_otherwise() -> None:
     assert parse(steps("{id: a, type: end}")).version == "1.0"
 
 
-def test_what_is_not_in_the_language_yet_is_refused() -> None:
-    with pytest.raises(ValidationError, match="unknown key 'schedules'"):
-        parse(steps("{id: a, type: end}", more="schedules: [{cron: '0 8 * * *'}]\n"))
-
-
 def test_concurrency_is_parsed() -> None:
     found = parse(steps("{id: a, type: end}", more="concurrency: {key: $input.customer}\n")).concurrency
     assert found is not None

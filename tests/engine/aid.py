@@ -22,9 +22,11 @@ from durable_flow.stores.base import (
     Committed,
     Filter,
     InLine,
+    Mark,
     QueueRow,
     QueueSetting,
     Row,
+    ScheduleRow,
     StepTransaction,
     Store,
     Stored,
@@ -222,6 +224,14 @@ class Wire(Store):
 
     async def line(self, key: str) -> Sequence[InLine]:
         return await self._alive("line").line(key)
+
+    async def mark(self, mark: Mark) -> bool:
+        return await self._alive("mark").mark(mark)
+
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        return await self._alive("schedules").schedules(workflows=workflows, limit=limit)
 
     async def renew(self, owner: str, *, ttl: float) -> Mapping[str, int]:
         return await self._alive("renew").renew(owner, ttl=ttl)

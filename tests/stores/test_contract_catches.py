@@ -13,7 +13,19 @@ import pytest
 from msgspec.structs import replace
 
 from durable_flow import LeaseLost, Message, open_store
-from durable_flow.stores.base import Appended, Blob, Busy, Commit, Committed, Filter, QueueSetting, Row, Stored
+from durable_flow.stores.base import (
+    Appended,
+    Blob,
+    Busy,
+    Commit,
+    Committed,
+    Filter,
+    Mark,
+    QueueSetting,
+    Row,
+    ScheduleRow,
+    Stored,
+)
 from durable_flow.stores.sqlite import SqliteStore
 from durable_flow.testing.contract import StoreContract
 from tests.stores.build import SettableClock
@@ -388,6 +400,41 @@ class KnowsEverybody(SqliteStore):
         return super().commit(commit if commit.slot is None else replace(commit, slot=replace(commit.slot, known=None)))
 
 
+class MarksForAnybody(SqliteStore):
+    async def mark(self, mark: Mark) -> bool:
+        _, rows = await self.schedules()
+        found = next((row.nonce for row in rows if row.id == mark.schedule_id), None)
+        return await super().mark(replace(mark, expected=found))
+
+
+class CreatesWithoutItsMark(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        if commit.mark is None:
+            return await super().committed(commit)
+        done = await super().committed(replace(commit, mark=None))
+        await self.mark(commit.mark)
+        return done
+
+
+class MarksBeforeItCreates(Later):
+    async def committed(self, commit: Commit) -> Committed:
+        if commit.mark is not None and not await self.mark(commit.mark):
+            raise LeaseLost(commit.execution_id)
+        return await super().committed(replace(commit, mark=None))
+
+
+class ForgetsWhatIsAwaited(SqliteStore):
+    async def mark(self, mark: Mark) -> bool:
+        return await super().mark(replace(mark, awaits=None))
+
+
+class KnowsNoLimitOfSchedules(SqliteStore):
+    async def schedules(
+        self, *, workflows: Collection[str] | None = None, limit: int | None = None
+    ) -> tuple[float, Sequence[ScheduleRow]]:
+        return await super().schedules(workflows=workflows)
+
+
 class RemovesWhatIsDriven(SqliteStore):
     async def remove(self, execution_id: str) -> bool:
         row = await self.row(execution_id)
@@ -449,6 +496,11 @@ MISTAKES: dict[type[SqliteStore], str] = {
     OvertakesWhoWaits: "nobody_overtakes_who_waits",
     ForgetsWhoIsNext: "the_end_of_one_lets_the_next_one_in_the_order_in_which_they_came",
     KnowsEverybody: "who_says_whom_it_knows_is_refused_where_there_are_others",
+    MarksForAnybody: "only_who_knows_its_nonce_changes_a_record",
+    CreatesWithoutItsMark: "nothing_is_created_where_the_mark_does_not_apply",
+    MarksBeforeItCreates: "nothing_is_marked_where_the_execution_exists",
+    ForgetsWhatIsAwaited: "a_record_is_due_when_what_it_awaits_is_over",
+    KnowsNoLimitOfSchedules: "the_soonest_come_first_and_those_that_are_never_due_last",
     RemovesWhatIsDriven: "a_driven_execution_is_not_removed",
     PurgesEverything: "purging_keeps_other_statuses",
     PurgesWithoutLimit: "purging_stops_at_its_limit",

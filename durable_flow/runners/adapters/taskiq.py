@@ -12,6 +12,7 @@ from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, MissingExtraError, StoreError, ValidationError
 from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
+from durable_flow.model.workflow import WorkflowDef
 from durable_flow.runners.worker import Worker
 from durable_flow.stores.base import check_id
 
@@ -35,6 +36,9 @@ class Host(Protocol):
 
     @property
     def grace(self) -> float: ...
+
+    @property
+    def workflows(self) -> Mapping[str, WorkflowDef]: ...
 
     async def __aenter__(self) -> object: ...
 

@@ -23,6 +23,7 @@ from durable_flow.testing.contract.lines import Lines
 from durable_flow.testing.contract.opening import Opening
 from durable_flow.testing.contract.processes import Processes
 from durable_flow.testing.contract.running import Running
+from durable_flow.testing.contract.scheduling import Scheduling
 from durable_flow.testing.contract.searching import Searching
 from durable_flow.testing.contract.subject import Subject
 from durable_flow.testing.contract.values import Values
@@ -41,6 +42,7 @@ class StoreContract(
     Lines,
     Inboxes,
     Waits,
+    Scheduling,
     Searching,
     Deleting,
     Batches,
