@@ -131,6 +131,8 @@ class History:
                 if path in memos:
                     memo = {**(frame.memo or {}), **memos[path]}
                 self.frames[path] = Frame(path=path, at=frame.at, visit=frame.visit, memo=memo, out=frame.out)
+            elif frame.state is FrameState.RUNNING:
+                self.frames[path] = replace(frame, tries=0, first_try=None, due=None)
 
     def _began(self, seq: int, record: Record) -> None:
         """A step that takes many transitions: what it remembers is in its frame, what it keeps is below its path."""

@@ -589,7 +589,8 @@ def revived(
     actor: str | None = None,
 ) -> Transition:
     """A failed execution is taken up again: every frame on the failing path, every cancelled one, and every one whose
-    wait was closed when the execution ended, runs again.
+    wait was closed when the execution ended, runs again. So does one that was under way in a process that died, where
+    the execution ended because of its time: whatever a step is at, its attempts count from the first.
 
     `memos` are changes of what steps remember, by frame: of a step with a child, when that child ended (it is taken up
     as well, from that end and from no later one, however often the process dies meanwhile) and its new deadline.
@@ -613,6 +614,7 @@ def revived(
         )
         for frame in frames
         if frame.state in (FrameState.FAILED, FrameState.CANCELLED, FrameState.WAITING)
+        or (frame.state is FrameState.RUNNING and frame.tries)
     )
     metadata: dict[str, Any] = {"memos": dict(memos)} if memos else {}
     if forgotten:

@@ -81,6 +81,8 @@ class Fold:
                             place.memo = None
                         if path in memos:
                             place.memo = {**(place.memo or {}), **memos[path]}
+                    elif place.state == "running":
+                        place.tries = 0
             case "halted":
                 self.status = "halted"
             case "migrated":

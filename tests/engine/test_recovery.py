@@ -211,6 +211,32 @@ async def test_a_retry_has_all_its_attempts_again(world: World) -> None:
     assert (await world.runner().retry("e")).completed
 
 
+async def test_so_has_a_retry_of_what_ran_out_of_time_in_a_process_that_died(world: World) -> None:
+    workflow = flow(
+        """
+        - id: work
+          type: call
+          service: desk
+          method: work
+          retry: {max_attempts: 2, initial_interval: 1, jitter: 0}
+        """,
+        timeout=60,
+    )
+    world.desk.answers["work"] = [BREAKS, BREAKS, "fine"]
+    await world.start(workflow)
+    world.desk.hold("work")
+    await world.clock.advance(2)
+    assert world.desk.called == ["work", "work"]
+    await world.after_the_lease()
+    await world.clock.leap(60)
+    assert (await world.runner().recover("e")).error_info.type == "TimeoutError"  # type: ignore[union-attr]
+    world.desk.release()
+    retrying = world.spawn(world.runner().retry("e"))
+    await world.clock.advance(2)
+    assert (await retrying).completed
+    assert world.desk.called == ["work"] * 4
+
+
 async def test_the_trail_says_who_retried(world: World) -> None:
     world.desk.answers["work"] = [BREAKS, "fine"]
     await world.run(WORK, execution_id="e")

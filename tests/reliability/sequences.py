@@ -27,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import durable_flow as df
 from durable_flow.engine import LINGER
 from durable_flow.model.frame import Message
+from durable_flow.runners.worker import PROBATION
 from durable_flow.stores.base import Appended, Blob
 from durable_flow.testing.trail import Fold, decoded
 from tests.engine.aid import Clock, Dead, Ids, Wire, idle
@@ -261,7 +262,11 @@ class Sequences(RuleBasedStateMachine):
         for twin in self.twins:
             row = await self.store.row(twin.id)
             assert row is not None, f"{twin.id} is not stored"
-            if twin.owner == DEAD and row.generation > self.taken[twin.id]:
+            if twin.owner == DEAD and row.owner is None and row.generation > self.taken[twin.id] and row.recoveries > 1:
+                # A worker gave it back: it looks at one at a time of those that may be what kills their processes.
+                assert self.model.workers, f"{twin.id} was given back by nobody"
+                self.taken[twin.id], twin.lease = row.generation, self.clock.now() + PROBATION
+            elif twin.owner == DEAD and row.generation > self.taken[twin.id]:
                 assert self.model.attended(twin), f"{twin.id} was taken over by nobody"
                 assert self.model.free(twin), f"{twin.id} was taken over before its lease ran out"
                 self.model.nudge(twin)
