@@ -9,6 +9,7 @@ The tree (indented = subclass)::
             InputError               the input of an execution does not fit the declared inputs
         ExecutionNotFound            no execution with that id
         ConflictError                the execution is not in the state the call needs
+            KeyTaken                 as many executions as may hold its concurrency key
         NotAllowed                   the person may not answer this wait
         LimitExceeded                a configured limit was passed
         LeaseLost                    somebody else drives the execution now

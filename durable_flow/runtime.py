@@ -96,12 +96,12 @@ class Runtime:
         clock: Clock | None = None,
         ids: Ids | None = None,
     ) -> None:
-        if lease_ttl <= 0:
-            raise ConfigError(f"lease_ttl must be more than 0 seconds, got {lease_ttl}")
-        if grace < 0:
-            raise ConfigError(f"grace must be at least 0 seconds, got {grace}")
-        if max_recoveries < 0:
-            raise ConfigError(f"max_recoveries must be at least 0, got {max_recoveries}")
+        if not _is_number(lease_ttl) or not lease_ttl > 0:
+            raise ConfigError(f"lease_ttl must be more than 0 seconds, got {lease_ttl!r:.100}")
+        if not _is_number(grace) or not grace >= 0:
+            raise ConfigError(f"grace must be at least 0 seconds, got {grace!r:.100}")
+        if type(max_recoveries) is not int or max_recoveries < 0:
+            raise ConfigError(f"max_recoveries must be a number from 0, got {max_recoveries!r:.100}")
         if not isinstance(store, str | Store):
             raise ConfigError(f"store must be a URL such as sqlite:///flows.db, or an open store, not {store!r:.100}")
         self._owns_store = isinstance(store, str)
@@ -184,7 +184,7 @@ class Runtime:
         return self._workflows
 
     def service(self, service: Service) -> Service:
-        """Registers a class or function under its own name; usable as a decorator."""
+        """Registers a class under its own name; usable as a decorator."""
         name = getattr(service, "__name__", None)
         if not isinstance(name, str):
             raise ConfigError(f"{service!r} has no name of its own; register it with services={{…}}")
@@ -479,6 +479,10 @@ class Runtime:
             known = parse_plain(document, limits=self._limits, extensions=self._language)
             self._pinned[definition_hash] = known
         return known
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def _sources(

@@ -149,6 +149,11 @@ class Services:
             raise ConfigError(f"{name!r} is not a name for a service: it must be text that does not begin with '_'")
         if name in self._registered:
             raise ConfigError(f"there are two services named {name!r}")
+        if service is None or inspect.isroutine(service):
+            what = "None" if service is None else "a function, and steps call a method of a service"
+            raise ConfigError(
+                f"the service {name!r} is {what}: it is an object, a class or a mapping such as {{'charge': function}}"
+            )
         self._registered[name] = service
 
     def has(self, name: str) -> bool:

@@ -86,6 +86,9 @@ class Reader(ABC):
         self._hints += 1
         return suggest(word, options) if self._hints <= MAX_HINTS else None
 
+    def choices(self, options: Iterable[str]) -> str | None:
+        return f"there are: {', '.join(options)}" if self._hints <= MAX_HINTS else None
+
     def expected(self, what: str, node: Node, key: str, *, hint: str | None = None) -> Any:
         """Tells that something else should stand here."""
         self.problem(node, f"expected {what}, got {kind_of(node)}", key=key, hint=hint)
@@ -697,12 +700,13 @@ def holds(form: Form, *kinds: type[Form]) -> bool:
 def check_keys(
     reader: Reader, node: MappingNode, allowed: Sequence[str], key: str = "", *, hint: str | None = None
 ) -> None:
-    """Tells unknown keys, with the `hint` where no known one is near."""
+    """Tells unknown keys; where no known one is near with the `hint`, else with all there are."""
     for name, at in node.keys.items():
         if name not in allowed:
             near = reader.suggest(name, allowed)
             meant = next((word for word in allowed if near and repr(word) in near), name)
-            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=near or hint, about=key or meant)
+            told = near or hint or reader.choices(allowed)
+            reader.problem(at, f"unknown key {_short(name)}", key=key, hint=told, about=key or meant)
 
 
 def read_fields(reader: Reader, node: MappingNode, fields: Iterable[Field], key: str = "") -> dict[str, Any]:

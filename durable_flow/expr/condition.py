@@ -149,7 +149,7 @@ class _Compiler:
         binary = _BINARY.get(op) if isinstance(op, str) else None
         if binary is None:
             named = repr(op) if isinstance(op, str) else type_name(op)
-            self.problem((*path, "op"), f"unknown operator {named}{hint(op, OPERATORS)}")
+            self.problem((*path, "op"), f"unknown operator {named}{_operator_hint(op)}")
         if "value" not in raw:
             return self.problem(path, f"missing key 'value', which {op!r} compares with") if binary else _never
         value = self.value(raw["value"], (*path, "value"))
@@ -243,6 +243,11 @@ def hint(written: Any, known: tuple[str, ...] | list[str]) -> str:
 
     near = difflib.get_close_matches(str(written)[:80].lower(), known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _operator_hint(op: Any) -> str:
+    near = f", did you mean {_SIGNS[op]!r}?" if isinstance(op, str) and op in _SIGNS else hint(op, OPERATORS)
+    return near or f"; there are: {', '.join(OPERATORS)}"
 
 
 def _composer_hint(raw: dict[str, Any]) -> str:
@@ -473,6 +478,8 @@ _UNARY: dict[str, Callable[[Any], bool]] = {
 
 OPERATORS: tuple[str, ...] = (*_BINARY, *_UNARY)
 """Every `op`, in the order of the manual."""
+
+_SIGNS = {"=": "eq", "==": "eq", "!=": "neq", "<>": "neq", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 _KEYS = frozenset(("field", "op", "value"))
 _ALL_KEYS = ("field", "op", "value", "all", "any", "not")

@@ -57,7 +57,7 @@ class BackgroundRunner(Correspondent):
     """
 
     def __init__(self, engine: Engine, workflow: WorkflowDef, adapter: Adapter) -> None:
-        if not callable(getattr(adapter, "submit", None)):
+        if isinstance(adapter, type) or not callable(getattr(adapter, "submit", None)):
             raise ConfigError(
                 f"an adapter has a method submit(execution_id, *, queue, priority); {adapter!r:.100} has not"
             )

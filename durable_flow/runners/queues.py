@@ -80,9 +80,16 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_queue(queue: object) -> str | None:
-    """The name of a queue as users give it: 1 to 255 printable characters, or None. Raises ValidationError."""
-    if queue is not None and not (type(queue) is str and 0 < len(queue) <= 255 and queue.isprintable()):
-        raise ValidationError([f"a queue is named by 1 to 255 printable characters, or None, not {queue!r:.100}"])
+    """The name of a queue as users give it: 1 to 255 printable characters without commas, or None. Raises
+    ValidationError."""
+    if queue == "-":
+        raise ValidationError(["'-' names no queue: on the command line it stands for executions without one (None)"])
+    if queue is not None and not (
+        type(queue) is str and 0 < len(queue) <= 255 and queue.isprintable() and "," not in queue
+    ):
+        raise ValidationError(
+            [f"a queue is named by 1 to 255 printable characters without commas, or None, not {queue!r:.100}"]
+        )
     return queue
 
 

@@ -17,6 +17,7 @@ from durable_flow.errors import ConfigError, ConflictError, DurableFlowError, Le
 from durable_flow.journal import Journal
 from durable_flow.live import Run
 from durable_flow.model.workflow import WorkflowDef
+from durable_flow.runners.queues import check_queue
 from durable_flow.runners.schedules import Scheduler
 
 logger = Journal("durable_flow.worker")
@@ -102,6 +103,8 @@ class Worker:
             raise ConfigError(f"concurrency must be a number from 1, got {concurrency!r:.100}")
         if isinstance(queues, str):
             raise ConfigError(f"queues is a list: queues=[{queues!r}]")
+        for queue in queues or ():
+            check_queue(queue)
         if not isinstance(queue_concurrency, Mapping | None):
             raise ConfigError(f"queue_concurrency is a mapping such as {{'mail': 5}}, not {queue_concurrency!r:.100}")
         for queue, most in (queue_concurrency or {}).items():
@@ -109,6 +112,8 @@ class Worker:
                 raise ConfigError(
                     f"queue_concurrency maps names of queues to numbers from 1, not {queue!r:.100} to {most!r:.100}"
                 )
+            if queues is not None and queue not in queues:
+                raise ConfigError(f"queue_concurrency limits {queue!r:.100}, which is none of queues")
         self.queues = None if queues is None else tuple(queues)
         self.concurrency = concurrency
         self.queue_concurrency = dict(queue_concurrency or {})

@@ -8,6 +8,7 @@ from urllib.parse import unquote_plus
 
 from durable_flow.codec import Codec
 from durable_flow.errors import ConfigError
+from durable_flow.model.problem import suggest
 from durable_flow.stores.base import Store
 
 ENTRY_POINTS = "durable_flow.stores"
@@ -68,11 +69,10 @@ def _named(url: str, options: Mapping[str, Any]) -> Store:
 
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if scheme not in found:
-        known = ", ".join(sorted({"sqlite", "postgresql", "redis", *found}))
-        raise ConfigError(
-            f"no store is known for {scheme}:// URLs; known are: {known}. "
-            f"Install the package that brings it (entry-point group {ENTRY_POINTS})"
-        )
+        known = sorted({"sqlite", "postgresql", "redis", *found})
+        near = suggest(scheme.partition("+")[0], known)  # others name the driver: postgresql+asyncpg://
+        install = f"install the package that brings it (entry-point group {ENTRY_POINTS})"
+        raise ConfigError(f"no store is known for {scheme}:// URLs; known are: {', '.join(known)} ({near or install})")
     store = found[scheme].load()(url, **options)
     if not isinstance(store, Store):
         raise ConfigError(f"{found[scheme].value}, the store for {scheme}:// URLs, did not return a Store")

@@ -168,7 +168,7 @@ async def test_bad_arguments_store_nothing(world: World, arguments: dict[str, An
     assert await world.store.execution_ids() == []
 
 
-@pytest.mark.parametrize("adapter", [7, object(), {"submit": 1}])
+@pytest.mark.parametrize("adapter", [7, object(), {"submit": 1}, df.InlineAdapter])
 async def test_what_is_no_adapter_is_refused(world: World, adapter: object) -> None:
     with pytest.raises(df.ConfigError, match="an adapter has a method submit"):
         background(world, WORK, adapter)

@@ -54,6 +54,28 @@ def test_a_store_that_cannot_be_is_refused(url: str) -> None:
         df.Runtime(url)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "meant"),
+    [
+        ("postgresql+asyncpg", "postgresql"),
+        ("sqlite+aiosqlite", "sqlite"),
+        ("postgre", "postgresql"),
+        ("sqlit", "sqlite"),
+    ],
+)
+def test_the_store_that_was_meant_is_told(scheme: str, meant: str) -> None:
+    with pytest.raises(df.ConfigError, match=f"did you mean '{meant}'"):
+        df.Runtime(f"{scheme}:///x")
+
+
+@pytest.mark.parametrize(
+    ("service", "what"), [(None, "is None"), (len, "is a function"), (lambda n: n, "is a function")]
+)
+def test_what_has_no_methods_is_no_service(service: Any, what: str) -> None:
+    with pytest.raises(df.ConfigError, match=f"the service 'Bank' {what}.*a mapping such as"):
+        df.Runtime("sqlite://:memory:", services={"Bank": service})
+
+
 @pytest.mark.parametrize("given", ["Bank", ["Bank"], 5, object(), []])
 @pytest.mark.parametrize("what", ["services", "gates"])
 def test_services_and_gates_have_names(what: str, given: Any) -> None:
@@ -84,7 +106,16 @@ def test_what_is_no_store_is_refused(store: Any) -> None:
         df.Runtime(store)
 
 
-@pytest.mark.parametrize("option", [{"lease_ttl": 0}, {"lease_ttl": -1}, {"max_recoveries": -1}, {"grace": -1}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"lease_ttl": 0},
+        {"lease_ttl": -1},
+        {"max_recoveries": -1},
+        {"grace": -1},
+        *({name: "30s"} for name in ("lease_ttl", "max_recoveries", "grace")),
+    ],
+)
 def test_options_that_cannot_be_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(df.ConfigError, match=next(iter(option))):
         df.Runtime("sqlite://:memory:", **option)

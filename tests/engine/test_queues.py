@@ -105,7 +105,7 @@ async def test_who_paused_a_queue_is_encrypted_and_a_key_that_is_gone_hides_only
     assert await world.runtime.unpause_queue("mail")
 
 
-@pytest.mark.parametrize("queue", ["", "x" * 256, "a\nb", 7, b"mail"])
+@pytest.mark.parametrize("queue", ["", "x" * 256, "a\nb", 7, b"mail", "mail,print"])
 async def test_what_cannot_name_a_queue_is_refused(world: World, queue: object) -> None:
     for call in (world.runtime.pause_queue, world.runtime.unpause_queue):
         with pytest.raises(df.ValidationError, match="1 to 255 printable characters"):
@@ -114,6 +114,18 @@ async def test_what_cannot_name_a_queue_is_refused(world: World, queue: object) 
         await world.runner(WORK).run(None, execution_id="e", queue=queue)  # type: ignore[arg-type]
     assert await world.store.row("e") is None
     assert await world.runtime.paused_queues() == []
+
+
+async def test_the_sign_for_executions_without_a_queue_names_none(world: World) -> None:
+    with pytest.raises(df.ValidationError, match=r"without one \(None\)"):
+        await world.runner(WORK).run(None, queue="-")
+    with pytest.raises(df.ValidationError, match=r"without one \(None\)"):
+        df.Worker(world.runtime, queues=["mail", "-"])
+
+
+async def test_a_worker_does_not_limit_queues_it_does_not_serve(world: World) -> None:
+    with pytest.raises(df.ConfigError, match="queue_concurrency limits 'mial', which is none of queues"):
+        df.Worker(world.runtime, queues=["mail"], queue_concurrency={"mial": 5})
 
 
 def test_names_of_queues_may_hold_blanks() -> None:

@@ -313,6 +313,16 @@ def test_an_unknown_operator_is_a_problem_with_a_hint() -> None:
     ]
 
 
+def test_a_sign_instead_of_an_operator_is_told_its_word() -> None:
+    assert problems({"field": "x", "op": "==", "value": 1}) == [(("op",), "unknown operator '==', did you mean 'eq'?")]
+    assert problems({"field": "x", "op": "<=", "value": 1}) == [(("op",), "unknown operator '<=', did you mean 'lte'?")]
+
+
+def test_an_operator_that_is_like_none_is_told_those_there_are() -> None:
+    ((_, told),) = problems({"field": "x", "op": "~", "value": 1})
+    assert told.startswith("unknown operator '~'; there are: eq, neq, gt,")
+
+
 @pytest.mark.parametrize("op", [None, 1, [], {}])
 def test_an_operator_that_is_not_text_is_a_problem(op: Any) -> None:
     assert problems({"field": "x", "op": op, "value": 1})[0][0] == ("op",)
