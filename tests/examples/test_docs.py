@@ -1,5 +1,6 @@
 """What the documents show is run: definitions with the inputs and outputs below them, Python as programs."""
 
+import inspect
 import json
 import os
 import re
@@ -213,3 +214,13 @@ def test_links_lead_somewhere(file: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", FENCE.sub("", linked.read_text()).lower(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}, target
+
+
+def test_every_public_name_stands_on_the_page_about_python() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    runtime = {name for name in vars(df.Runtime) if not name.startswith("_")}
+    runners = {name for kind in (df.Runner, df.StreamRunner, df.BackgroundRunner) for name in vars(kind)}
+    arguments = set(inspect.signature(df.Runtime).parameters)
+    wanted = {*df.__all__, *runtime, *arguments, *(name for name in runners if not name.startswith("_"))}
+    known = set(re.findall(r"\w+", page))
+    assert sorted(wanted - known) == []
