@@ -685,7 +685,7 @@ BEGIN
                 OPEN _cursor FOR
                     SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
                     WHERE h.status = 'pending' AND h.parent_id IS NOT NULL AND h.queue = substr(_queue, 2)
-                        AND h.priority = _stage AND h.due <= _now AND {fit}
+                        AND h.priority::bigint = _stage AND h.due <= _now AND {fit}
                     ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
                 _cursors := _cursors || _cursor;
                 _froms := _froms || 0;
@@ -693,7 +693,7 @@ BEGIN
                 _cursor := NULL;
                 OPEN _cursor FOR
                     SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
-                    WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                    WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority::bigint = _stage
                         AND h.due <= _now AND h.parent_id IS NULL AND {fit}
                     ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
                 _cursors := _cursors || _cursor;
@@ -718,7 +718,7 @@ BEGIN
             ELSE
                 OPEN _cursor FOR
                     SELECT h.n, h.due, false AS leased, 0 AS lost FROM {s}.heads h
-                    WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                    WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority::bigint = _stage
                         AND h.due <= _now AND {fit}
                     ORDER BY h.due FOR NO KEY UPDATE OF h SKIP LOCKED;
             END IF;
@@ -808,9 +808,9 @@ BEGIN
         RETURN _least;
     END IF;
     FOREACH _queue IN ARRAY _queues LOOP
-        SELECT h.priority INTO _found FROM {s}.heads h
-        WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority > _after
-            AND h.due IS NOT NULL ORDER BY h.priority LIMIT 1;
+        SELECT h.priority::bigint INTO _found FROM {s}.heads h
+        WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority::bigint > _after
+            AND h.due IS NOT NULL ORDER BY h.priority::bigint LIMIT 1;
         _least := least(_least, _found);
     END LOOP;
     RETURN _least;
@@ -866,17 +866,17 @@ BEGIN
             ELSIF _limited[_from] THEN
                 SELECT h.due INTO _found FROM {s}.heads h
                 WHERE h.status = 'pending' AND h.parent_id IS NOT NULL AND h.queue = substr(_queue, 2)
-                    AND h.priority = _stage AND h.due IS NOT NULL AND {fit}
+                    AND h.priority::bigint = _stage AND h.due IS NOT NULL AND {fit}
                 ORDER BY h.due LIMIT 1;
                 _least := least(_least, _found);
                 CONTINUE WHEN _slots[_from] <= 0;
                 SELECT greatest(h.due, _at[_from]) INTO _found FROM {s}.heads h
-                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority::bigint = _stage
                     AND h.due IS NOT NULL AND h.parent_id IS NULL AND {fit}
                 ORDER BY h.due LIMIT 1;
             ELSE
                 SELECT h.due INTO _found FROM {s}.heads h
-                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority = _stage
+                WHERE h.status = 'pending' AND coalesce('.' || h.queue, '') = _queue AND h.priority::bigint = _stage
                     AND h.due IS NOT NULL AND {fit}
                 ORDER BY h.due LIMIT 1;
             END IF;
@@ -906,7 +906,12 @@ INSERT INTO {s}.queues (queue, hold) SELECT queue, body FROM {s}.holds;
 DROP TABLE {s}.holds;
 CREATE TABLE {s}.begins (queue text COLLATE "C" NOT NULL, at double precision NOT NULL, n bigint NOT NULL);
 CREATE INDEX begins_by_time ON {s}.begins (queue, at);
-CREATE INDEX heads_by_child_turn ON {s}.heads (queue, priority, due)
+-- Their priority is an expression, or a planner that knows nothing of the queues would take `heads_by_turn`, which is
+-- smaller, and read all of them for one.
+DROP INDEX {s}.heads_by_queue_turn;
+CREATE INDEX heads_by_queue_turn ON {s}.heads ((coalesce('.' || queue, '')), (priority::bigint), due)
+    WHERE status = 'pending' AND due IS NOT NULL;
+CREATE INDEX heads_by_child_turn ON {s}.heads (queue, (priority::bigint), due)
     WHERE status = 'pending' AND parent_id IS NOT NULL AND queue IS NOT NULL AND due IS NOT NULL;
 
 ALTER TABLE {s}.leases ADD COLUMN queue text COLLATE "C";
@@ -1209,15 +1214,16 @@ CREATE TABLE {s}.line (
     most integer NOT NULL,
     held boolean NOT NULL
 );
-CREATE INDEX line_by_key ON {s}.line (key, place);
+CREATE INDEX line_by_key ON {s}.line (key, held, place);
 
-CREATE FUNCTION {s}.lock_line(_key text, _ids text[]) RETURNS void LANGUAGE plpgsql AS $body$
--- From here on nobody else changes the line of this key. Rows that may have to be changed because of it are locked with
--- those of `_ids`, in the order of their ids, so that nobody waits for us who has what we wait for.
+CREATE FUNCTION {s}.lock_line(_key text, _ids text[], _leaving boolean) RETURNS void LANGUAGE plpgsql AS $body$
+-- From here on nobody else changes the line of this key. Rows that may have to be changed because one is leaving it are
+-- locked with those of `_ids`, in the order of their ids, so that nobody waits for us who has what we wait for.
 BEGIN
     PERFORM pg_advisory_xact_lock({line_lock}, hashtext({schema} || ':' || _key));
     PERFORM 1 FROM {s}.heads h WHERE h.id = ANY (
-        _ids || ARRAY(SELECT l.id FROM {s}.line l WHERE l.key = _key AND NOT l.held ORDER BY l.place LIMIT {called}))
+        _ids || ARRAY(SELECT l.id FROM {s}.line l
+            WHERE _leaving AND l.key = _key AND NOT l.held ORDER BY l.place LIMIT {called}))
     ORDER BY h.id FOR NO KEY UPDATE;
 END $body$;
 
@@ -1255,23 +1261,28 @@ CREATE FUNCTION {s}.commit_in_line(
 DECLARE
     _held boolean := true;
     _others text[];
-    _gone bigint[];
+    _gone bigint[] := ARRAY[]::bigint[];
 BEGIN
     _refused := 0;
-    PERFORM {s}.lock_line(coalesce(_slot, _frees), _id || _to);
+    PERFORM {s}.lock_line(coalesce(_slot, _frees), _id || _to, _frees IS NOT NULL);
     IF _slot IS NOT NULL THEN
         PERFORM 1 FROM {s}.heads h WHERE h.id = _id[1];
         IF FOUND AND cardinality(_workflow) > 0 THEN
             _refused := 1;
             RETURN;
         END IF;
-        _gone := ARRAY(
-            SELECT l.n FROM {s}.line l JOIN {s}.heads h ON h.n = l.n LEFT JOIN {s}.leases x ON x.n = l.n
-            WHERE l.key = _slot AND _until_begun AND (h.status <> 'pending' OR x.owner IS NOT NULL));
-        SELECT array_agg(l.id ORDER BY l.place), array_agg(l.id ORDER BY l.place) FILTER (WHERE l.held)
-        INTO _others, _holders FROM {s}.line l WHERE l.key = _slot AND l.n <> ALL (_gone);
-        _held := coalesce(cardinality(_holders), 0) = coalesce(cardinality(_others), 0)
-            AND coalesce(cardinality(_others), 0) < _most;
+        IF _until_begun OR _known IS NOT NULL THEN
+            _gone := ARRAY(
+                SELECT l.n FROM {s}.line l JOIN {s}.heads h ON h.n = l.n LEFT JOIN {s}.leases x ON x.n = l.n
+                WHERE l.key = _slot AND _until_begun AND (h.status <> 'pending' OR x.owner IS NOT NULL));
+            SELECT array_agg(l.id ORDER BY l.place), array_agg(l.id ORDER BY l.place) FILTER (WHERE l.held)
+            INTO _others, _holders FROM {s}.line l WHERE l.key = _slot AND l.n <> ALL (_gone);
+            _held := coalesce(cardinality(_holders), 0) = coalesce(cardinality(_others), 0);
+        ELSE -- many may wait
+            _holders := ARRAY(SELECT l.id FROM {s}.line l WHERE l.key = _slot AND l.held ORDER BY l.place);
+            _held := NOT EXISTS (SELECT 1 FROM {s}.line l WHERE l.key = _slot AND NOT l.held);
+        END IF;
+        _held := _held AND coalesce(cardinality(_holders), 0) < _most;
         IF NOT (_held OR _waits) OR NOT coalesce(_others <@ _known, true) THEN
             _refused := 2;
             RETURN;
@@ -1303,7 +1314,7 @@ DECLARE
 BEGIN
     SELECT l.key INTO _key FROM {s}.line l JOIN {s}.heads h ON h.n = l.n WHERE h.id = _id;
     IF _key IS NOT NULL THEN
-        PERFORM {s}.lock_line(_key, ARRAY[_id]);
+        PERFORM {s}.lock_line(_key, ARRAY[_id], true);
     END IF;
     SELECT r._removed, r._holder INTO _removed, _holder FROM {s}.remove(_now, _id) r;
     IF _key IS NOT NULL AND _removed AND _holder IS NULL THEN

@@ -34,7 +34,7 @@
 --   hold, declared, decided  what is set of queues (hashes)
 --   way:<queue>       what is under way in a queue (set; the queue as in q)
 --   rate:<queue>      what began lately in a queue with a rate, by when (sorted set): "generation id"
---   line:<key>        who holds a key or waits for it (sorted set), by when they came
+--   holders:<key>, line:<key>  who holds a key, and who waits for it (sorted sets), by when they came
 --   places            how many were ever in any line
 --   t:<id>            the record of a schedule (hash): w workflow, n nonce, h definition's hash, b body, and where it has
 --                     them d due, a what it awaits
@@ -51,7 +51,7 @@ local OWNER, MAIL, ENDED, BY = prefix .. 'owner:', prefix .. 'mail', prefix .. '
 local DEFINITIONS, USES = prefix .. 'definitions', prefix .. 'uses'
 local BEGUN, PENDING, EXEMPT = prefix .. 'begun', prefix .. 'pending', prefix .. 'exempt'
 local HOLD, WAY, RATE = prefix .. 'hold', prefix .. 'way:', prefix .. 'rate:'
-local LINE, PLACES, NEVER = prefix .. 'line:', prefix .. 'places', 'inf'
+local HOLDERS, LINE, PLACES, NEVER = prefix .. 'holders:', prefix .. 'line:', prefix .. 'places', 'inf'
 local T, TICKS, AWAITING, TICKING = prefix .. 't:', prefix .. 'ticks:', prefix .. 'awaiting:', prefix .. 'ticking'
 local OVER = {completed = true, failed = true, cancelled = true}
 local LISTS = {running = {BEGUN}, halted = {BEGUN}, pending = {PENDING, EXEMPT}}
@@ -295,39 +295,56 @@ local function drop(id, paths)
   end
 end
 
--- Who is in a line: {id, whether it holds the key, its limit}, in the order in which they came.
+-- Who is in a line: {id, whether it holds the key, its place}, in the order in which they came.
 local function line_of(key)
   local line = {}
-  for i, id in ipairs(call('ZRANGE', LINE .. key, 0, -1)) do
-    local most, held = string.match(call('HGET', X .. id, 'y'), '^(%d+) (%d)')
-    line[i] = {id, held == '1', tonumber(most)}
+  for _, part in ipairs({HOLDERS, LINE}) do
+    local found = call('ZRANGE', part .. key, 0, -1, 'WITHSCORES')
+    for i = 1, #found, 2 do
+      line[#line + 1] = {found[i], part == HOLDERS, tonumber(found[i + 1])}
+    end
   end
+  table.sort(line, function(one, other)
+    return one[3] < other[3]
+  end)
   return line
 end
 
-local function stand(id, key, most, held)
+-- Gives an execution its place among those who hold a key or wait for it.
+local function stand(id, key, most, held, place)
   call('HSET', X .. id, 'y', string.format('%d', most) .. ' ' .. (held and '1 ' or '0 ') .. key)
+  call('ZADD', (held and HOLDERS or LINE) .. key, place, id)
+end
+
+local function step_out(id, key)
+  call('ZREM', HOLDERS .. key, id)
+  call('ZREM', LINE .. key, id)
+  call('HDEL', X .. id, 'y')
 end
 
 -- Whether an execution may hold a key at once, and who leaves the line for it; or nothing, and who holds it.
 local function let_in(slot)
   local key, most, waits, known, until_begun = unpack(slot)
-  local line, left, others, holders = line_of(key), {}, {}, {}
-  for i = 1, known and #known or 0 do
-    others[known[i]] = true
-  end
-  local waiting, strange = false, false
-  for _, place in ipairs(line) do
-    local id, row = place[1], until_begun and call('HMGET', X .. place[1], 's', 'o')
-    if row and (row[1] ~= 'pending' or row[2]) then
-      left[#left + 1] = id
-    else
-      if place[2] then
-        holders[#holders + 1] = id
+  local left, holders, waiting, strange = {}, {}, false, false
+  if not known and not until_begun then -- many may wait
+    holders, waiting = call('ZRANGE', HOLDERS .. key, 0, -1), call('EXISTS', LINE .. key) == 1
+  else
+    local others = {}
+    for i = 1, known and #known or 0 do
+      others[known[i]] = true
+    end
+    for _, place in ipairs(line_of(key)) do
+      local id, row = place[1], until_begun and call('HMGET', X .. place[1], 's', 'o')
+      if row and (row[1] ~= 'pending' or row[2]) then
+        left[#left + 1] = id
       else
-        waiting = true
+        if place[2] then
+          holders[#holders + 1] = id
+        else
+          waiting = true
+        end
+        strange = strange or known and not others[id]
       end
-      strange = strange or known and not others[id]
     end
   end
   local free = #holders < most and not waiting
@@ -339,43 +356,38 @@ end
 
 local function join(id, slot, held, left)
   for _, other in ipairs(left) do
-    call('ZREM', LINE .. slot[1], other)
-    call('HDEL', X .. other, 'y')
+    step_out(other, slot[1])
   end
-  stand(id, slot[1], slot[2], held)
-  call('ZADD', LINE .. slot[1], call('INCR', PLACES), id)
+  stand(id, slot[1], slot[2], held, call('INCR', PLACES))
 end
 
 -- An execution leaves the line it is in: those who are next hold its key, and are due. Who they are.
 local function leave_line(id)
-  local place, promoted, holding = call('HGET', X .. id, 'y'), {}, 0
+  local place, promoted = call('HGET', X .. id, 'y'), {}
   if not place then
     return promoted
   end
   local key = string.match(place, '^%d+ %d (.*)$')
-  call('ZREM', LINE .. key, id)
-  call('HDEL', X .. id, 'y')
-  local line = line_of(key)
-  for _, other in ipairs(line) do
-    holding = holding + (other[2] and 1 or 0)
-  end
-  for _, other in ipairs(line) do
-    if not other[2] then
-      if holding >= other[3] then
-        break
-      end
-      holding = holding + 1
-      stand(other[1], key, other[3], true)
-      local row = call('HMGET', X .. other[1], 's', 'k')
-      if row[2] and tonumber(row[2]) > now() then
-        call('HSET', X .. other[1], 'k', exact(now()))
-        schedule(other[1], row[1])
-      end
-      promoted[#promoted + 1] = other[1]
-      hear(other[1])
+  step_out(id, key)
+  local holding = call('ZCARD', HOLDERS .. key)
+  while true do
+    local first = call('ZRANGE', LINE .. key, 0, 0, 'WITHSCORES')
+    local other = first[1]
+    local most = other and tonumber(string.match(call('HGET', X .. other, 'y'), '^%d+'))
+    if not other or holding >= most then
+      return promoted
     end
+    holding = holding + 1
+    call('ZREM', LINE .. key, other)
+    stand(other, key, most, true, first[2])
+    local row = call('HMGET', X .. other, 's', 'k')
+    if row[2] and tonumber(row[2]) > now() then
+      call('HSET', X .. other, 'k', exact(now()))
+      schedule(other, row[1])
+    end
+    promoted[#promoted + 1] = other
+    hear(other)
   end
-  return promoted
 end
 
 local function line(job)

@@ -204,7 +204,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             most INTEGER NOT NULL,
             held INTEGER NOT NULL
         )""",
-        "CREATE INDEX line_by_key ON line (key, place)",
+        "CREATE INDEX line_by_key ON line (key, held, place)",
         "CREATE INDEX line_by_execution ON line (n)",
     ),
     (
@@ -295,23 +295,15 @@ CLOSE_LATE = f"UPDATE waits SET remaining = {LATE} WHERE n = ? AND remaining > 0
 FIND_LATE = f"SELECT wait_id FROM waits WHERE n = ? AND remaining = {LATE} ORDER BY seq, wait_id"
 TAKE_BEGUN = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} <= ? {{}} ORDER BY {DUE} LIMIT ?"""
-TAKE_PENDING = f"""SELECT n, id, status, owner FROM executions INDEXED BY executions_by_priority
-    WHERE status = 'pending' AND {DUE} <= ? {{}} ORDER BY priority, {DUE} LIMIT ?"""
-TAKE_QUEUED = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_by_queue
-    WHERE status = 'pending' AND {QUEUE} = ? AND {DUE} <= ? {{}} ORDER BY priority, {DUE}, n LIMIT ?"""
-TAKE_FRESH = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_by_queue
-    WHERE status = 'pending' AND {QUEUE} = ? AND priority = ? AND {DUE} <= ? AND {FRESH} {{}}
-    ORDER BY {DUE}, n LIMIT ?"""
-TAKE_EXEMPT = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY executions_exempt
-    WHERE {EXEMPT} AND queue = ? AND {DUE} <= ? {{}} ORDER BY priority, {DUE}, n LIMIT ?"""
 NEXT_BEGUN = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_due
     WHERE status IN ('running', 'halted') AND {DUE} IS NOT NULL {{}}"""
-NEXT_PENDING = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_by_priority
-    WHERE status = 'pending' AND {DUE} IS NOT NULL {{}}"""
-NEXT_QUEUED = f"""SELECT priority, {DUE} FROM executions INDEXED BY executions_by_queue
-    WHERE status = 'pending' AND {QUEUE} = ? AND priority > ? {{}} ORDER BY priority, {DUE} LIMIT 1"""
-NEXT_EXEMPT = f"""SELECT min({DUE}) FROM executions INDEXED BY executions_exempt
-    WHERE {EXEMPT} AND queue = ? AND {DUE} IS NOT NULL {{}}"""
+ANY = "executions_by_priority WHERE status = 'pending'"
+OF_QUEUE = f"executions_by_queue WHERE status = 'pending' AND {QUEUE} = ?"
+EXEMPT_OF_QUEUE = f"executions_exempt WHERE {EXEMPT} AND queue = ?"
+FIRST_OF_PRIORITY = f"""SELECT priority, {DUE} FROM executions INDEXED BY {{}} AND priority > ? {{}}
+    ORDER BY priority, {DUE} LIMIT 1"""
+TAKE_OF_PRIORITY = f"""SELECT priority, {DUE}, n, id, status, owner FROM executions INDEXED BY {{}}
+    AND priority = ? AND {DUE} <= ? {{}} ORDER BY {DUE}, n LIMIT ?"""
 NEXT_QUEUE = f"""SELECT {QUEUE} FROM executions INDEXED BY executions_by_queue
     WHERE status = 'pending' AND {QUEUE} > ? ORDER BY {QUEUE} LIMIT 1"""
 NEXT_BUSY = f"""SELECT queue FROM executions INDEXED BY executions_under_way
@@ -334,8 +326,13 @@ TAKE_BACK_BEGIN = """DELETE FROM begins WHERE (queue, n) =
 COUNT_BEGINS = "SELECT count(*) FROM begins WHERE queue = ? AND at + ? > ?"
 LAST_BEGIN = """SELECT at + ?2 FROM begins WHERE queue = ?1 AND at + ?2 > ?3 ORDER BY at DESC
     LIMIT 1 OFFSET ?4"""
-LINE = """SELECT l.n, l.held, l.most, e.id, e.status, e.owner FROM line l JOIN executions e ON e.n = l.n
-    WHERE l.key = ? ORDER BY l.place"""
+IN_LINE = """SELECT l.n, l.held, l.most, e.id, e.status, e.owner FROM line l JOIN executions e ON e.n = l.n
+    WHERE l.key = ?1"""
+LINE = f"{IN_LINE} ORDER BY l.place"
+NEXT_IN_LINE = f"{IN_LINE} AND l.held = 0 ORDER BY l.place LIMIT 1"
+HEAD_OF_LINE = f"SELECT * FROM ({IN_LINE} AND l.held = 1 ORDER BY l.place) UNION ALL SELECT * FROM ({NEXT_IN_LINE})"
+"""Who holds a key, and the first of those who wait for it: there may be many of them."""
+COUNT_HOLDERS = "SELECT count(*) FROM line WHERE key = ? AND held = 1"
 JOIN_LINE = "INSERT INTO line (key, n, most, held) VALUES (?, ?, ?, ?)"
 LEAVE_LINE = "DELETE FROM line WHERE n = ?"
 PROMOTE = "UPDATE line SET held = 1 WHERE n = ?"
@@ -456,7 +453,8 @@ class Connection:
         execute, name = self.cursor.execute, commit.execution_id
         if commit.new is not None and self._number(name) is not None:
             raise ConflictError(f"there is already an execution {name!r} in this store")
-        line = execute(LINE, (slot.key,)).fetchall()
+        everybody = slot.until_begun or slot.known is not None
+        line = execute(LINE if everybody else HEAD_OF_LINE, (slot.key,)).fetchall()
         if slot.until_begun:
             begun = [n for n, _, _, _, status, owner in line if status != "pending" or owner is not None]
             line = [found for found in line if found[0] not in begun]
@@ -478,12 +476,10 @@ class Connection:
         """Who holds the key now that this execution does not."""
         execute = self.cursor.execute
         execute(LEAVE_LINE, (n,))
-        line = execute(LINE, (key,)).fetchall()
-        holding = sum(held for _, held, *_ in line)
+        (holding,) = execute(COUNT_HOLDERS, (key,)).fetchone()
         promoted = []
-        for waiting, held, most, name, _, _ in line:
-            if held:
-                continue
+        while (found := execute(NEXT_IN_LINE, (key,)).fetchone()) is not None:
+            waiting, _, most, name, _, _ = found
             if holding >= most:
                 break
             holding += 1
@@ -621,24 +617,18 @@ class Connection:
         ).fetchall()
         left = limit - len(found)
         if left and (states := self._states(queues, room)) is None:
-            found += execute(TAKE_PENDING.format(condition), (now, *values, left))
+            found += [turn[2:] for turn in self._turns(ANY, (), condition, values, now, left)]
         elif left:
             condition, values = _wanted(None, without)
             turns: list[Any] = []
             rated: set[int] = set()
             for name, limits, most in states or ():
                 if limits is None:
-                    turns += execute(TAKE_QUEUED.format(condition), (name, now, *values, left))
+                    turns += self._turns(OF_QUEUE, (name,), condition, values, now, left)
                     continue
-                turns += execute(TAKE_EXEMPT.format(condition), (name[1:], now, *values, left))
+                turns += self._turns(EXEMPT_OF_QUEUE, (name[1:],), condition, values, now, left)
                 most = min(left, most, self._slots(name[1:], limits), self._begins_left(name[1:], limits, now))
-                fresh: list[Any] = []
-                for priority, _ in self._firsts(name, f"AND {FRESH} {condition}", values) if most > 0 else ():
-                    fresh += execute(
-                        TAKE_FRESH.format(condition), (name, priority, now, *values, most - len(fresh))
-                    ).fetchall()
-                    if len(fresh) >= most:
-                        break
+                fresh = self._turns(OF_QUEUE, (name,), f"AND {FRESH} {condition}", values, now, most)
                 turns += fresh
                 if limits.rate is not None:
                     rated.update(turn[2] for turn in fresh)
@@ -657,17 +647,17 @@ class Connection:
         execute = self.cursor.execute
         times = [execute(NEXT_BEGUN.format(condition), values).fetchone()]
         if (states := self._states(queues, room)) is None:
-            times.append(execute(NEXT_PENDING.format(condition), values).fetchone())
+            times += [(due,) for _, due in self._firsts(ANY, (), condition, values)]
         else:
             condition, values = _wanted(None, without)
             for name, limits, most in states:
                 if limits is None:
-                    times += [(due,) for _, due in self._firsts(name, condition, values)]
+                    times += [(due,) for _, due in self._firsts(OF_QUEUE, (name,), condition, values)]
                     continue
-                times.append(execute(NEXT_EXEMPT.format(condition), (name[1:], *values)).fetchone())
+                times += [(due,) for _, due in self._firsts(EXEMPT_OF_QUEUE, (name[1:],), condition, values)]
                 if min(most, self._slots(name[1:], limits)) > 0:
                     at = self._begins_at(name[1:], limits)
-                    firsts = self._firsts(name, f"AND {FRESH} {condition}", values)
+                    firsts = self._firsts(OF_QUEUE, (name,), f"AND {FRESH} {condition}", values)
                     times += [(max(due, at),) for _, due in firsts]
         known = [time for (time,) in times if time is not None]
         return min(known) - self.now() if known and min(known) < NEVER else None
@@ -693,12 +683,28 @@ class Connection:
                 states.append((name, limited.get(name, UNLIMITED if most < inf else None), most))
         return states
 
-    def _firsts(self, name: str, condition: str, values: tuple[str, ...]) -> Iterator[tuple[int, float]]:
-        """The priorities in a queue, with the time when the first of each is due."""
-        sql, priority = NEXT_QUEUED.format(condition), -(2**63)
-        while (found := self.cursor.execute(sql, (name, priority, *values)).fetchone()) is not None:
+    def _firsts(
+        self, pending: str, queue: tuple[str, ...], condition: str, values: tuple[str, ...]
+    ) -> Iterator[tuple[int, float]]:
+        """The priorities in a list of what is pending, with the time when the first of each is due."""
+        sql, priority = FIRST_OF_PRIORITY.format(pending, condition), -(2**63)
+        while (found := self.cursor.execute(sql, (*queue, priority, *values)).fetchone()) is not None:
             yield found
             priority = found[0]
+
+    def _turns(
+        self, pending: str, queue: tuple[str, ...], condition: str, values: tuple[str, ...], now: float, most: float
+    ) -> list[Any]:
+        """The first of a list of what is pending that are due, at most so many. Priority by priority: what is to begin
+        later, or waits for its key, is not read."""
+        turns: list[Any] = []
+        sql = TAKE_OF_PRIORITY.format(pending, condition)
+        for priority, due in self._firsts(pending, queue, condition, values) if most > 0 else ():
+            if due <= now:
+                turns += self.cursor.execute(sql, (*queue, priority, now, *values, int(most) - len(turns))).fetchall()
+            if len(turns) >= most:
+                break
+        return turns
 
     def _names(self, sql: str, first: str) -> list[str]:
         names = [first]

@@ -21,7 +21,7 @@ import pytest
 from durable_flow import Runtime, load
 from durable_flow.errors import ConfigError, LeaseLost, MissingExtraError, SchemaTooNew, StoreError, StoreUnavailable
 from durable_flow.stores import open_store
-from durable_flow.stores.base import Appended, Committed, Filter, QueueRow, Stored
+from durable_flow.stores.base import Appended, Committed, Filter, QueueRow, Slot, Stored
 from durable_flow.testing import wait_until
 from durable_flow.testing.contract import StoreContract, Subject
 from durable_flow.testing.contract.batches import Batches
@@ -53,7 +53,7 @@ from tests.stores.build import (
 asyncpg = pytest.importorskip("asyncpg")
 
 from durable_flow.stores import _postgresql_schema as ddl  # noqa: E402
-from durable_flow.stores.postgresql import PostgresStore, search_sql  # noqa: E402
+from durable_flow.stores.postgresql import PostgresStore, _arguments, search_sql  # noqa: E402
 
 Make = Callable[..., PostgresStore]
 
@@ -564,6 +564,64 @@ async def plan_of(admin: Any, schema: str, conditions: dict[str, Any], position:
         explained = await admin.fetchval(explain, *values[: 1 + ("$2::" in sql)])
     plan: dict[str, Any] = json.loads(explained)[0]["Plan"]
     return plan
+
+
+async def rows_read(admin: Any, schema: str, *statements: tuple[Any, ...]) -> int:
+    """How many rows of heads and of lines these statements read, under the settings of the store's connections, in a
+    transaction that is rolled back."""
+    transaction = admin.transaction()
+    await transaction.start()
+    try:
+        await admin.execute("".join(f"SET LOCAL {name} = {value};" for name, value in ddl.SETTINGS.items()))
+        for statement, *values in statements:
+            await admin.fetch(statement, *values)
+        found = await admin.fetchval(
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables "
+            "WHERE schemaname = $1 AND relname IN ('heads', 'line')",
+            schema,
+        )
+    finally:
+        await transaction.rollback()
+    return int(found)
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_queue_that_is_full_is_not_read_by_who_looks_for_work(
+    store: PostgresStore, admin: Any, postgres_schema: str, analyzed: bool
+) -> None:
+    full = "full " * 50  # in a larger index
+    await store.set_queue(full, "declared", "[1,null,1.0]")
+    for name in (full, *(f"q{number}" for number in range(5))):
+        await idle(store, name, status="pending", wake_at=START - 1, new={"queue": name})
+    assert len(await store.take("me", ttl=30, limit=1, queues=[full])) == 1
+    await admin.execute(
+        f"""INSERT INTO {postgres_schema}.heads (id, workflow_id, status, created_at, updated_at, queue, priority,
+                version, generation, nonce, seq, root)
+            SELECT 'x' || i, 'w', 'pending', {START} - 5 - i * 0.001, 0, '{full}', 5, 1, 1, '', 0, ''
+            FROM generate_series(1, 3000) i"""
+    )
+    if analyzed:
+        await admin.execute(f"ANALYZE {postgres_schema}.heads")
+    schema, nobody = postgres_schema, ([], [])
+    looks = (
+        (f"SELECT {schema}.takes($1, 'me', 30, 10, NULL, '{{}}', $2, $3)", START, *nobody),
+        (f"SELECT {schema}.next_due($1, NULL, '{{}}', $2, $3)", START, *nobody),
+    )
+    assert await rows_read(admin, schema, *looks) < 300
+
+
+async def test_who_waits_for_a_key_is_not_read_by_who_comes(
+    store: PostgresStore, admin: Any, postgres_schema: str
+) -> None:
+    slot = Slot(key="k", waits=True)
+    await idle(store, status="pending", slot=slot)
+    await admin.execute(
+        f"""INSERT INTO {postgres_schema}.line (key, n, id, most, held)
+            SELECT 'k', -i, 'x' || i, 1, false FROM generate_series(1, 3000) i"""
+    )
+    late = creation("late", status="pending", lease_ttl=None, slot=slot)
+    arguments = ("k", 1, True, None, False, None, True, START, *_arguments([late], ()))
+    assert await rows_read(admin, postgres_schema, (store._line_sql, *arguments)) < 20
 
 
 @pytest.mark.parametrize("analyzed", [False, True])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from durable_flow.errors import (
     StoreUnavailable,
 )
 from durable_flow.stores import open_store
-from durable_flow.stores.base import QueueRow, Stored
+from durable_flow.stores.base import QueueRow, Slot, Stored
 from durable_flow.stores.redis import BATCH, RedisStore
 from durable_flow.testing import wait_until
 from tests.servers.binaries import NotInstalled, redis_program
@@ -975,3 +975,25 @@ async def test_after_a_fork_the_store_belongs_to_the_parent(store: RedisStore) -
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert (await row_of(store)).version == 1
+
+
+async def test_who_waits_for_a_key_is_not_read_by_who_comes_or_goes(
+    own: Callable[..., RedisServer], redis_prefix: str
+) -> None:
+    url = own().url
+    async with RedisStore(url, prefix=redis_prefix) as store, redis.asyncio.Redis.from_url(url) as client:
+
+        async def calls(work: Callable[[], Awaitable[object]]) -> int:
+            await client.config_resetstat()
+            await work()
+            found = await client.info("commandstats")
+            return sum(stats["calls"] for name, stats in found.items() if name.startswith(("cmdstat_h", "cmdstat_z")))
+
+        efforts = []
+        for number in range(100):
+            await idle(store, f"e{number}", status="pending", slot=Slot(key="k", waits=True))
+            if number in (10, 99):
+                more = idle(store, f"more{number}", status="pending", slot=Slot(key="k", waits=True))
+                efforts.append(await calls(lambda more=more: more))  # type: ignore[misc]
+                efforts.append(await calls(lambda name=f"e{number // 50}": store.remove(name)))  # type: ignore[misc]
+        assert efforts[:2] == efforts[2:]

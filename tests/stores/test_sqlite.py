@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import pytest
 
 from durable_flow.errors import ConfigError, LeaseLost, SchemaTooNew, StoreError, StoreUnavailable
 from durable_flow.stores import sqlite
-from durable_flow.stores.base import Filter, QueueRow, Slot
+from durable_flow.stores.base import NEVER, Filter, QueueRow, Slot
 from durable_flow.stores.sqlite import Connection, SqliteStore
 from tests.stores.build import (
     ANY,
@@ -788,6 +788,53 @@ async def test_no_statement_reads_a_whole_table(store: SqliteStore, path: Path, 
         described = plan(database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall())
     assert "SCAN" not in described
     assert "ORDER BY" not in described
+
+
+def effort(store: SqliteStore, work: Callable[[Connection], object]) -> asyncio.Future[int]:
+    """How many instructions SQLite executes in what is done with the connection that writes."""
+
+    def counted(connection: Connection) -> int:
+        steps = itertools.count()
+        connection.database.set_progress_handler(lambda: next(steps) < 0, 1)
+        try:
+            work(connection)
+        finally:
+            connection.database.set_progress_handler(None, 1)
+        return next(steps)
+
+    return store._write(counted)
+
+
+def takes(connection: Connection) -> None:
+    assert connection.take("me", 30, 10, None, (), {}) == []
+
+
+@pytest.mark.parametrize("limits", [None, "[5,null,1.0]"])
+async def test_what_begins_later_is_not_read_by_who_looks_for_work(store: SqliteStore, limits: str | None) -> None:
+    if limits is not None:
+        await store.set_queue("mail", "declared", limits)
+    efforts = []
+    for number in range(200):
+        queue = ("mail", None, "other")[number % 3]
+        await idle(store, f"e{number}", status="pending", wake_at=START + 1000, new={"queue": queue})
+        if number in (9, 199):
+            efforts.append(await effort(store, takes))
+            efforts.append(await effort(store, lambda connection: connection.next_due(None, (), {})))
+    assert efforts[:2] == efforts[2:]
+
+
+async def test_who_waits_for_a_key_is_not_read_by_who_comes_or_goes(store: SqliteStore) -> None:
+    efforts = []
+    for number in range(200):
+        new = await idle(store, f"e{number}", status="pending", slot=Slot(key="k", waits=True))
+        if number in (20, 199):
+            slot = Slot(key="k", waits=True)
+            more = creation(f"more{number}", status="pending", lease_ttl=None, slot=slot)
+            efforts.append(await effort(store, lambda connection, more=more: connection.commit(more)))  # type: ignore[misc]
+            efforts.append(await effort(store, lambda connection, name=f"e{number // 100}": connection.remove(name)))  # type: ignore[misc]
+    assert new.wake_at == NEVER
+    assert efforts[2] < efforts[0] * 1.1
+    assert efforts[3] < efforts[1] * 1.1
 
 
 async def test_the_rarest_label_leads(store: SqliteStore) -> None:
