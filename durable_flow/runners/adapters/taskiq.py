@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from durable_flow.engine import Engine
 from durable_flow.errors import ConfigError, MissingExtraError, StoreError, ValidationError
 from durable_flow.journal import Journal
 from durable_flow.model.execution import Status
-from durable_flow.model.workflow import WorkflowDef
+from durable_flow.runners.worker import Host as WorkerHost
 from durable_flow.runners.worker import Worker
 from durable_flow.stores.base import check_id
 
@@ -28,17 +27,8 @@ AGAIN = 1.0
 """Seconds after which a worker that failed begins anew."""
 
 
-class Host(Protocol):
+class Host(WorkerHost, Protocol):
     """What the adapter needs of a runtime."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def grace(self) -> float: ...
-
-    @property
-    def workflows(self) -> Mapping[str, WorkflowDef]: ...
 
     async def __aenter__(self) -> object: ...
 
