@@ -110,7 +110,8 @@ class Scene:
         )
 
     async def play(self, until: float, *, point: int = -1, fault: str = "") -> None:
-        """Lets workers work until a time, deleting what is over. The first of them meets with a fault."""
+        """Lets workers work until a time, deleting what is over, and what one leaves that dies. The first of them meets
+        with a fault."""
         while self.clock.now() < until:
             wire = Faulty(self.store, self.created, point=point, fault=fault)
             point = -1
@@ -129,7 +130,11 @@ class Scene:
             with suppress(Dead):
                 await runtime.close()
             if wire.cut:
+                # What a process that died has left is deleted, before the next one looks at anything: that a tick was
+                # started must be known from something else.
                 await self.clock.advance(31)
+                for name in await self.store.execution_ids():
+                    await self.store.delete(name)
 
     def ticks(self) -> list[str]:
         return sorted(name.removeprefix("flow:default:") for name in self.created)
