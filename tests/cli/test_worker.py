@@ -249,11 +249,14 @@ def test_for_people_it_says_what_it_serves_and_a_line_for_each_end(office: Offic
     ]
 
 
-def test_a_failure_says_why(office: Office, cli: Cli) -> None:
-    (office.folder / "late.yml").write_text(
-        "id: late\nname: Late\nsteps:\n  - {id: ask, type: signal, name: never, timeout: 10ms}\n"
-    )
-    cli("run", "late.yml", "--id", "e")
+def test_a_failure_says_why(office: Office) -> None:
+    late = df.load("id: late\nname: Late\nsteps:\n  - {id: ask, type: signal, name: never, timeout: 10ms}\n")
+
+    async def leave() -> None:
+        async with df.Runtime(f"sqlite:///{office.folder / 'durable_flow.db'}") as runtime:
+            await runtime.background(late).run(execution_id="e")
+
+    asyncio.run(leave())
     worker = office.worker()
     told = worker.told("workflow.failed")
     assert (told["execution_id"], told["error"]) == ("e", "TimeoutError: no signal 'never' within 0.01 s")

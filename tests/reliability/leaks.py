@@ -165,9 +165,12 @@ def files() -> Iterator[str]:
 
 
 def engines(*runtimes: df.Runtime) -> list[list[int]]:
-    """What the engines remember of executions."""
+    """What the engines remember of executions. Workers listen for what is about none of them, too."""
     return [
-        [len(kept) for kept in (engine.runs, engine._taking, engine._followed, engine._background, engine._left)]
+        [
+            len([one for one in kept if one != ""])
+            for kept in (engine.runs, engine._taking, engine._followed, engine._background, engine._left)
+        ]
         for engine in (runtime.engine for runtime in runtimes)
     ]
 
