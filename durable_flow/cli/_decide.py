@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-import durable_flow as df
-from durable_flow.cli._host import Host, drive, host_options
-from durable_flow.cli._options import Json, execution_argument, wait_options
+from durable_flow.cli._host import Host, answer, host_options
+from durable_flow.cli._options import Json, execution_argument, leave_option, wait_options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -18,6 +17,7 @@ def decision_options(function: Function) -> Function:
     """The options of an answer to an approval."""
     for option in (
         host_options,
+        leave_option,
         wait_options,
         click.option(
             "--select",
@@ -44,14 +44,14 @@ def decide(
     selections: tuple[Any, ...],
     step: str | None,
     wait_id: str | None,
+    leave: bool,
     host: Host,
     as_json: bool,
 ) -> int:
     """Answers an approval and drives the execution on."""
-
-    async def work(runtime: df.Runtime) -> df.ExecutionResult:
-        runner = await runtime.runner_of(execution_id)
-        return await runner.resume(
+    return answer(
+        host,
+        lambda runner: runner.resume(
             execution_id,
             approved=approved,
             by=by,
@@ -59,6 +59,8 @@ def decide(
             selections=list(selections) or None,
             step=step,
             wait_id=wait_id,
-        )
-
-    return drive(host, work, as_json=as_json, execution_id=execution_id)
+        ),
+        leave=leave,
+        as_json=as_json,
+        execution_id=execution_id,
+    )

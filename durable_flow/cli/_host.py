@@ -198,6 +198,30 @@ def drive(
     return _Drive(host, work, as_json, workflow, execution_id, runs_steps, success, like, watches).run()
 
 
+def answer(
+    host: Host,
+    do: Callable[[df.Runner | df.BackgroundRunner], Awaitable[object]],
+    *,
+    leave: bool,
+    as_json: bool,
+    execution_id: str,
+    success: df.Status = df.Status.COMPLETED,
+) -> int:
+    """Has an execution told something by a runner, and drives it on, or leaves that to workers; tells how it stands."""
+
+    async def work(runtime: df.Runtime) -> df.ExecutionResult:
+        runner = await runtime.runner_of(execution_id)
+        done = await do(await runtime.background_of(execution_id) if leave else runner)
+        if isinstance(done, df.ExecutionResult):
+            return done
+        result = await runner.result(execution_id)
+        # What was answered is still open for as long as no worker has read it: nobody is to answer it again.
+        return msgspec.structs.replace(result, halts=[]) if leave else result
+
+    ends = tuple(df.Status) if leave else success
+    return drive(host, work, as_json=as_json, execution_id=execution_id, runs_steps=not leave, success=ends)
+
+
 class _Drive:
     def __init__(
         self,
@@ -297,7 +321,8 @@ class _Drive:
             there = f" (--services brings {', '.join(sorted(services)) or 'none'})" if self.host.services else ""
             raise Mistake(
                 f"workflow {workflow.id!r} {what}, which nothing provides{there}",
-                hint="nothing was done; say where services come from with --services MODULE or $DURABLE_FLOW_SERVICES",
+                hint="nothing was done; say where services come from with --services MODULE or $DURABLE_FLOW_SERVICES"
+                + (", or leave it to workers with --leave" if "leave" in click.get_current_context().params else ""),
                 kind="ConfigError",
             )
         unknown = missing_gates(workflow, gates)

@@ -259,6 +259,11 @@ def places_options(*, services: str, gates: str) -> Callable[[Function], Functio
 execution_argument = click.argument("execution_id", metavar="ID")
 
 
+leave_option = click.option(
+    "--leave", is_flag=True, help="Leave it to workers to drive it on: it needs no services here."
+)
+
+
 def filter_options(function: Function) -> Function:
     """Which executions are meant: --workflow, --status, --label, --since and --before."""
     for option in (

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-import durable_flow as df
-from durable_flow.cli._host import Host, drive, host_options
-from durable_flow.cli._options import Json, execution_argument, wait_options
+from durable_flow.cli._host import Host, answer, host_options
+from durable_flow.cli._options import Json, execution_argument, leave_option, wait_options
 from durable_flow.cli._program import command as as_command
 
 
@@ -17,6 +16,7 @@ from durable_flow.cli._program import command as as_command
 @click.option("--response", type=Json(), metavar="JSON|@FILE|-", help="The answer; the workflow sees it as $response.")
 @click.option("--by", metavar="NAME", help="Who answers.")
 @wait_options
+@leave_option
 @host_options
 def command(
     *,
@@ -25,6 +25,7 @@ def command(
     by: str | None,
     step: str | None,
     wait_id: str | None,
+    leave: bool,
     host: Host,
     as_json: bool,
 ) -> int:
@@ -32,9 +33,10 @@ def command(
 
     Where it waits for a decision about a step, the response takes the place of what the step would have given.
     """
-
-    async def work(runtime: df.Runtime) -> df.ExecutionResult:
-        runner = await runtime.runner_of(execution_id)
-        return await runner.resume(execution_id, by=by, step=step, wait_id=wait_id, response=response)
-
-    return drive(host, work, as_json=as_json, execution_id=execution_id)
+    return answer(
+        host,
+        lambda runner: runner.resume(execution_id, by=by, step=step, wait_id=wait_id, response=response),
+        leave=leave,
+        as_json=as_json,
+        execution_id=execution_id,
+    )

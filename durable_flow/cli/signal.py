@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-import durable_flow as df
-from durable_flow.cli._host import Host, drive, host_options
-from durable_flow.cli._options import Json, execution_argument
+from durable_flow.cli._host import Host, answer, host_options
+from durable_flow.cli._options import Json, execution_argument, leave_option
 from durable_flow.cli._program import command as as_command
 
 
@@ -17,16 +16,19 @@ from durable_flow.cli._program import command as as_command
 @click.argument("name", metavar="NAME")
 @click.option("--payload", type=Json(), metavar="JSON|@FILE|-", help="What comes with it: the output of the step.")
 @click.option("--by", metavar="NAME", help="Who sends it; kept in the audit trail.")
+@leave_option
 @host_options
-def command(*, execution_id: str, name: str, payload: Any, by: str | None, host: Host, as_json: bool) -> int:
+def command(
+    *, execution_id: str, name: str, payload: Any, by: str | None, leave: bool, host: Host, as_json: bool
+) -> int:
     """Send the signal NAME to an execution, and drive it on if it waits for that.
 
     Signals that nothing waits for yet are kept for the step that does.
     """
-
-    async def work(runtime: df.Runtime) -> df.ExecutionResult:
-        runner = await runtime.runner_of(execution_id)
-        await runner.signal(execution_id, name, payload, by=by)
-        return await runner.result(execution_id)
-
-    return drive(host, work, as_json=as_json, execution_id=execution_id)
+    return answer(
+        host,
+        lambda runner: runner.signal(execution_id, name, payload, by=by),
+        leave=leave,
+        as_json=as_json,
+        execution_id=execution_id,
+    )

@@ -7,13 +7,14 @@ import click
 import durable_flow as df
 from durable_flow.cli._bulk import Matching, do_to_all, one_or_many
 from durable_flow.cli._host import Host, drive, host_options
+from durable_flow.cli._options import leave_option
 from durable_flow.cli._program import command as as_command
 
 
 @as_command("Answer and repair", example="durable-flow unpause 42 --services shop")
 @one_or_many
 @click.option("--by", metavar="NAME", help="Who does that; kept in the audit trail.")
-@click.option("--leave", is_flag=True, help="Leave it to workers to drive it on: it needs no services here.")
+@leave_option
 @host_options
 def command(
     *, execution_id: str, matching: Matching | None, by: str | None, leave: bool, host: Host, as_json: bool

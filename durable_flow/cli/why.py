@@ -49,6 +49,6 @@ def _otherwise(status: df.Status, whys: list[df.Why], execution_id: str, hints: 
     """What makes an execution go on that waits for nobody's answer."""
     if any(why.unblock == "retry it" for why in whys):
         return [hints.drive("retry", execution_id)]
-    if any(why.unblock == "recover it" for why in whys):
+    if any(why.unblock.startswith("recover it") for why in whys):
         return [hints.drive("recover", execution_id)]
     return []

@@ -19,7 +19,7 @@ from durable_flow.fork import Target, checked, fingerprint, forked
 from durable_flow.live import CLOCK, AlreadyExists, Run
 from durable_flow.machine import UNDO
 from durable_flow.migration import Migration, checked_mapping, judged
-from durable_flow.model.codec import decode_frame, decode_info
+from durable_flow.model.codec import decode_frame, decode_info, decode_message
 from durable_flow.model.execution import (
     AnyWait,
     ApprovalWait,
@@ -545,8 +545,12 @@ class Runner(Correspondent):
                     deadline=deadline,
                 )
             ]
-        for wait in await self._open_waits(row, masks=masks_of(row)):
+        waits = await self._open_waits(row, masks=masks_of(row))
+        unread = await self._unread(waits)
+        for wait in waits:
             reason, unblock = _why(wait)
+            if wait.wait_id in unread:
+                reason, unblock = f"a worker to go on with what {unread[wait.wait_id]} said", "recover it, if none does"
             found.append(
                 Why(
                     execution_id=wait.wait_id.rpartition(":")[0],
@@ -555,7 +559,7 @@ class Runner(Correspondent):
                     unblock=unblock,
                     path=wait.path,
                     since=wait.since,
-                    wait_id=wait.wait_id,
+                    wait_id=None if wait.wait_id in unread else wait.wait_id,
                     deadline=wait.deadline,
                 )
             )
@@ -602,6 +606,21 @@ class Runner(Correspondent):
                     last_heartbeat=None if beat is None else moment(beat),
                 )
             )
+        return found
+
+    async def _unread(self, waits: Sequence[AnyWait]) -> dict[str, str]:
+        """Who answered, by the id of the wait, where an answer that closes it is there and no owner has read it yet."""
+        found: dict[str, str] = {}
+        for execution_id in {wait.wait_id.rpartition(":")[0] for wait in waits}:
+            inbox = await self._engine.store.inbox(execution_id)
+            messages = [decode_message(blob, execution_id=execution_id) for _, blob in inbox]
+            for wait in waits:
+                told = [message for message in messages if _is_told(wait, message)]
+                needed = 1
+                if isinstance(wait, ApprovalWait):
+                    needed = wait.required - sum(vote.approved for vote in wait.votes)
+                if len(told) >= needed or not all(message.takes for message in told):
+                    found[wait.wait_id] = told[-1].actor or "somebody"
         return found
 
     async def _why_not_yet(self, row: Row) -> tuple[str, str]:
@@ -816,6 +835,13 @@ def _outcome(run: Run) -> ExecutionResult | None:
         halts=[halt_of(masked(wait, run.masks)) for wait in waits],
         dry_run=run.info.dry_run,
     )
+
+
+def _is_told(wait: AnyWait, message: Message) -> bool:
+    """Whether a message says what is waited for."""
+    if message.kind == "signal":
+        return isinstance(wait, SignalWait) and message.body["name"] == wait.name
+    return message.kind == "answer" and message.wait_id == wait.wait_id
 
 
 def _why(wait: AnyWait) -> tuple[str, str]:

@@ -154,3 +154,39 @@ def test_recover_waits_for_the_lease(cli: Cli, folder: Path) -> None:
     abandon(folder, lease=0.5)
     done = cli("recover", "gone", "--wait", "--services", "shop")
     assert (done.code, done.out.splitlines()[1]) == (0, "paid 5")
+
+
+ASK_AND_PAY = """
+id: sale
+name: Sale
+steps:
+  - {id: ask, type: approval, prompt: Pay it?, approvers: [ann], next: listen}
+  - {id: listen, type: signal, name: paid, next: where}
+  - {id: where, type: halt, reason: Where to?, next: charge}
+  - {id: charge, type: call, service: Shop, method: charge, input: {total: 5}, output: result}
+"""
+
+
+def test_answers_may_be_left_to_workers_where_their_services_are_not_here(cli: Cli, folder: Path) -> None:
+    (folder / "sale.yml").write_text(ASK_AND_PAY)
+    cli("run", "sale.yml", "--id", "s", "--services", "shop.py")
+    refused = cli("approve", "s", "--by", "ann")
+    assert (refused.code, "or leave it to workers with --leave" in refused.err) == (2, True)
+    for answer in (["approve", "s", "--by", "ann"], ["signal", "s", "paid"], ["resume", "s", "--response", "1"]):
+        left = cli(*answer, "--leave")
+        assert (left.code, "durable-flow approve" in left.out) == (0, False)
+        why = cli("why", "s").out
+        assert "a worker to go on with what" in why
+        assert "→ durable-flow recover s" in why
+        cli("recover", "s", "--services", "shop.py")
+    assert cli("list", "--json").document["executions"][0]["error"] == "CardDeclined: no money for 5"
+
+    (folder / "money").touch()
+    assert cli("retry", "s", "--leave").code == 0
+    assert cli("recover", "s", "--services", "shop.py", "--json").document["output"] == "paid 5"
+
+
+def test_a_wrong_answer_is_told_also_where_it_is_left(cli: Cli) -> None:
+    cli("run", "approval.yml", "--id", "e")
+    wrong = cli("approve", "e", "--by", "carol", "--leave")
+    assert (wrong.code, "approvers are alice, bob" in wrong.err) == (2, True)

@@ -238,6 +238,44 @@ async def test_why_says_that_it_waits_for_a_worker(world: World) -> None:
     assert why.since.timestamp() == START
 
 
+async def test_why_says_of_an_answer_that_no_worker_has_read_that_it_is_there(world: World) -> None:
+    runner = background(world, ASK)
+    name = await runner.run()
+    await world.runner(ASK).follow(name)
+    (why,) = await world.runner(ASK).why(name)
+    assert (why.unblock, why.wait_id) == ("resume it with a response", f"{name}:ask")
+    await runner.resume(name, response="yes", by="ann")
+    (why,) = await world.runner(ASK).why(name)
+    assert (why.reason, why.wait_id) == ("a worker to go on with what ann said", None)
+    assert why.unblock == "recover it, if none does"
+    with pytest.raises(df.ConflictError):
+        await runner.resume(name, response="no")
+    result = await world.runner(ASK).recover(name)
+    assert [halt.step_id for halt in result.halts] == ["again"]
+
+
+async def test_why_counts_the_votes_that_no_worker_has_read(world: World) -> None:
+    vote = flow("- {id: ask, type: approval, prompt: Well?, required: 2}")
+    runner = background(world, vote)
+    name = await runner.run()
+    await world.runner(vote).follow(name)
+    await runner.resume(name, approved=True, by="ann")
+    assert (await world.runner(vote).why(name))[0].unblock == "approve or reject it"
+    await runner.resume(name, approved=True, by="bob")
+    assert (await world.runner(vote).why(name))[0].reason == "a worker to go on with what bob said"
+
+
+async def test_why_says_of_a_signal_that_no_worker_has_read_that_it_is_there(world: World) -> None:
+    listen = flow("- {id: listen, type: signal, name: paid}")
+    runner = background(world, listen)
+    name = await runner.run()
+    await world.runner(listen).follow(name)
+    await runner.signal(name, "other")
+    assert (await world.runner(listen).why(name))[0].unblock == "signal it: paid"
+    await runner.signal(name, "paid")
+    assert (await world.runner(listen).why(name))[0].reason == "a worker to go on with what somebody said"
+
+
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 
