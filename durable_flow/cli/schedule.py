@@ -51,8 +51,10 @@ def command(
         )
     if action != "pause" and (reason is not None or by is not None):
         raise click.UsageError("--reason and --by are for 'schedule pause'")
-    if (action == "backfill") is not (start is not None and end is not None) or (start is None) is not (end is None):
-        raise click.UsageError("'schedule backfill', and nothing else, takes --from and --to")
+    if action == "backfill" and (start is None or end is None):
+        raise click.UsageError("'schedule backfill' needs --from and --to")
+    if action != "backfill" and (start is not None or end is not None):
+        raise click.UsageError("--from and --to are for 'schedule backfill'")
     if overlap is not None and action not in ("trigger", "backfill"):
         raise click.UsageError("--overlap is for 'schedule trigger' and 'schedule backfill'")
     if execution_id is not None and action != "trigger":

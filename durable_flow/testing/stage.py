@@ -103,6 +103,12 @@ class Stage:
         self.clock: FakeClock
         self.runtime: Runtime
 
+    def __getattr__(self, name: str) -> Any:
+        """What there is only while it is open."""
+        if name in ("clock", "runtime"):
+            raise AttributeError(f"a stage has its {name} once it is open: async with Stage(…) as stage")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         mine = loop.clock if isinstance(loop, SkippingLoop) else FakeClock()

@@ -65,6 +65,12 @@ async def test_fixtures_and_parameters_stay(number: int, tmp_path: Path, clock: 
     assert tmp_path.name
 
 
+def test_what_a_stage_has_only_while_it_is_open_says_so() -> None:
+    with pytest.raises(AttributeError, match="a stage has its runtime once it is open: async with"):
+        Stage(ASK).runner()
+    assert not hasattr(Stage(ASK), "other")
+
+
 def test_it_is_a_plain_function() -> None:
     @fake_time
     async def test(clock: FakeClock, other: int) -> None:
