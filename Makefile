@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
+CLI := .venv/.cli
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint types crash crash-short reliability reliability-short bench demo check clean
@@ -22,13 +23,18 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+# The demo needs no more than the command line.
+$(CLI): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "durable-flow needs Python 3.11 or newer; none was found. Name one with PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/pip || "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || "$(PYTHON)" -m venv --clear .venv
 	@echo "installing into .venv …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cli]"
+	@touch $@
+
+$(STAMP): $(CLI)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
 	@touch $@
 
@@ -57,7 +63,7 @@ reliability-short: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-demo: setup
+demo: $(CLI)
 	$(BIN)/python examples/order_fulfillment/demo.py
 
 check:

@@ -76,6 +76,14 @@ class Extension(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not _fits(_NAME, self.name):
             raise ConfigError(f"{self.name!r:.100} is not a name for an extension: lower-case letters, digits, _ and -")
+        for several in ("step_types", "events"):
+            if not isinstance(getattr(self, several), tuple | list):
+                raise ConfigError(f"{self}: {several} is a tuple: {several}=(…,)")
+        for kind in self.step_types:
+            self._check_type(kind)
+        for hook in ("before_parse", "transform_step", "after_parse", "needs", "lifespan"):
+            if getattr(self, hook) is not None and not callable(getattr(self, hook)):
+                raise ConfigError(f"{self}: {hook} is a function, not {getattr(self, hook)!r:.100}")
         for key in self.keys:
             if not _fits(_KEY, key):
                 raise ConfigError(f"{self}: {key!r:.100} is not a key for documents: lower-case letters, digits and _")
@@ -84,6 +92,27 @@ class Extension(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{self}: {event!r:.100} is not a type of events: write it like agent.tool_use")
             if event.partition(".")[0] in CORE_EVENTS:
                 raise ConfigError(f"{self}: events that begin with {event.partition('.')[0]}. are durable_flow's own")
+
+    def _check_type(self, given: object) -> None:
+        kind = given if isinstance(given, type) else type(given)
+        if not issubclass(kind, StepType):
+            raise ConfigError(f"{self}: {kind.__name__} is no step type: it is a subclass of df.StepType")
+        if not _fits(_KEY, getattr(kind, "name", None)):
+            problem = (
+                "has no name: name = 'shout'" if not hasattr(kind, "name") else f"cannot be named {kind.name!r:.100}"
+            )
+            raise ConfigError(f"{self}: the step type {kind.__name__} {problem} (lower-case letters, digits and _)")
+        if not hasattr(kind, "summary"):
+            raise ConfigError(
+                f"{self}: the step type {kind.__name__} has no summary: one sentence that says what it does"
+            )
+        config = getattr(kind, "Config", None)
+        if not (isinstance(config, type) and issubclass(config, msgspec.Struct)):
+            raise ConfigError(f"{self}: the step type {kind.__name__} has no Config: a msgspec.Struct with its keys")
+        method = "evaluate" if kind.instant else "run"
+        if getattr(kind, method) is getattr(StepType, method):
+            how = f"instant = {kind.instant}, so it needs"
+            raise ConfigError(f"{self}: the step type {kind.__name__} has {how} a method {method!r}")
 
     def __str__(self) -> str:
         return f"extension {self.name!r}"

@@ -88,6 +88,50 @@ def test_names_that_cannot_be_used_are_refused_where_they_are_given(made: Any) -
         df.Extension(**made)
 
 
+class Nameless(df.StepType[SayConfig]):
+    summary = "Says something."
+    Config = SayConfig
+
+
+class Unready(Nameless):
+    name = "say"
+
+
+class Unsaid(df.StepType[SayConfig]):
+    name = "say"
+    Config = SayConfig
+
+
+class Unconfigured(df.StepType[Any]):
+    name = "say"
+    summary = "Says something."
+
+
+class Computing(Unready):
+    instant = True
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        ({"step_types": (Nameless,)}, "the step type Nameless has no name: name = 'shout'"),
+        ({"step_types": (saying("a b"),)}, "the step type Say cannot be named 'a b'"),
+        ({"step_types": (Unsaid,)}, "the step type Unsaid has no summary"),
+        ({"step_types": (Unconfigured,)}, "the step type Unconfigured has no Config: a msgspec.Struct"),
+        ({"step_types": (Unready,)}, "Unready has instant = False, so it needs a method 'run'"),
+        ({"step_types": (Computing(),)}, "Computing has instant = True, so it needs a method 'evaluate'"),
+        ({"step_types": (object(),)}, "object is no step type: it is a subclass of df.StepType"),
+        ({"step_types": saying()}, r"step_types is a tuple: step_types=\(…,\)"),
+        ({"events": "a.b"}, r"events is a tuple: events=\(…,\)"),
+        ({"after_parse": 5}, "after_parse is a function, not 5"),
+        ({"lifespan": 5}, "lifespan is a function, not 5"),
+    ],
+)
+def test_a_step_type_or_hook_that_cannot_work_is_told_where_it_is_given(made: Any, problem: str) -> None:
+    with pytest.raises(df.ConfigError, match=f"extension 'x': .*{problem}"):
+        df.Extension(name="x", **made)
+
+
 @pytest.mark.parametrize("given", ["http", df.Extension(name="x"), {"a": 1}])
 def test_extensions_are_given_as_a_list(given: Any) -> None:
     with pytest.raises(df.ConfigError, match="extensions is a list"):
