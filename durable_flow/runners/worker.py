@@ -172,6 +172,9 @@ class Worker:
                     scheduling.cancel()
                     with anyio.CancelScope(shield=True):
                         await self._drain(0.0)
+        except Exception:  # a fault of ours; who began it as a task may not look at how that ended
+            logger.exception("the worker has ended")
+            raise
         finally:
             self._engine.watchers.remove(self._wake.set)
             self._running = False
@@ -275,7 +278,8 @@ class Worker:
         except Exception:
             logger.exception("execution %s was left", run.id)
         finally:
-            del self._runs[run.id]
+            if self._runs.get(run.id) is run:  # else it was given back and taken again meanwhile
+                del self._runs[run.id]
             self._wake.set()
 
     def _lacks(self, definition: WorkflowDef) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 import durable_flow as df
 from durable_flow.stores.base import Store
+from durable_flow.testing import wait_until
 from tests.engine.aid import Wire, World, flow, idle, working
 
 WORK = """
@@ -435,3 +436,50 @@ async def test_a_full_worker_is_well(world: World) -> None:
     worker.stop()
     await world.clock.advance(1)
     await task
+
+
+async def test_an_execution_that_is_taken_again_before_its_last_drive_has_returned_ends_no_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, returns = world.runtime.engine.execute, asyncio.Event()
+    drives = 0
+
+    async def slow_to_return(run: Any) -> Any:
+        nonlocal drives
+        drives += 1
+        number, result = drives, await execute(run)
+        if number == 1:
+            await returns.wait()
+        return result
+
+    monkeypatch.setattr(world.runtime.engine, "execute", slow_to_return)
+    workflow = flow("- {id: ask, type: halt, next: again}\n- {id: again, type: halt}")
+    world.know(workflow)
+    background = world.runtime.background(workflow)
+    worker = df.Worker(world.runtime)
+    task = asyncio.create_task(worker.run())
+    name = await background.run()
+    await world.clock.advance(1)
+    await background.resume(name, response=1)
+    await wait_until(lambda: drives == 2)
+    returns.set()
+    await world.clock.advance(1)
+    await background.resume(name, response=2)
+    await world.clock.advance(1)
+    assert (await background.status(name), worker.health.running) == ("completed", True)
+    worker.stop()
+    await task
+
+
+async def test_a_worker_that_ends_by_an_error_of_ours_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*arguments: Any, **options: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(world.runtime.engine, "take", broken)
+    task = asyncio.create_task(df.Worker(world.runtime).run())
+    await asyncio.wait([task])
+    assert task.exception() is not None
+    (told,) = [record for record in caplog.records if record.message == "the worker has ended"]
+    assert told.exc_info is not None
