@@ -210,6 +210,9 @@ class Worker:
                 failures += 1
                 logger.warning("looking for work failed: %s", error)
                 await engine.clock.sleep(min(LONGEST, 0.1 * 2 ** min(failures, 10)))
+            except Exception:  # a fault of ours is no reason to drive nothing any more; `health` tells of it as well
+                logger.exception("looking for work failed")
+                await engine.clock.sleep(LONGEST)
 
     async def _watch(self, run: Run) -> None:
         """Takes nothing while it is to be seen whether an execution kills this process, as it may have killed others:

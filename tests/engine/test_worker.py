@@ -471,15 +471,21 @@ async def test_an_execution_that_is_taken_again_before_its_last_drive_has_return
     await task
 
 
-async def test_a_worker_that_ends_by_an_error_of_ours_says_so(
+async def test_an_error_of_ours_ends_no_worker(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(*arguments: Any, **options: Any) -> Any:
-        raise ZeroDivisionError("a bug")
+    take, faults = world.runtime.engine.take, [ZeroDivisionError("a bug")]
 
-    monkeypatch.setattr(world.runtime.engine, "take", broken)
-    task = asyncio.create_task(df.Worker(world.runtime).run())
-    await asyncio.wait([task])
-    assert task.exception() is not None
-    (told,) = [record for record in caplog.records if record.message == "the worker has ended"]
+    async def broken_once(*arguments: Any, **options: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return await take(*arguments, **options)
+
+    monkeypatch.setattr(world.runtime.engine, "take", broken_once)
+    background = world.runtime.background(flow(WORK))
+    name = await background.run()
+    async with working(world.runtime):
+        await world.clock.advance(10)
+        assert await background.status(name) == "completed"
+    (told,) = [record for record in caplog.records if record.message == "looking for work failed"]
     assert told.exc_info is not None
