@@ -638,6 +638,7 @@ DECLARE
     _mine text[] := ARRAY[]::text[]; -- queues with limits that no other taker looks at
     _fresh text[]; -- the queues from which something may begin; NULL: from all
     _free integer[]; -- how many of each may; NULL: any number
+    _rest integer[]; -- how many of each may within their periods
     _rated boolean[];
     _from integer; -- the place of a queue among them
     _froms integer[]; -- of each cursor that is about what they count
@@ -654,8 +655,8 @@ BEGIN
         END LOOP;
         _now := coalesce(_now, extract(epoch FROM clock_timestamp())::double precision);
         SELECT coalesce(array_agg(x.queue), ARRAY[]::text[]),
-            array_agg(CASE WHEN x.mine THEN least(x.slots, x.rest) ELSE 0 END), array_agg(x.rated)
-        INTO _fresh, _free, _rated
+            array_agg(CASE WHEN x.mine THEN x.slots ELSE 0 END), array_agg(x.rest), array_agg(x.rated)
+        INTO _fresh, _free, _rest, _rated
         FROM (SELECT y.*, NOT y.limited OR y.queue = ANY (_mine) AS mine
             FROM {s}.may_begin(_now, _queues, _busy, _room) y) x;
     END IF;
@@ -775,6 +776,20 @@ BEGIN
             CLOSE _cursor;
         END LOOP;
         EXIT WHEN cardinality(_n) >= _limit;
+        IF _stage IS NULL AND _fresh IS NOT NULL THEN -- what goes on takes the place of what would begin
+            FOR _r IN
+                SELECT array_position(_fresh, '.' || h.queue) AS place, count(*) AS more FROM {s}.heads h
+                WHERE h.n = ANY (_n) AND h.parent_id IS NULL AND NOT EXISTS (SELECT 1 FROM {s}.leases l WHERE l.n = h.n)
+                GROUP BY 1
+            LOOP
+                IF _r.place IS NOT NULL THEN
+                    _free[_r.place] := _free[_r.place] - _r.more;
+                END IF;
+            END LOOP;
+            FOR _from IN 1 .. cardinality(_fresh) LOOP
+                _free[_from] := least(_free[_from], _rest[_from]);
+            END LOOP;
+        END IF;
         _stage := {s}.next_priority(coalesce(_fresh, _queues), _stage);
         EXIT WHEN _stage IS NULL;
     END LOOP;

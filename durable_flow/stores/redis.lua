@@ -1021,6 +1021,13 @@ local function take(job)
       for _, due in ipairs(longest_due(lists, limit - #taken, wants, room)) do
         local id, queue = due[1], due[4]
         taken[#taken + 1] = grant(id, owner, ttl)
+        local idle = job[7]
+        if idle and lists[1] == BEGUN then -- it takes the place of one that would begin
+          local _, _, its = parts_of(call('HGET', X .. id, 'q'))
+          if idle[its] and call('HEXISTS', X .. id, 'p') == 0 then
+            idle[its] = idle[its] - 1
+          end
+        end
         local _, _, period = room(queue or '')
         if queue and period then
           call('ZREMRANGEBYSCORE', RATE .. queue, '-inf', exact(now() - period - 1))

@@ -24,7 +24,7 @@ import queue
 import sqlite3
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from math import inf
@@ -612,15 +612,22 @@ class Connection:
         condition, values = _wanted(queues, without)
         now = self.now()
         execute = self.cursor.execute
-        found: list[tuple[int, str, str, str | None]] = execute(
-            TAKE_BEGUN.format(condition), (now, *values, limit)
-        ).fetchall()
-        left = limit - len(found)
+
+        def claimed(found: list[Any]) -> list[Stored]:
+            return [
+                self._claim(n, name, owner, ttl, expired=holder not in (None, owner) and status == "running")
+                for n, name, status, holder in found
+            ]
+
+        taken = claimed(execute(TAKE_BEGUN.format(condition), (now, *values, limit)).fetchall())
+        left = limit - len(taken)
+        more = Counter(one.row.queue for one in taken if one.row.parent_id is None)
+        room = {queue: most - more[queue] for queue, most in room.items()}
+        turns: list[Any] = []
         if left and (states := self._states(queues, room)) is None:
-            found += [turn[2:] for turn in self._turns(ANY, (), condition, values, now, left)]
+            turns = self._turns(ANY, (), condition, values, now, left)
         elif left:
             condition, values = _wanted(None, without)
-            turns: list[Any] = []
             rated: set[int] = set()
             for name, limits, most in states or ():
                 if limits is None:
@@ -633,12 +640,8 @@ class Connection:
                 if limits.rate is not None:
                     rated.update(turn[2] for turn in fresh)
             turns = sorted(turns, key=lambda turn: turn[:3])[:left]
-            found += [turn[2:] for turn in turns]
             self.cursor.executemany(ADD_BEGIN, [(now, n) for _, _, n, *_ in turns if n in rated])
-        return [
-            self._claim(n, name, owner, ttl, expired=holder not in (None, owner) and status == "running")
-            for n, name, status, holder in found
-        ]
+        return taken + claimed([turn[2:] for turn in turns])
 
     def next_due(
         self, queues: Collection[str | None] | None, without: Collection[str], room: Mapping[str, int]

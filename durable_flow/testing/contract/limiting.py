@@ -59,6 +59,16 @@ class Limiting:
         assert await store.next_due() == -99
         assert await taken(store) == ["b"]
 
+    async def test_one_that_goes_on_takes_the_place_of_one_that_would_begin(self, store: Store) -> None:
+        await store.set_queue("mail", "declared", limits(2))
+        await waiting(store, "a", "b", "c", "d")
+        assert await taken(store) == ["a", "b"]
+        for name in "ab":
+            await advance(store, name, status="halted", wake_at=START - 50, release=True)
+        assert await taken(store, limit=3) == ["a", "b"]
+        await end(store, "a")
+        assert await taken(store) == ["c"]
+
     async def test_one_that_is_given_back_or_deleted_makes_room(self, store: Store) -> None:
         await store.set_queue("mail", "declared", limits(1))
         await waiting(store, "a", "b")
