@@ -148,6 +148,10 @@ def _at_first_sign(history: History, target: Target) -> Moment | None:
 def _not_there(execution_id: str, target: Target, history: History) -> Exception:
     top = history.definition.body.by_id
     if target.step_id not in history.places:
+        around, _, name = target.text.rpartition("/")
+        if around and name.partition("#")[0].endswith(")"):
+            problem = f"{target.text!r} is a piece of a step: fork from that, {around!r}, which does its pieces again"
+            return ValidationError([problem])
         hint = suggest(target.step_id, history.places)
         return ValidationError(
             [f"workflow {history.definition.id!r} has no step {target.step_id!r:.100}{f' ({hint})' if hint else ''}"]
@@ -158,8 +162,8 @@ def _not_there(execution_id: str, target: Target, history: History) -> Exception
             f"such as orders[3]/{target.step_id}, or fork from the step around it"
         )
         return ValidationError([problem])
-    around = f"; fork from {step_id_of(target.text.partition('/')[0].partition('[')[0])!r}" if target.nested else ""
-    return ConflictError(f"execution {execution_id!r} never came to {target.text!r}{around}")
+    top_step = f"; fork from {step_id_of(target.text.partition('/')[0].partition('[')[0])!r}" if target.nested else ""
+    return ConflictError(f"execution {execution_id!r} never came to {target.text!r}{top_step}")
 
 
 async def forked(

@@ -143,15 +143,16 @@ class Contest:
         self.answering = answering
         self.ticks = ticks
         self.services = scenario.services(self.world)
-        self.lanes = Lanes([scenario.workflow, *scenario.others])
+        self.lanes = Lanes([scenario.workflow, *scenario.others], beside=scenario.beside)
         self.options: dict[str, Any] = {
             "lease_ttl": TTL, "grace": 0.0, "max_recoveries": 1000, "gates": scenario.gates(self.world),
             **scenario.options,
         }  # fmt: skip
         self.ttl: float = self.options["lease_ttl"]
         self.referee = Referee(
-            store, self.world, order=None if reference is None else reference.order, racing=scenario.racing
-        )
+            store, self.world, order=None if reference is None else reference.order, racing=scenario.racing,
+            limits={} if scenario.queue is None else {scenario.queue: scenario.limit},
+        )  # fmt: skip
         self.processes: dict[str, Process] = {}
         self.present = WORKERS[0]
         self.lives = 0
@@ -173,6 +174,8 @@ class Contest:
         """Every move, then until everything is over; what came of it."""
         self.loop.set_exception_handler(lambda loop, context: None)
         try:
+            for queue, most in self.referee.limits.items():
+                await self.store.set_queue(queue, "declared", f"[{most},null,1.0]")
             for name in self.names:
                 await self._begin(name)
             await self.loop.rest()
@@ -373,11 +376,25 @@ class Contest:
 
     async def _starter(self, process: Process) -> None:
         scenario = self.scenario
+        if scenario.queue is not None:
+            await self._queuer(process, scenario.queue)
+            return
         while True:
             result = await self._runner(process).run(scenario.input, execution_id=scenario.execution_id)
             if self._returned(process, result):
                 return
             await self._about(process, result)
+
+    async def _queuer(self, process: Process, queue: str) -> None:
+        """Puts executions into a queue, and waits for their ends."""
+        scenario = self.scenario
+        background = process.runtime.background(scenario.workflow)
+        names = [scenario.execution_id, *(f"{scenario.execution_id}{number}" for number in range(2, scenario.many + 1))]
+        for name in names:
+            await background.run(scenario.input, execution_id=name, queue=queue)
+        for name in names:
+            while not self._returned(process, await self._runner(process).result(name)):
+                await process.clock.sleep(PAUSE)
 
     async def _recoverer(self, process: Process) -> None:
         while True:

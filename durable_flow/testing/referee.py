@@ -12,6 +12,7 @@ T8        an effect repeats only where a lease was taken over while it was under
           finishes what it was about to do, and begins nothing after it; at most once is at most once
 T9        an execution that nobody owns is due, or waits for somebody
 T10       nothing takes a negative time
+T11       none is taken that would begin where as many of its queue are under way as may be
 ========  ============================================================================================================
 """
 
@@ -57,10 +58,16 @@ class Effects(Ledger):
 
 class Referee(Watch):
     """Looks at every row after every operation that may have changed it. `order` is that of a run without faults (None:
-    this is one), `racing` are paths that do not count for it."""
+    this is one), `racing` are paths that do not count for it; `limits` are those of queues."""
 
     def __init__(
-        self, store: Store, world: FakeClock, *, order: Order | None = None, racing: Collection[str] = ()
+        self,
+        store: Store,
+        world: FakeClock,
+        *,
+        order: Order | None = None,
+        racing: Collection[str] = (),
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self.effects = Effects(self)
         super().__init__(self.effects)
@@ -70,6 +77,7 @@ class Referee(Watch):
         self.rows: dict[str, Row] = {}
         self.order = order
         self.racing = tuple(racing)
+        self.limits = dict(limits or {})
         self.done: defaultdict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)
         self.answers: Counter[str] = Counter()
         self.heard_of: set[str] = set()
@@ -91,10 +99,13 @@ class Referee(Watch):
         elif verb == "append":
             self._look(process, verb, about.partition(" ")[0])
         else:
-            for name in list(self.rows):
+            before = dict(self.rows)
+            for name in before:
                 self._look(process, verb, name)
             for stored in outcome if verb == "take" and isinstance(outcome, Sequence) else ():
                 self.answers.update(dict.fromkeys(stored.late, 1))
+            begun = [name for name, row in before.items() if row.status == Status.PENDING and row.owner is None]
+            self._count(process, verb, [self.rows[name] for name in begun if name in self.rows])
 
     def committed(self, process: Process, commit: Commit, outcome: object) -> None:
         """A commit landed, or was refused."""
@@ -179,6 +190,13 @@ class Referee(Watch):
         elif self._forgotten(row):
             self._blame(f"T9 {name} has mail and nobody owns it, and it is not due, after {verb} of {process.owner}")
 
+    def _count(self, process: Process, verb: str, rows: Sequence[Row]) -> None:
+        """Whether any of these began where it had to wait."""
+        for queue in {row.queue for row in rows if row.owner is not None and row.parent_id is None}:
+            busy = [name for name, row in self.rows.items() if row.queue == queue and _under_way(row)]
+            if queue in self.limits and len(busy) > self.limits[queue]:
+                self._blame(f"T11 {', '.join(busy)} of queue {queue} are under way after {verb} of {process.owner}")
+
     def _forgotten(self, row: Row) -> bool:
         """Whether something came for an execution that waits, and nobody is going to look at it."""
         due = row.wake_at is not None and row.wake_at <= self.world.now()
@@ -231,6 +249,11 @@ class Referee(Watch):
         if self._late[effect.life, name, token, effect.lane] > 1:
             self._blame(f"T8 {process.owner} went on with {effect.path} of {name} after it had lost its lease")
         return False
+
+
+def _under_way(row: Row) -> bool:
+    status = Status(row.status)
+    return not status.over and row.parent_id is None and (row.owner is not None or status is Status.RUNNING)
 
 
 def _end(row: Row) -> Any:

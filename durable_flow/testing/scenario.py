@@ -96,6 +96,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     the first one too, starts it by a `BackgroundRunner` and waits for it, which takes a `worker`. `epilogue` is called
     at the end, possibly more than once. `gates` are made for each case like services; with `worker` one works in each
     process. `dry_run`: it is one, and none of its services is called.
+
+    With a `queue`, of which only an `Interleaver` knows, `many` executions are put into it by a `BackgroundRunner`, of
+    which so many may be under way at once as its `limit` says.
     """
 
     name: str
@@ -116,4 +119,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     gates: Callable[[FakeClock], Mapping[str, Any]] = no_services
     worker: bool = False
     dry_run: bool = False
+    queue: str | None = None
+    limit: int = 1
+    many: int = 1
     execution_id: str = "x"

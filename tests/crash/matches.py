@@ -19,6 +19,7 @@ from durable_flow.testing import (
     Tally,
     answer,
 )
+from tests.engine.pieces import CREW
 
 SEEDS = Path(__file__).parents[1] / "schedules.txt"
 
@@ -28,7 +29,7 @@ def flow(name: str, *steps: Mapping[str, Any]) -> df.WorkflowDef:
     chain = [dict(step) for step in steps]
     for step, after in pairwise(chain):
         step["next"] = after["id"]
-    return df.load({"id": name, "name": name, "steps": chain})
+    return df.load({"id": name, "name": name, "steps": chain}, extensions=[CREW])
 
 
 def call(name: str, method: str = "work", **keys: Any) -> dict[str, Any]:
@@ -40,7 +41,10 @@ def retry(interval: float) -> dict[str, Any]:
 
 
 def desk(clock: FakeClock) -> Mapping[str, Any]:
-    return {"Desk": Scripted(clock, work=str.upper, flaky=Reply("fine", fails=2))}
+    return {
+        "Desk": Scripted(clock, work=str.upper, flaky=Reply("fine", fails=2)),
+        "Model": Scripted(clock, ask=lambda given: len(given["said"]), tool=lambda given: given["tool"]),
+    }
 
 
 CHAIN = flow("chain", call("a"), call("b"), call("c"))
@@ -62,6 +66,7 @@ ONCE = flow("once", call("a", delivery="at_most_once"), call("b"))
 BELOW = flow("below", call("inner"), call("more"))
 PARENT = flow("parent", {"id": "child", "type": "workflow", "workflow_id": "below", "output": "got"}, call("after"))
 ASKED = flow("asked", {"id": "child", "type": "workflow", "workflow_id": "ask", "output": "got"}, call("last"))
+PIECES = flow("pieces", {"id": "crew", "type": "crew", "turns": 2, "tools": 2, "output": "said"}, call("last"))
 LATE = flow(
     "late",
     {
@@ -93,6 +98,10 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     worker: bool = False
     restart: Any = "recover"
     racing: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    queue: str | None = None
+    limit: int = 1
+    many: int = 1
 
     @property
     def scenario(self) -> Scenario:
@@ -103,8 +112,13 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
             moves=self.moves,
             services=desk,
             racing=self.racing,
+            beside=self.beside,
             worker=self.worker,
             restart=self.restart,
+            options={"extensions": [CREW]},
+            queue=self.queue,
+            limit=self.limit,
+            many=self.many,
         )
 
     def interleaver(
@@ -132,13 +146,18 @@ MATCHES = (
     Match(name="at most once", workflow=ONCE, moves={"a": answer(response="A")}),
     Match(name="child", workflow=PARENT, others=(BELOW,)),
     Match(name="child, workers", workflow=PARENT, others=(BELOW,), worker=True),
+    Match(name="pieces", workflow=PIECES, beside=("tool",)),
+    Match(name="pieces, workers", workflow=PIECES, beside=("tool",), worker=True),
+    Match(name="one at a time", workflow=CHAIN, worker=True, queue="mail", many=3, limit=1),
+    Match(name="two at a time", workflow=AGAIN, worker=True, queue="mail", many=4, limit=2),
+    Match(name="one at a time, with naps", workflow=NAP, worker=True, queue="mail", many=3, limit=1),
     Match(name="child that asks", workflow=ASKED, others=(ASK,), moves={"ask": ANN}, answering="ABC"),
 )
 
 BY_NAME = {match.name: match for match in MATCHES}
 
-CANCELLED = ("chain", "parallel", "approval, by everybody", "timer, workers", "child", "child, workers")
-SKEWED = ("chain", "chain, workers", "parallel", "retry", "timer, workers", "child")
+CANCELLED = ("chain", "parallel", "approval, by everybody", "timer, workers", "child", "child, workers", "pieces")
+SKEWED = ("chain", "chain, workers", "parallel", "retry", "timer, workers", "child", "pieces", "two at a time")
 EXHAUSTED = ("chain", "parallel", "child")
 
 

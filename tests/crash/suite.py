@@ -191,6 +191,8 @@ def short() -> Iterator[Job]:
         yield Job("one fault", name, "memory", "each", ERRORS)
         yield Job("cancellation", name, "memory", "turns", (Mode.CANCEL_BEFORE, Mode.BOTH_BEFORE))
     yield Job("one fault", "w05", "memory", "each", (*ERRORS, *CANCELS))
+    for store in ("file", *SERVERS):
+        yield Job("one fault", "w41", store, "each", (Mode.KILL_AFTER,))
     yield Job("two faults", "w01", "memory", "pairs", KILLS)
     for number, name in enumerate(LARGE):
         yield Job("two faults", name, "memory", "seeded", first=1000 * number, count=6)

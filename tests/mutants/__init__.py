@@ -20,7 +20,7 @@ from durable_flow.endings import Endings
 from durable_flow.engine import Engine
 from durable_flow.live import LiveFrame, Run
 from durable_flow.model.execution import Action, ErrorInfo, Status
-from durable_flow.model.frame import Message
+from durable_flow.model.frame import Frame, Message
 from durable_flow.steps.base import Done
 from durable_flow.steps.loop import Loop
 from durable_flow.stores.sqlite import SqliteStore
@@ -237,6 +237,15 @@ def undo_again(self: Endings, run: Run, path: str, undo: dict[str, Any]) -> Live
     return compensation(self, run, path, undo)
 
 
+# -- M13 --------------------------------------------------------------------------------------------------------------
+
+
+def forget_the_past(live: LiveFrame, key: str) -> None:
+    """What a piece gave is known to the process that did it."""
+    if live.record.settled or live.record.at not in live.body.by_id:
+        live.record = Frame(path=live.record.path, at=key)
+
+
 MUTANTS = (
     Mutant(
         "M1", "the audit entry is written in a second operation", patched(Engine, _submit=submit_twice),
@@ -278,5 +287,9 @@ MUTANTS = (
     Mutant(
         "M12", "a process that goes on undoing begins anew", patched(Endings, _compensation=undo_again),
         ("w31",), KILLS, {"O5", "O2"},
+    ),
+    Mutant(
+        "M13", "a piece that was done is done again by the next process",
+        lambda: mock.patch("durable_flow.pieces._known", forget_the_past), ("w41",), KILLS, {"O5", "O2"},
     ),
 )  # fmt: skip

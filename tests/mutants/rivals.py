@@ -101,6 +101,28 @@ def put_late(self: Connection, n: int, message: Message, body: Any) -> str:
     return outcome
 
 
+slots = Connection._slots
+
+
+def slots_of_who_asks(self: Connection, queue: str, limits: Any) -> float:
+    """What is under way is what was begun since anybody looked last: the others have made room."""
+    return float(limits.concurrency)
+
+
+def slots_of_the_living(self: Connection, queue: str, limits: Any) -> float:
+    """Who has lost its lease is dead, and has left its place."""
+    sql = "SELECT count(*) FROM executions WHERE queue = ? AND owner IS NOT NULL AND lease_until <= ?"
+    (lost,) = self.cursor.execute(sql, (queue, self.now())).fetchone()
+    return slots(self, queue, limits) + float(lost)
+
+
+def slots_for_ever(self: Connection, queue: str, limits: Any) -> float:
+    """A place that was taken stays taken where the process died that had it."""
+    sql = "SELECT count(*) FROM executions WHERE queue = ? AND recoveries + generation > 2"
+    (lost,) = self.cursor.execute(sql, (queue,)).fetchone()
+    return slots(self, queue, limits) - float(lost)
+
+
 RIVALS = (
     Rival(
         "R1", "a commit checks neither generation nor version", patched(Connection, _advance=advance_unfenced),
@@ -126,5 +148,17 @@ RIVALS = (
     Rival(
         "R6", "a deadline counts though the wait was answered", patched(Connection, _put=put_late),
         "approval with a deadline", {"T7"}, within=40,
+    ),
+    Rival(
+        "R7", "who looks for work does not see what others have under way",
+        patched(Connection, _slots=slots_of_who_asks), "one at a time", {"T11"}, within=10,
+    ),
+    Rival(
+        "R8", "what lost its lease is not under way", patched(Connection, _slots=slots_of_the_living),
+        "one at a time", {"T11"}, within=100,
+    ),
+    Rival(
+        "R9", "the place of a process that died is not given back", patched(Connection, _slots=slots_for_ever),
+        "one at a time", {"O9"}, within=40,
     ),
 )  # fmt: skip

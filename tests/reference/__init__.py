@@ -23,14 +23,15 @@ from durable_flow.testing import (
     Unpause,
     answer,
 )
+from tests.engine.pieces import CREW
 
 HOUR = 3600.0
 
 FOLDER = Path(__file__).parent / "workflows"
 
 
-def workflow(name: str) -> df.WorkflowDef:
-    return df.load(FOLDER / f"{name}.yml")
+def workflow(name: str, *extensions: df.Extension) -> df.WorkflowDef:
+    return df.load(FOLDER / f"{name}.yml", extensions=extensions)
 
 
 def order(clock: FakeClock) -> Mapping[str, Any]:
@@ -335,6 +336,21 @@ def agency(clock: FakeClock) -> Mapping[str, Any]:
     }
 
 
+def crew(clock: FakeClock) -> Mapping[str, Any]:
+    def tool(given: Any) -> Any:
+        if given["tool"] == 3:
+            raise df.NonRetryableError("broken")
+        return given["tool"]
+
+    return {
+        "Model": Scripted(
+            clock,
+            ask=Reply(lambda given: len(given["said"]), takes=0.02),
+            tool=Reply(tool, takes=0.05, fails=1),
+        )
+    }
+
+
 SCENARIOS = (
     Scenario(
         name="w01", workflow=workflow("w01_order"), services=order, input={"items": [{"price": 60}, {"price": 50}]}
@@ -469,6 +485,13 @@ SCENARIOS = (
         others=[workflow("w40_turn")],
         services=children,
         input={"of": "c-7"},
+    ),
+    Scenario(
+        name="w41",
+        workflow=workflow("w41_crew", CREW),
+        services=crew,
+        options={"extensions": [CREW]},
+        beside=["tool"],
     ),
     Scenario(name="w30", workflow=workflow("w30_saga"), services=agency, input={"cities": ["Rome", "Oslo"]}),
     Scenario(

@@ -56,6 +56,7 @@ DECIDED_OTHERWISE = {
     "w17": "time decides a race",
     "w18": "its own time runs out",
     "w31": "a person cancels it",
+    "w41": "a step that works in pieces is answered as a whole",
 }
 
 

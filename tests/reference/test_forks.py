@@ -147,6 +147,10 @@ def test_a_fork_from_every_step_inside_others_comes_to_the_same_end(name: str) -
                 and entry.path.rpartition("/")[2].partition("#")[0] == entry.step_id
             }
             for path in sorted(steps):
+                if path.endswith(")"):
+                    with pytest.raises(df.ValidationError, match="is a piece of a step: fork from that"):
+                        await runner.fork("original", from_step=path)
+                    continue
                 moment = await moment_of(runtime.engine, row, Target(path))
                 assert moment.path == path
                 again = await play(runtime, clock, scenario, runner.fork("original", from_step=path))
