@@ -892,233 +892,237 @@ local function claim(job)
   return grant(id, job[3], job[4])
 end
 
--- The limits of a queue: how many under way, how many in how many seconds (nil: any number).
-local function limits_of(queue)
-  local text = call('HGET', prefix .. 'decided', queue) or call('HGET', prefix .. 'declared', queue)
-  if not text then
-    return nil
-  end
-  local limits = cjson.decode(text)
-  for i = 1, 2 do
-    if limits[i] == cjson.null then
-      limits[i] = nil
+-- What is looked for, and the queues in which it is.
+local function looking()
+  -- The limits of a queue: how many under way, how many in how many seconds (nil: any number).
+  local function limits_of(queue)
+    local text = call('HGET', prefix .. 'decided', queue) or call('HGET', prefix .. 'declared', queue)
+    if not text then
+      return nil
     end
-  end
-  return limits
-end
-
--- How many of a queue may begin now, and when the next one may if the rate allows none; nothing: any number.
-local function may_begin(queue, room)
-  local limits, at = limits_of(queue), nil
-  if limits and limits[1] then
-    room = math.min(room or limits[1], limits[1] - call('SCARD', WAY .. queue))
-  end
-  if limits and limits[2] and (not room or room > 0) then
-    local began, count = call('ZREVRANGE', RATE .. queue, 0, limits[2] - 1, 'WITHSCORES'), 0
-    for i = 2, #began, 2 do
-      if tonumber(began[i]) + limits[3] <= now() then
-        break
+    local limits = cjson.decode(text)
+    for i = 1, 2 do
+      if limits[i] == cjson.null then
+        limits[i] = nil
       end
-      count = count + 1
-      at = tonumber(began[i]) + limits[3]
     end
-    if count < limits[2] then
-      at = nil
-    end
-    room = math.min(room or limits[2], limits[2] - count)
+    return limits
   end
-  return room, at, limits and limits[2] and limits[3]
-end
 
--- Functions that tell whether executions with a q are among the wanted of a list, with their priority and their queue,
--- and how many of a queue may begin.
-local function wanting(queues, without, idle)
-  local wanted, unwanted, held, known = {}, {}, {}, {}
-  for _, queue in ipairs(call('HKEYS', HOLD)) do
-    held[queue] = true
-  end
-  for i = 1, queues and #queues or 0 do
-    wanted[queues[i]] = true
-  end
-  for i = 1, #without do
-    unwanted[without[i]] = true
-  end
-  local function wants(q, list)
-    local priority, hash, queue = parts_of(q)
-    local free = list == BEGUN or not held[queue]
-    return free and (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority), queue
-  end
-  local function room(queue)
-    if not known[queue] then
-      known[queue] = {may_begin(queue, idle and idle[queue])}
+  -- How many of a queue may begin now, and when the next one may if the rate allows none; nothing: any number.
+  local function may_begin(queue, room)
+    local limits, at = limits_of(queue), nil
+    if limits and limits[1] then
+      room = math.min(room or limits[1], limits[1] - call('SCARD', WAY .. queue))
     end
-    return unpack(known[queue], 1, 3)
-  end
-  return wants, room
-end
-
--- The first of what is due in lists, at most `limit`, as {id, due, rank, queue}: those of a lower rank come first. What
--- limits count has a queue, and there are no more of one than there is room for.
-local function longest_due(lists, limit, wants, room)
-  local found, ends = {}, exact(now())
-  local function order(one, other)
-    if one[3] ~= other[3] then
-      return one[3] < other[3]
-    elseif one[2] ~= other[2] then
-      return one[2] < other[2]
-    end
-    return before(one[1], other[1])
-  end
-  local function cut()
-    table.sort(found, order)
-    local kept, counts = {}, {}
-    for _, due in ipairs(found) do
-      local queue = due[4]
-      local count = queue and (counts[queue] or 0) + 1
-      if not (queue and room(queue)) or count <= room(queue) then
-        kept[#kept + 1] = due
-        if queue then
-          counts[queue] = count
+    if limits and limits[2] and (not room or room > 0) then
+      local began, count = call('ZREVRANGE', RATE .. queue, 0, limits[2] - 1, 'WITHSCORES'), 0
+      for i = 2, #began, 2 do
+        if tonumber(began[i]) + limits[3] <= now() then
+          break
         end
+        count = count + 1
+        at = tonumber(began[i]) + limits[3]
       end
-      if #kept == limit then
-        break
+      if count < limits[2] then
+        at = nil
       end
+      room = math.min(room or limits[2], limits[2] - count)
     end
-    found = kept
+    return room, at, limits and limits[2] and limits[3]
   end
-  for _, list in ipairs(lists) do
-    for _, q in ipairs(call('ZRANGEBYSCORE', list, '-inf', ends)) do
-      local wanted, priority, queue = wants(q, list)
-      local most = limit
-      if wanted and list == PENDING and room(queue) then
-        most = math.min(limit, (room(queue)))
-      end
-      if wanted and most > 0 then
-        local members = call('ZRANGEBYSCORE', list .. ':' .. q, '-inf', ends, 'WITHSCORES', 'LIMIT', 0, most)
-        for i = 1, #members, 2 do
-          found[#found + 1] =
-            {members[i], tonumber(members[i + 1]), list == BEGUN and 0 or priority, list == PENDING and queue}
-        end
-        if #members == 0 then -- what was due has been taken
-          call('ZADD', list, call('ZRANGE', list .. ':' .. q, 0, 0, 'WITHSCORES')[2], q)
-        elseif #found > 10 * limit then
-          cut()
-        end
-      end
-    end
-  end
-  cut()
-  return found
-end
 
-local function take(job)
-  local owner, ttl, limit = job[2], job[3], job[4]
-  local taken = {}
-  local wants, room = wanting(job[5], job[6], job[7])
-  for _, lists in ipairs({{BEGUN}, {EXEMPT, PENDING}}) do
-    if #taken < limit then
-      for _, due in ipairs(longest_due(lists, limit - #taken, wants, room)) do
-        local id, queue = due[1], due[4]
-        taken[#taken + 1] = grant(id, owner, ttl)
-        local idle = job[7]
-        if idle and lists[1] == BEGUN then -- it takes the place of one that would begin
-          local _, _, its = parts_of(call('HGET', X .. id, 'q'))
-          if idle[its] and call('HEXISTS', X .. id, 'p') == 0 then
-            idle[its] = idle[its] - 1
+  -- Functions that tell whether executions with a q are among the wanted of a list, with their priority and their queue,
+  -- and how many of a queue may begin.
+  local function wanting(queues, without, idle)
+    local wanted, unwanted, held, known = {}, {}, {}, {}
+    for _, queue in ipairs(call('HKEYS', HOLD)) do
+      held[queue] = true
+    end
+    for i = 1, queues and #queues or 0 do
+      wanted[queues[i]] = true
+    end
+    for i = 1, #without do
+      unwanted[without[i]] = true
+    end
+    local function wants(q, list)
+      local priority, hash, queue = parts_of(q)
+      local free = list == BEGUN or not held[queue]
+      return free and (not queues or wanted[queue]) and not unwanted[hash], tonumber(priority), queue
+    end
+    local function room(queue)
+      if not known[queue] then
+        known[queue] = {may_begin(queue, idle and idle[queue])}
+      end
+      return unpack(known[queue], 1, 3)
+    end
+    return wants, room
+  end
+
+  -- The first of what is due in lists, at most `limit`, as {id, due, rank, queue}: those of a lower rank come first. What
+  -- limits count has a queue, and there are no more of one than there is room for.
+  local function longest_due(lists, limit, wants, room)
+    local found, ends = {}, exact(now())
+    local function order(one, other)
+      if one[3] ~= other[3] then
+        return one[3] < other[3]
+      elseif one[2] ~= other[2] then
+        return one[2] < other[2]
+      end
+      return before(one[1], other[1])
+    end
+    local function cut()
+      table.sort(found, order)
+      local kept, counts = {}, {}
+      for _, due in ipairs(found) do
+        local queue = due[4]
+        local count = queue and (counts[queue] or 0) + 1
+        if not (queue and room(queue)) or count <= room(queue) then
+          kept[#kept + 1] = due
+          if queue then
+            counts[queue] = count
           end
         end
-        local _, _, period = room(queue or '')
-        if queue and period then
-          call('ZREMRANGEBYSCORE', RATE .. queue, '-inf', exact(now() - period - 1))
-          call('ZADD', RATE .. queue, exact(now()), call('HGET', X .. id, 'g') .. ' ' .. id)
-          call('EXPIRE', RATE .. queue, math.ceil(period) + 60)
+        if #kept == limit then
+          break
+        end
+      end
+      found = kept
+    end
+    for _, list in ipairs(lists) do
+      for _, q in ipairs(call('ZRANGEBYSCORE', list, '-inf', ends)) do
+        local wanted, priority, queue = wants(q, list)
+        local most = limit
+        if wanted and list == PENDING and room(queue) then
+          most = math.min(limit, (room(queue)))
+        end
+        if wanted and most > 0 then
+          local members = call('ZRANGEBYSCORE', list .. ':' .. q, '-inf', ends, 'WITHSCORES', 'LIMIT', 0, most)
+          for i = 1, #members, 2 do
+            found[#found + 1] =
+              {members[i], tonumber(members[i + 1]), list == BEGUN and 0 or priority, list == PENDING and queue}
+          end
+          if #members == 0 then -- what was due has been taken
+            call('ZADD', list, call('ZRANGE', list .. ':' .. q, 0, 0, 'WITHSCORES')[2], q)
+          elseif #found > 10 * limit then
+            cut()
+          end
         end
       end
     end
+    cut()
+    return found
   end
-  return {'taken', taken}
-end
 
-local function next_due(job)
-  local least = nil
-  local wants, room = wanting(job[2], job[3], job[4])
-  for _, list in ipairs({BEGUN, EXEMPT, PENDING}) do
-    local sets = call('ZRANGE', list, 0, -1, 'WITHSCORES')
-    for i = 1, #sets, 2 do
-      if least and tonumber(sets[i + 1]) >= least then
-        break
-      end
-      local wanted, _, queue = wants(sets[i], list)
-      local most, at
-      if wanted and list == PENDING then
-        most, at = room(queue)
-      end
-      if wanted and (not most or most > 0 or at) then
-        local first = tonumber(call('ZRANGE', list .. ':' .. sets[i], 0, 0, 'WITHSCORES')[2])
-        first = math.max(first, at or first)
-        least = least and math.min(least, first) or first
+  local function take(job)
+    local owner, ttl, limit = job[2], job[3], job[4]
+    local taken = {}
+    local wants, room = wanting(job[5], job[6], job[7])
+    for _, lists in ipairs({{BEGUN}, {EXEMPT, PENDING}}) do
+      if #taken < limit then
+        for _, due in ipairs(longest_due(lists, limit - #taken, wants, room)) do
+          local id, queue = due[1], due[4]
+          taken[#taken + 1] = grant(id, owner, ttl)
+          local idle = job[7]
+          if idle and lists[1] == BEGUN then -- it takes the place of one that would begin
+            local _, _, its = parts_of(call('HGET', X .. id, 'q'))
+            if idle[its] and call('HEXISTS', X .. id, 'p') == 0 then
+              idle[its] = idle[its] - 1
+            end
+          end
+          local _, _, period = room(queue or '')
+          if queue and period then
+            call('ZREMRANGEBYSCORE', RATE .. queue, '-inf', exact(now() - period - 1))
+            call('ZADD', RATE .. queue, exact(now()), call('HGET', X .. id, 'g') .. ' ' .. id)
+            call('EXPIRE', RATE .. queue, math.ceil(period) + 60)
+          end
+        end
       end
     end
+    return {'taken', taken}
   end
-  return {'due', least and least < math.huge and exact(least - now()) or false}
-end
 
-local function set_queue(job)
-  local queue, setting, value = job[2], prefix .. job[3], job[4]
-  local old, changed = call('HGET', setting, queue), false
-  if value then
-    changed = not old or (setting ~= HOLD and old ~= value)
+  local function next_due(job)
+    local least = nil
+    local wants, room = wanting(job[2], job[3], job[4])
+    for _, list in ipairs({BEGUN, EXEMPT, PENDING}) do
+      local sets = call('ZRANGE', list, 0, -1, 'WITHSCORES')
+      for i = 1, #sets, 2 do
+        if least and tonumber(sets[i + 1]) >= least then
+          break
+        end
+        local wanted, _, queue = wants(sets[i], list)
+        local most, at
+        if wanted and list == PENDING then
+          most, at = room(queue)
+        end
+        if wanted and (not most or most > 0 or at) then
+          local first = tonumber(call('ZRANGE', list .. ':' .. sets[i], 0, 0, 'WITHSCORES')[2])
+          first = math.max(first, at or first)
+          least = least and math.min(least, first) or first
+        end
+      end
+    end
+    return {'due', least and least < math.huge and exact(least - now()) or false}
+  end
+
+  local function set_queue(job)
+    local queue, setting, value = job[2], prefix .. job[3], job[4]
+    local old, changed = call('HGET', setting, queue), false
+    if value then
+      changed = not old or (setting ~= HOLD and old ~= value)
+      if changed then
+        call('HSET', setting, queue, value)
+      end
+    elseif old then
+      changed = call('HDEL', setting, queue) == 1
+    end
     if changed then
-      call('HSET', setting, queue, value)
+      hear('')
     end
-  elseif old then
-    changed = call('HDEL', setting, queue) == 1
+    return {'queue', changed and 1 or 0}
   end
-  if changed then
-    hear('')
-  end
-  return {'queue', changed and 1 or 0}
-end
 
--- What is set of queues, and how many are pending and under way in them; not of which ones: of all with anything.
-local function queues(job)
-  local names, wanted, pending, list = {}, {}, {}, {}
-  local function want(queue)
-    if not wanted[queue] then
-      wanted[queue], pending[queue], names[#names + 1] = true, 0, queue
-    end
-  end
-  for _, queue in ipairs(job[2] or {}) do
-    want(queue)
-  end
-  if not job[2] then
-    for _, setting in ipairs({'hold', 'declared', 'decided'}) do
-      for _, queue in ipairs(call('HKEYS', prefix .. setting)) do
-        want(queue)
+  -- What is set of queues, and how many are pending and under way in them; not of which ones: of all with anything.
+  local function queues(job)
+    local names, wanted, pending, list = {}, {}, {}, {}
+    local function want(queue)
+      if not wanted[queue] then
+        wanted[queue], pending[queue], names[#names + 1] = true, 0, queue
       end
     end
-  end
-  for _, due in ipairs({BEGUN, EXEMPT, PENDING}) do
-    for _, q in ipairs(call('ZRANGE', due, 0, -1)) do
-      local _, _, queue = parts_of(q)
-      if not job[2] then
-        want(queue)
-      end
-      if wanted[queue] and due == PENDING then
-        pending[queue] = pending[queue] + call('ZCARD', due .. ':' .. q)
-      elseif wanted[queue] and due == EXEMPT then
-        for _, id in ipairs(call('ZRANGE', due .. ':' .. q, 0, -1)) do
-          pending[queue] = pending[queue] + 1 - call('HEXISTS', X .. id, 'o')
+    for _, queue in ipairs(job[2] or {}) do
+      want(queue)
+    end
+    if not job[2] then
+      for _, setting in ipairs({'hold', 'declared', 'decided'}) do
+        for _, queue in ipairs(call('HKEYS', prefix .. setting)) do
+          want(queue)
         end
       end
     end
+    for _, due in ipairs({BEGUN, EXEMPT, PENDING}) do
+      for _, q in ipairs(call('ZRANGE', due, 0, -1)) do
+        local _, _, queue = parts_of(q)
+        if not job[2] then
+          want(queue)
+        end
+        if wanted[queue] and due == PENDING then
+          pending[queue] = pending[queue] + call('ZCARD', due .. ':' .. q)
+        elseif wanted[queue] and due == EXEMPT then
+          for _, id in ipairs(call('ZRANGE', due .. ':' .. q, 0, -1)) do
+            pending[queue] = pending[queue] + 1 - call('HEXISTS', X .. id, 'o')
+          end
+        end
+      end
+    end
+    for i, queue in ipairs(names) do
+      list[i] = {queue, call('HGET', HOLD, queue), call('HGET', prefix .. 'declared', queue),
+        call('HGET', prefix .. 'decided', queue), pending[queue], call('SCARD', WAY .. queue)}
+    end
+    return {'queues', list}
   end
-  for i, queue in ipairs(names) do
-    list[i] = {queue, call('HGET', HOLD, queue), call('HGET', prefix .. 'declared', queue),
-      call('HGET', prefix .. 'decided', queue), pending[queue], call('SCARD', WAY .. queue)}
-  end
-  return {'queues', list}
+  return {take = take, next_due = next_due, set_queue = set_queue, queues = queues}
 end
 
 local function renew(job)
@@ -1156,230 +1160,246 @@ local function release(job)
   return {'done'}
 end
 
--- deleting -------------------------------------------------------------------------------------------------------------
-
-local function delete(id)
-  local promoted = leave_line(id)
-  local found = call('HMGET', X .. id, 's', 'o', 'd', 'x', 'q', 'b')
-  local status, owner, q = found[1], found[2], found[5]
-  local hashes = found[6] and unpack_message(found[6]) or {}
-  hashes[#hashes + 1] = found[3]
-  local _, _, queue = parts_of(q)
-  unlist(id, status, q)
-  call('SREM', WAY .. queue, id)
-  strike(id, status, unpack_message(found[4]))
-  call('ZREM', ENDED .. status, id)
-  call('SREM', MAIL, id)
-  if owner then
-    call('SREM', OWNER .. owner, id)
-  end
-  for _, hash in ipairs(hashes) do
-    unuse(hash)
-  end
-  call('UNLINK', X .. id, N .. id, E .. id, W .. id, A .. id, I .. id, M .. id)
-  return promoted
-end
-
-local function held(id)
-  local found = call('HMGET', X .. id, 'o', 'l')
-  return found[1] and tonumber(found[2]) > now() and found[1]
-end
-
-local function remove(job)
-  local id = job[2]
-  if call('EXISTS', X .. id) == 0 then
-    return {'none'}
-  end
-  local owner = held(id)
-  if owner then
-    return {'held', owner}
-  end
-  return {'done', delete(id)}
-end
-
-local function purge(job)
-  local ends, statuses, limit = '(' .. exact(job[2]), job[3], job[4]
-  local count = 0
-  for _, status in ipairs(statuses) do
-    local offset = 0 -- past those that somebody drives
-    while count < limit do
-      local found = call('ZRANGEBYSCORE', ENDED .. status, '-inf', ends, 'LIMIT', offset, limit - count)
-      for _, id in ipairs(found) do
-        if held(id) then
-          offset = offset + 1
-        else
-          delete(id)
-          count = count + 1
-        end
-      end
-      if #found == 0 then
-        break
-      end
-    end
-  end
-  return {'done', count}
-end
-
--- searching ------------------------------------------------------------------------------------------------------------
-
-local BUDGET = 4000 -- how many members of indexes one call looks at: others wait meanwhile
-
--- How many members of an index come before the first one that is older than a position.
-local function rank(index, score, id)
-  if not score then
-    return 0
-  end
-  if id == '' then
-    return call('ZCOUNT', index, score, '+inf')
-  end
-  local low = call('ZCOUNT', index, '(' .. score, '+inf')
-  local high = low + call('ZCOUNT', index, score, score)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if before(call('ZREVRANGE', index, middle, middle)[1], id) then
-      high = middle
-    else
-      low = middle + 1
-    end
-  end
-  return low
-end
-
-local function newer(one, other)
-  if one[1] ~= other[1] then
-    return one[1] > other[1]
-  end
-  return before(other[2], one[2])
-end
-
--- Appends what matches in one status, newest first, at most `limit`. Gives the place where it stopped, if it did.
-local function scan(found, status, conditions, after, score, id, limit, budget)
-  local sizes, least = {}, 1
-  for i = 1, #conditions do
-    conditions[i] = BY .. status .. ':' .. conditions[i]
-    sizes[i] = call('ZCARD', conditions[i])
-    if sizes[i] < sizes[least] then
-      least = i
-    end
-  end
-  local index = conditions[least]
-  if sizes[least] == 0 then
-    return nil
-  end
-  local first, matches, seen = rank(index, score, id), 0, 0
-  local slice = math.min(limit, 200)
-  while true do
-    local members = call('ZREVRANGE', index, first, first + slice - 1, 'WITHSCORES')
-    for i = 1, #members, 2 do
-      local member, created_at = members[i], tonumber(members[i + 1])
-      if after and created_at <= after then
-        return nil
-      end
-      local fits = true
-      for j = 1, #conditions do
-        fits = fits and (j == least or call('ZSCORE', conditions[j], member) ~= false)
-      end
-      local place = {created_at, member, members[i + 1]}
-      if fits then
-        found[#found + 1] = place
-        matches = matches + 1
-      end
-      seen = seen + 1
-      if matches >= limit or seen >= budget then
-        return place
-      end
-    end
-    if #members < 2 * slice then
-      return nil
-    end
-    first = first + slice
-    slice = 200
-  end
-end
-
-local function search(job)
-  local statuses, conditions, after, score, id, limit = job[2], job[3], job[4], job[5], job[6], job[7]
-  local found, horizon = {}, nil
-  local budget = math.ceil(BUDGET / math.max(1, #statuses))
-  for _, status in ipairs(statuses) do
-    local own = {}
-    for i = 1, #conditions do
-      own[i] = conditions[i]
-    end
-    local stopped = scan(found, status, own, after, score, id, limit + 1, budget)
-    if stopped and (not horizon or newer(stopped, horizon)) then
-      horizon = stopped
-    end
-  end
-  table.sort(found, newer)
-  local rows, known = {}, 0
-  for i = 1, #found do
-    local place = found[i]
-    -- Behind the newest place where a search in one status stopped, more may lie between what was found.
-    if horizon and newer(horizon, place) then
-      break
-    end
-    known = i
-    if i > limit then
-      break
-    end
-    rows[i] = whole(place[2], call('HMGET', X .. place[2], unpack(FIELDS)))
-  end
-  if known > limit then
-    local last = limit > 0 and found[limit]
-    return {'more', rows, last and last[3] or score, last and last[2] or id}
-  end
-  if horizon then
-    return {'unknown', rows, horizon[3], horizon[2]}
-  end
-  return {'end', rows}
-end
-
--- the schema -----------------------------------------------------------------------------------------------------------
-
 local SCHEMA = 3
 
--- What version 1 kept otherwise: holds under another name, what is pending in one list, and nothing of what is under way.
-local function migrate()
-  if call('EXISTS', prefix .. 'holds') == 1 then
-    call('RENAME', prefix .. 'holds', HOLD)
+-- What is done now and then is made when it is asked for: making all functions anew in every call takes longer than
+-- a small commit does.
+local function now_and_then()
+  -- deleting -------------------------------------------------------------------------------------------------------------
+
+  local function delete(id)
+    local promoted = leave_line(id)
+    local found = call('HMGET', X .. id, 's', 'o', 'd', 'x', 'q', 'b')
+    local status, owner, q = found[1], found[2], found[5]
+    local hashes = found[6] and unpack_message(found[6]) or {}
+    hashes[#hashes + 1] = found[3]
+    local _, _, queue = parts_of(q)
+    unlist(id, status, q)
+    call('SREM', WAY .. queue, id)
+    strike(id, status, unpack_message(found[4]))
+    call('ZREM', ENDED .. status, id)
+    call('SREM', MAIL, id)
+    if owner then
+      call('SREM', OWNER .. owner, id)
+    end
+    for _, hash in ipairs(hashes) do
+      unuse(hash)
+    end
+    call('UNLINK', X .. id, N .. id, E .. id, W .. id, A .. id, I .. id, M .. id)
+    return promoted
   end
-  for _, list in ipairs({BEGUN, PENDING}) do
-    for _, q in ipairs(call('ZRANGE', list, 0, -1)) do
-      for _, id in ipairs(call('ZRANGE', list .. ':' .. q, 0, -1)) do
-        local found = call('HMGET', X .. id, 's', 'x')
-        for _, index in ipairs(unpack_message(found[2])) do
-          if string.sub(index, 1, 2) == 'p:' then
-            call('HSET', X .. id, 'p', '1')
+
+  local function held(id)
+    local found = call('HMGET', X .. id, 'o', 'l')
+    return found[1] and tonumber(found[2]) > now() and found[1]
+  end
+
+  local function remove(job)
+    local id = job[2]
+    if call('EXISTS', X .. id) == 0 then
+      return {'none'}
+    end
+    local owner = held(id)
+    if owner then
+      return {'held', owner}
+    end
+    return {'done', delete(id)}
+  end
+
+  local function purge(job)
+    local ends, statuses, limit = '(' .. exact(job[2]), job[3], job[4]
+    local count = 0
+    for _, status in ipairs(statuses) do
+      local offset = 0 -- past those that somebody drives
+      while count < limit do
+        local found = call('ZRANGEBYSCORE', ENDED .. status, '-inf', ends, 'LIMIT', offset, limit - count)
+        for _, id in ipairs(found) do
+          if held(id) then
+            offset = offset + 1
+          else
+            delete(id)
+            count = count + 1
           end
         end
-        schedule(id, found[1])
+        if #found == 0 then
+          break
+        end
+      end
+    end
+    return {'done', count}
+  end
+
+  -- searching ------------------------------------------------------------------------------------------------------------
+
+  local BUDGET = 4000 -- how many members of indexes one call looks at: others wait meanwhile
+
+  -- How many members of an index come before the first one that is older than a position.
+  local function rank(index, score, id)
+    if not score then
+      return 0
+    end
+    if id == '' then
+      return call('ZCOUNT', index, score, '+inf')
+    end
+    local low = call('ZCOUNT', index, '(' .. score, '+inf')
+    local high = low + call('ZCOUNT', index, score, score)
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      if before(call('ZREVRANGE', index, middle, middle)[1], id) then
+        high = middle
+      else
+        low = middle + 1
+      end
+    end
+    return low
+  end
+
+  local function newer(one, other)
+    if one[1] ~= other[1] then
+      return one[1] > other[1]
+    end
+    return before(other[2], one[2])
+  end
+
+  -- Appends what matches in one status, newest first, at most `limit`. Gives the place where it stopped, if it did.
+  local function scan(found, status, conditions, after, score, id, limit, budget)
+    local sizes, least = {}, 1
+    for i = 1, #conditions do
+      conditions[i] = BY .. status .. ':' .. conditions[i]
+      sizes[i] = call('ZCARD', conditions[i])
+      if sizes[i] < sizes[least] then
+        least = i
+      end
+    end
+    local index = conditions[least]
+    if sizes[least] == 0 then
+      return nil
+    end
+    local first, matches, seen = rank(index, score, id), 0, 0
+    local slice = math.min(limit, 200)
+    while true do
+      local members = call('ZREVRANGE', index, first, first + slice - 1, 'WITHSCORES')
+      for i = 1, #members, 2 do
+        local member, created_at = members[i], tonumber(members[i + 1])
+        if after and created_at <= after then
+          return nil
+        end
+        local fits = true
+        for j = 1, #conditions do
+          fits = fits and (j == least or call('ZSCORE', conditions[j], member) ~= false)
+        end
+        local place = {created_at, member, members[i + 1]}
+        if fits then
+          found[#found + 1] = place
+          matches = matches + 1
+        end
+        seen = seen + 1
+        if matches >= limit or seen >= budget then
+          return place
+        end
+      end
+      if #members < 2 * slice then
+        return nil
+      end
+      first = first + slice
+      slice = 200
+    end
+  end
+
+  local function search(job)
+    local statuses, conditions, after, score, id, limit = job[2], job[3], job[4], job[5], job[6], job[7]
+    local found, horizon = {}, nil
+    local budget = math.ceil(BUDGET / math.max(1, #statuses))
+    for _, status in ipairs(statuses) do
+      local own = {}
+      for i = 1, #conditions do
+        own[i] = conditions[i]
+      end
+      local stopped = scan(found, status, own, after, score, id, limit + 1, budget)
+      if stopped and (not horizon or newer(stopped, horizon)) then
+        horizon = stopped
+      end
+    end
+    table.sort(found, newer)
+    local rows, known = {}, 0
+    for i = 1, #found do
+      local place = found[i]
+      -- Behind the newest place where a search in one status stopped, more may lie between what was found.
+      if horizon and newer(horizon, place) then
+        break
+      end
+      known = i
+      if i > limit then
+        break
+      end
+      rows[i] = whole(place[2], call('HMGET', X .. place[2], unpack(FIELDS)))
+    end
+    if known > limit then
+      local last = limit > 0 and found[limit]
+      return {'more', rows, last and last[3] or score, last and last[2] or id}
+    end
+    if horizon then
+      return {'unknown', rows, horizon[3], horizon[2]}
+    end
+    return {'end', rows}
+  end
+
+  -- the schema -----------------------------------------------------------------------------------------------------------
+
+
+  -- What version 1 kept otherwise: holds under another name, what is pending in one list, and nothing of what is under way.
+  local function migrate()
+    if call('EXISTS', prefix .. 'holds') == 1 then
+      call('RENAME', prefix .. 'holds', HOLD)
+    end
+    for _, list in ipairs({BEGUN, PENDING}) do
+      for _, q in ipairs(call('ZRANGE', list, 0, -1)) do
+        for _, id in ipairs(call('ZRANGE', list .. ':' .. q, 0, -1)) do
+          local found = call('HMGET', X .. id, 's', 'x')
+          for _, index in ipairs(unpack_message(found[2])) do
+            if string.sub(index, 1, 2) == 'p:' then
+              call('HSET', X .. id, 'p', '1')
+            end
+          end
+          schedule(id, found[1])
+        end
       end
     end
   end
-end
 
-local function schema(job)
-  local found, allowed = call('GET', prefix .. 'schema'), job[2]
-  if allowed and (not found or tonumber(found) < SCHEMA) then
-    if found and tonumber(found) < 2 then
-      migrate()
+  local function schema(job)
+    local found, allowed = call('GET', prefix .. 'schema'), job[2]
+    if allowed and (not found or tonumber(found) < SCHEMA) then
+      if found and tonumber(found) < 2 then
+        migrate()
+      end
+      call('SET', prefix .. 'schema', SCHEMA)
+      return {'made', SCHEMA}
     end
-    call('SET', prefix .. 'schema', SCHEMA)
-    return {'made', SCHEMA}
+    return {'schema', found, SCHEMA}
   end
-  return {'schema', found, SCHEMA}
+  return {remove = remove, purge = purge, search = search, schema = schema}
 end
 
 -- the batch ------------------------------------------------------------------------------------------------------------
 
 local VERBS = {
-  commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, remove = remove,
-  purge = purge, row = row, fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail,
-  definition = definition, search = search, schema = schema, take = take, next_due = next_due,
-  set_queue = set_queue, queues = queues, present = present, line = line, mark = mark,
-  schedules = schedules,
+  commit = commit, create = create, append = append, claim = claim, renew = renew, release = release, row = row,
+  fetch = fetch, between = entries_between, entries = entries_of, inbox = inbox, mail = mail, definition = definition,
+  present = present, line = line, mark = mark, schedules = schedules,
 }
+local LATER = {
+  take = looking, next_due = looking, set_queue = looking, queues = looking, remove = now_and_then,
+  purge = now_and_then, search = now_and_then, schema = now_and_then,
+}
+local function verb(name)
+  if not VERBS[name] then
+    for each, made in pairs(LATER[name]()) do
+      VERBS[each] = made
+    end
+  end
+  return VERBS[name]
+end
 local answers = {}
 local version = call('GET', prefix .. 'schema')
 local newer = version and tonumber(version) > SCHEMA
@@ -1389,7 +1409,7 @@ for i = 3, #ARGV do
   if newer and job[1] ~= 'schema' then -- it was migrated since this store was opened
     well, answer = false, 'the schema is of a later release now (version ' .. version .. ')'
   else
-    well, answer = pcall(VERBS[job[1]], job)
+    well, answer = pcall(verb(job[1]), job)
   end
   if not well then
     answer = {'error', type(answer) == 'table' and answer.err or tostring(answer)}
