@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from durable_flow.testing import (
     Explorer,
     FakeClock,
     Mode,
+    Plan,
     Reply,
     Scenario,
     Scripted,
@@ -110,6 +112,9 @@ def test_a_fault_at_any_point_makes_no_difference(scenario: Scenario, modes: tup
 
 
 def test_two_deaths_make_no_difference() -> None:
+    chance = random.Random("two deaths")
     with Explorer(BESIDE) as explorer:
-        report = explorer.pairs()
-    report.raise_for_bad()
+        for _ in range(150):
+            first, second = (chance.choice(explorer.points).number for _ in range(2))
+            explorer.play(Plan(({first: chance.choice(KILLS)}, {second: chance.choice(KILLS)})))
+    explorer.report.raise_for_bad()

@@ -220,6 +220,7 @@ async def test_what_a_store_of_the_release_before_has_goes_on(tmp_path: Any) -> 
         await idle(store, "old", status="pending", new={"concurrency_key": "k"})
     with sqlite3.connect(path) as database:
         database.execute("DROP TABLE line")
+        database.execute("DROP TABLE schedules")
         database.execute("PRAGMA user_version = 3")
     database.close()
     async with open_store(f"sqlite:///{path}") as store:
