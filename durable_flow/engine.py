@@ -651,12 +651,14 @@ class Engine:
             kind = step.type
             if run.info.dry_run and self._stands_in(run, live, step):
                 self._rehearse(run, live, step)
-                await self._breathe(run)
+                if run.buffered >= BUFFER:
+                    await self._breathe(run)
             elif state is FrameState.WAITING and kind.instant:
                 await self._answered(run, live, step)
             elif kind.instant:
                 self._instant(run, live, step)
-                await self._breathe(run)
+                if run.buffered >= BUFFER:
+                    await self._breathe(run)
             elif kind.works_outside:
                 await self._work(run, live, step)
             else:
@@ -671,10 +673,9 @@ class Engine:
         )
 
     async def _breathe(self, run: Run) -> None:
-        """After a step that did not wait for anything: now and then what is in the buffer is committed."""
-        if run.buffered >= BUFFER:
-            await self.flush(run)
-            await self.clock.sleep(0)
+        """After many steps that waited for nothing: what is in the buffer is committed, and others have a turn."""
+        await self.flush(run)
+        await self.clock.sleep(0)
 
     def _to_sweep(self, run: Run, live: LiveFrame, step: StepDef) -> bool:
         """Whether a frame is driven on to find what below it was under way in a process that died; a step with no
@@ -1161,7 +1162,7 @@ class Engine:
                 same=outcome.same,
                 changes=changes,
                 merged=merged,
-                metadata={**(metadata or {}), **(outcome.metadata or {})} or None,
+                metadata=({**metadata, **(outcome.metadata or {})} if metadata else outcome.metadata) or None,
                 ms=ms,
                 shown=visit.shown,
                 actor=actor,
