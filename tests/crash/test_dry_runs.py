@@ -47,7 +47,7 @@ def dry(scenario: Scenario, calls: list[str], **options: Any) -> Scenario:
         epilogue=None,
         later=None,
         retries=0,
-        options={"service_resolver": lambda name: Touched(calls), "secrets": note},
+        options={**scenario.options, "service_resolver": lambda name: Touched(calls), "secrets": note},
         **options,
     )
 

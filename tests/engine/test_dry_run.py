@@ -567,7 +567,8 @@ async def test_a_dry_run_of_every_reference_workflow_ends_without_a_call(world: 
     def refuse(*given: Any) -> Any:
         raise AssertionError("a dry run asked something outside")
 
-    await world.restart(services={}, service_resolver=refuse, gates={"checks": refuse}, secrets=refuse)
+    options = {"services": {}, "service_resolver": refuse, "gates": {"checks": refuse}, "secrets": refuse}
+    await world.restart(**{**scenario.options, **options})
     world.know(*scenario.others)
     result = await dry(world, scenario.workflow, scenario.input, execution_id="e")
     await world.clock.advance()
