@@ -20,7 +20,7 @@ from durable_flow.expr.transform import Transform
 from durable_flow.extension import Extension
 from durable_flow.limits import Limits
 from durable_flow.model.workflow import Body
-from durable_flow.steps.base import BodyDef, Duration, Interval, StepType, TargetName, VariableName
+from durable_flow.steps.base import BodyDef, Duration, Interval, Outcome, StepType, TargetName, VariableName, Visit
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +63,9 @@ class Sink(StepType[KitchenSink]):
     name = "sink"
     summary = "Takes everything."
     Config = KitchenSink
+
+    async def run(self, visit: Visit, config: KitchenSink) -> Outcome:
+        raise NotImplementedError
 
     def bodies(self, config: KitchenSink) -> list[BodyDef]:
         return [

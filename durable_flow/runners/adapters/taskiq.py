@@ -23,9 +23,6 @@ logger = Journal("durable_flow.taskiq")
 TASK = "durable_flow:wake"
 """The name of the one task there is, whatever the workflow."""
 
-AGAIN = 1.0
-"""Seconds after which a worker that failed begins anew."""
-
 
 class Host(WorkerHost, Protocol):
     """What the adapter needs of a runtime."""
@@ -181,19 +178,7 @@ class TaskiqAdapter:
             await self._runtime.__aenter__()
             self._opened = True
         self._worker = self._make()
-        self._work = asyncio.get_running_loop().create_task(
-            self._keep_working(self._worker), name="durable_flow.worker"
-        )
-
-    async def _keep_working(self, worker: Worker) -> None:
-        while True:
-            try:
-                await worker.run()
-            except Exception:  # taskiq would go on taking messages for nobody
-                logger.exception("the worker failed; it begins anew in %g s", AGAIN)
-                await self._runtime.engine.clock.sleep(AGAIN)
-            else:
-                return
+        self._work = asyncio.get_running_loop().create_task(self._worker.run(), name="durable_flow.worker")
 
     async def _end(self, state: TaskiqState) -> None:
         worker, work = self._worker, self._work
