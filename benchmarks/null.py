@@ -14,6 +14,7 @@ from durable_flow.stores.base import (
     Commit,
     Committed,
     Filter,
+    InLine,
     Mark,
     QueueRow,
     QueueSetting,
@@ -103,6 +104,9 @@ class NullStore(Store):
 
     async def remove(self, execution_id: str) -> bool:
         return False
+
+    async def line(self, key: str) -> Sequence[InLine]:
+        return []
 
     async def definition(self, definition_hash: str) -> Blob | None:
         return None

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import compare, peers, table
 from benchmarks.measure import SHORT, Session, failed, take_turns
+from benchmarks.null import NullStore
 from benchmarks.processes import Failed, Program, started
 from benchmarks.servers import Servers
 from benchmarks.service import ledger
@@ -35,6 +36,10 @@ WORKLOADS = {
     "timers": "timers",
 }
 """How the first line of each benchmark begins."""
+
+
+def test_the_store_that_keeps_nothing_has_every_verb() -> None:
+    assert not NullStore.__abstractmethods__
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
